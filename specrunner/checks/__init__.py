@@ -1,0 +1,1 @@
+"""The comparisons: pure numerics, no I/O."""

@@ -1,0 +1,110 @@
+"""What every engine is: a name, its capabilities, and an adapter that loads one model and answers requests.
+
+An engine is a class named by an entry point of the group `specrunner.engines`. Its module must import without torch
+or the engine itself, since the plan asks for `capabilities` in the caller's process; everything heavy is imported in
+`load`, which runs in the worker, under the engine's own interpreter.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from specrunner.plan.model import Request, Session
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do, stated without starting it.
+
+    Attributes:
+        dtypes: dtypes it computes in, by device (`cpu`, `cuda`).
+        algorithms: decoding algorithms, of `greedy` and `low_confidence`.
+        packages: import names that must be present in its environment.
+        environments: names of the lock files that can provide it, best first; empty: the caller's own interpreter.
+        install_hint: the command that makes it available.
+    """
+
+    dtypes: Mapping[str, tuple[str, ...]]
+    algorithms: tuple[str, ...] = ("greedy",)
+    packages: tuple[str, ...] = ()
+    environments: tuple[str, ...] = ()
+    install_hint: str = ""
+
+
+@dataclass(slots=True)
+class Capture:
+    """What an adapter returns for one request.
+
+    Attributes:
+        prompt_token_ids: the ids the model really saw, after `prompt.length` was applied.
+        tensors: by name (DESIGN section 5), layout [tokens, ...] (or [block_length, vocabulary] for `passes.*`), CPU,
+            contiguous, own storage; torch tensors or numpy arrays, in the dtype the engine computed them in.
+        output_token_ids: generated ids, up to and including the first end-of-sequence, or None without `decode`.
+        facts: what is worth reporting of this request (passes made, finish reason ...), JSON values only.
+    """
+
+    prompt_token_ids: list[int]
+    tensors: dict[str, Any] = field(default_factory=dict)
+    output_token_ids: list[int] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Engine(ABC):
+    """An adapter over one loaded model. One instance lives in one worker process.
+
+    Args:
+        session: what to load.
+        model_path: the checkpoint's directory; for a hub id, the id itself (the engine resolves it with its own hub client).
+        workspace: an empty directory of this session, removed when it ends; engines put sockets and caches here.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, session: Session, model_path: str, workspace: Path) -> None:
+        self.session = session
+        self.model_path = model_path
+        self.workspace = workspace
+
+    @classmethod
+    @abstractmethod
+    def capabilities(cls) -> Capabilities:
+        """Say what the engine can do, without importing it."""
+
+    @classmethod
+    def tensor_templates(cls, architecture: str) -> tuple[str, ...] | None:
+        """Return the tensor name templates that can be captured for `architecture`, or None when it has no name map."""
+        return None
+
+    @classmethod
+    def worker_environment(cls, session: Session, workspace: Path) -> dict[str, str]:
+        """Return environment variables the worker must be started with."""
+        return {}
+
+    @abstractmethod
+    def load(self) -> dict[str, Any]:
+        """Load the model once.
+
+        Returns:
+            The facts of the session, JSON values only: `versions` {package: version}, `model_class`, `architecture`,
+            `device`, `dtype`, `attention_backend`, `patches` (list of what we changed in the engine), `options`.
+
+        Raises:
+            EngineError: with the cause in one line.
+        """
+
+    @abstractmethod
+    def capture(self, request: Request) -> Capture:
+        """Answer one request.
+
+        Raises:
+            CaptureIncomplete: a pattern matched nothing, a hook did not fire, or rows differ from the prompt's length.
+            EngineError: anything else that cost the request.
+        """
+
+    def close(self) -> None:
+        """Let go of the model. Called once, also after errors."""

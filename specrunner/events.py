@@ -1,0 +1,92 @@
+"""What happens during a run, as values; reporters read these and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from specrunner.plan.model import Plan
+from specrunner.results import CaseResult
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The plan is made.
+
+    Attributes:
+        plan: what will run.
+        command: the command line, as a list of arguments.
+        started_at: seconds since the epoch.
+        environment: facts of the machine and of specrunner (versions, platform, cpu count), JSON values only.
+    """
+
+    plan: Plan
+    command: tuple[str, ...]
+    started_at: float
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStarted:
+    """An engine process is being started."""
+
+    session: str
+    label: str
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReady:
+    """The engine has loaded its model."""
+
+    session: str
+    label: str
+    seconds: float
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFinished:
+    """A request has been answered (`failed` is False) or given up."""
+
+    session: str
+    request: str
+    seconds: float
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnded:
+    """The engine process is gone. `reason` is "" when it was closed in order."""
+
+    session: str
+    label: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseFinished:
+    """A case has its verdict."""
+
+    result: CaseResult
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The run is over.
+
+    Attributes:
+        seconds: wall time of the whole run.
+        interrupted: whether the user ended it; cases without a verdict were then reported as `error` (`not-run`).
+        exit_code: what the command will return.
+        sessions: by session key: label, facts, load seconds, request count.
+    """
+
+    seconds: float
+    interrupted: bool
+    exit_code: int
+    sessions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+Event = RunStarted | SessionStarted | SessionReady | RequestFinished | SessionEnded | CaseFinished | RunFinished

@@ -1,0 +1,1 @@
+"""Architectures and checkpoints that we had to write ourselves."""

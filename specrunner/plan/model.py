@@ -1,0 +1,113 @@
+"""Sessions and requests: what has to run so that every case has its evidence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from specrunner.spec.model import Case, Decode, Model, Prompt
+
+
+def digest_of(value: Any) -> str:
+    """Return the first 16 hex digits of the SHA-256 of `value` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One live engine process: everything that must be equal for two cases to share a loaded model."""
+
+    engine: str
+    environment: str
+    model: Model
+    dtype: str
+    device: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Digest of all fields."""
+        return digest_of(asdict(self))
+
+    @property
+    def label(self) -> str:
+        """`hf glass-0.8m float32 cpu`, for people."""
+        return f"{self.engine} {self.model.label} {self.dtype} {self.device}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object from which `from_json` makes an equal session."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Session:
+        """Rebuild a session in the worker."""
+        return cls(**{**data, "model": Model(**data["model"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One input with the tensors to capture and the decoding to do.
+
+    A request with `tensors` asks for one forward over the whole prompt, with a row per prompt token in every tensor
+    (`passes.*` tensors come from the decode instead). `decode` asks for generated tokens.
+    """
+
+    prompt: Prompt
+    tensors: tuple[str, ...] = ()
+    decode: Decode | None = None
+
+    @property
+    def key(self) -> str:
+        """Digest of all fields."""
+        return digest_of(asdict(self))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object from which `from_json` makes an equal request."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Request:
+        """Rebuild a request in the worker."""
+        prompt = dict(data["prompt"])
+        for name in ("messages", "token_ids"):
+            if prompt[name] is not None:
+                prompt[name] = tuple(prompt[name])
+        decode = Decode(**data["decode"]) if data["decode"] is not None else None
+        return cls(prompt=Prompt(**prompt), tensors=tuple(data["tensors"]), decode=decode)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A reference to one capture: which session serves which request."""
+
+    session: str
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCase:
+    """A case with the captures it needs, by role (`candidate`, `reference`, `peer`), or why it will not run."""
+
+    case: Case
+    evidence: Mapping[str, Evidence]
+    skip_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSession:
+    """A session with its distinct requests, in the order in which the cases ask for them."""
+
+    session: Session
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a run will do."""
+
+    cases: tuple[PlannedCase, ...]
+    sessions: tuple[PlannedSession, ...]

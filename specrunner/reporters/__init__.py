@@ -1,0 +1,1 @@
+"""Readers of events: what a run shows and writes."""

@@ -1,0 +1,102 @@
+"""Verdicts and their evidence: what a run found out about each case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from specrunner.spec.model import Case
+
+
+class Verdict(StrEnum):
+    """The outcome of a case (DESIGN section 2)."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    ERROR = "error"
+    SKIPPED = "skipped"
+    XFAILED = "xfailed"
+    XPASSED = "xpassed"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One comparison under one rule; measurements are recorded also when it passes.
+
+    Attributes:
+        subject: the tensor's name, `tokens`, or `tokenization`.
+        rule: the rule's name, e.g. `allclose`.
+        passed: whether the rule holds.
+        message: what is wrong, one line without line breaks, lower case; "" when it passed.
+        measurements: every number measured, JSON values only (non-finite numbers as strings "nan", "inf", "-inf").
+        limits: the rule's parameters, complete.
+        location: `specs/x.yaml:12` of the rule that was applied, or "".
+    """
+
+    subject: str
+    rule: str
+    passed: bool
+    message: str
+    measurements: Mapping[str, Any]
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    location: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no evidence: the `error` or `skipped` verdict's cause.
+
+    Attributes:
+        kind: an `EngineError.kind`, or `capability` / `not-run`.
+        message: one line.
+        help: the remedy, or None.
+        log_tail: the last lines the engine printed, or "".
+        role: `candidate`, `reference`, `peer`, or "".
+    """
+
+    kind: str
+    message: str
+    help: str | None = None
+    log_tail: str = ""
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """A case's verdict with all its evidence.
+
+    Attributes:
+        case: the case.
+        verdict: the outcome.
+        checks: every check made, in model order (tokenization, tensors, tokens).
+        failure: the cause of an `error` or a `skipped`, else None.
+        seconds: wall time of the case's own requests (shared ones are counted once, with the first case) and checks.
+        candidate: facts of the candidate's session and request, JSON values only.
+        reference: facts of the reference's, or empty.
+    """
+
+    case: Case
+    verdict: Verdict
+    checks: tuple[CheckResult, ...] = ()
+    failure: Failure | None = None
+    seconds: float = 0.0
+    candidate: Mapping[str, Any] = field(default_factory=dict)
+    reference: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def first_failed(self) -> CheckResult | None:
+        """The first check in model order that failed."""
+        return next((check for check in self.checks if not check.passed), None)
+
+    @property
+    def message(self) -> str:
+        """One line that says why the verdict is not `passed`, or ""."""
+        if self.verdict is Verdict.XPASSED:
+            return "the case passed, but the spec expects it to fail: remove its xfail"
+        if self.failure is not None:
+            role = f"{self.failure.role}: " if self.failure.role else ""
+            return role + self.failure.message
+        check = self.first_failed
+        return f"{check.subject}: {check.message}" if check else ""

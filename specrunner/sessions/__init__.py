@@ -1,0 +1,1 @@
+"""Engine processes: starting, talking to and ending them."""

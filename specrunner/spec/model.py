@@ -1,0 +1,200 @@
+"""The spec's values after loading and matrix expansion: frozen, checked, free of YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+"""dtypes an engine can be asked to compute in; `float64` is the oracle's."""
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where something stands in a spec file.
+
+    Attributes:
+        path: the file as the user named it, with forward slashes.
+        line: from 1.
+        column: from 1.
+    """
+
+    path: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Which checkpoint a case runs: exactly one of `id`, `path` and `recipe` is set.
+
+    Attributes:
+        id: a hub id such as `inclusionAI/LLaDA2.0-mini`.
+        path: a directory in the Transformers layout; a relative one is resolved against the spec's directory by the loader.
+        recipe: the name of a checkpoint that specrunner builds once into the user's cache, or ships.
+        revision: the hub revision; None is the default branch.
+        trust_remote_code: whether code that the checkpoint carries may run.
+    """
+
+    id: str | None = None
+    path: str | None = None
+    recipe: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def label(self) -> str:
+        """The shortest name a reader recognises."""
+        return self.id or self.recipe or self.path or "?"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """An engine with all that shapes its numbers.
+
+    Attributes:
+        engine: the engine's name, an entry point of the group `specrunner.engines`.
+        dtype: one of `DTYPES`.
+        device: one of `DEVICES`.
+        options: keywords handed to the engine as they are.
+    """
+
+    engine: str
+    dtype: str
+    device: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """`engine/dtype`, as the reports show it."""
+        return f"{self.engine}/{self.dtype}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The input of a case: exactly one of `text`, `messages` and `token_ids` is set.
+
+    Attributes:
+        text: plain text, tokenised by each engine on its own.
+        messages: chat messages `{role, content}`, rendered by the checkpoint's chat template.
+        token_ids: ids given as they are; nothing is tokenised.
+        length: keep exactly the first `length` tokens (a prompt with fewer is an error), or None for all.
+        add_special_tokens: whether the tokenizer may add BOS and the like to `text`.
+    """
+
+    text: str | None = None
+    messages: tuple[Mapping[str, str], ...] | None = None
+    token_ids: tuple[int, ...] | None = None
+    length: int | None = None
+    add_special_tokens: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """How tokens are generated, always at temperature 0.
+
+    Attributes:
+        max_new_tokens: the most tokens to generate.
+        algorithm: `greedy` (causal argmax) or `low_confidence` (block diffusion).
+        block_length: tokens a diffusion block holds; None for `greedy`.
+        threshold: confidence above which (strictly) a masked position is accepted; None for `greedy`.
+        ignore_eos: go on after an end-of-sequence token.
+    """
+
+    max_new_tokens: int
+    algorithm: str = "greedy"
+    block_length: int | None = None
+    threshold: float | None = None
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One comparison rule, e.g. `allclose` with `{rtol: 1e-5, atol: 1e-6, outliers: 0.0}`.
+
+    `parameters` are complete: the loader fills every default in.
+    """
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """The rules for all tensors that `pattern` selects; the first pattern that matches a tensor wins."""
+
+    pattern: str
+    rules: tuple[Rule, ...]
+    location: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Xfail:
+    """A known difference: the case is expected to fail on `engines` (all, when empty). Strict: a pass is a failure."""
+
+    reason: str
+    engines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case: one JUnit testcase.
+
+    Attributes:
+        suite: the spec's path without its extension, e.g. `specs/llada2/tiny-embeddings`.
+        name: the name under `cases`.
+        parameters: what expansion chose, in order: always `engine` first, then the matrix axes as written.
+        location: the case's entry in its spec file.
+        candidate: the engine under test.
+        reference: what it is held against, or None when no check needs one.
+        model: the checkpoint both run.
+        prompt: the input.
+        tensors: patterns of the tensors to compare.
+        tolerance: rules by pattern.
+        decode: the generation to do, or None.
+        tokens: the rule for generated tokens (`exact`), or None.
+        tags: for `-t`.
+        requires: `{device, memory_gb, engines, packages}` as stated.
+        timeout: seconds one request of this case may take.
+        xfail: the known difference, or None.
+        description: one line for reports, or "".
+    """
+
+    suite: str
+    name: str
+    parameters: tuple[tuple[str, str], ...]
+    location: Location
+    candidate: EngineChoice
+    reference: EngineChoice | None
+    model: Model
+    prompt: Prompt
+    tensors: tuple[str, ...] = ()
+    tolerance: tuple[Tolerance, ...] = ()
+    decode: Decode | None = None
+    tokens: str | None = None
+    tags: tuple[str, ...] = ()
+    requires: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float = 600.0
+    xfail: Xfail | None = None
+    description: str = ""
+
+    @property
+    def id(self) -> str:
+        """`name[engine=vllm,dtype=bfloat16]`: stable, unique within its suite."""
+        return f"{self.name}[{','.join(f'{key}={value}' for key, value in self.parameters)}]"
+
+    @property
+    def node_id(self) -> str:
+        """`specs/x.yaml::name[engine=hf]`: what can be pasted after `specrunner run`."""
+        return f"{self.location.path}::{self.id}"
+
+    @property
+    def expected_to_fail(self) -> bool:
+        """Whether `xfail` speaks of this case's engine."""
+        return self.xfail is not None and (not self.xfail.engines or self.candidate.engine in self.xfail.engines)

@@ -1,0 +1,84 @@
+"""The vocabulary of tensor names (DESIGN section 5): patterns, and the order in which a model computes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+TEMPLATES: tuple[str, ...] = (
+    "embeddings",
+    "layers.{i}.attention.query",
+    "layers.{i}.attention.key",
+    "layers.{i}.attention.value",
+    "layers.{i}.attention.output",
+    "layers.{i}.router.logits",
+    "layers.{i}.router.expert_ids",
+    "layers.{i}.router.expert_weights",
+    "layers.{i}.mlp.output",
+    "layers.{i}.output",
+    "final_norm",
+    "logits",
+    "passes.{i}.logits",
+)
+"""Every name a capture may hold, in model order; `{i}` is a number from 0.
+
+    embeddings                          [tokens, hidden]
+    layers.{i}.attention.query          [tokens, heads * head_dim], what enters RoPE: after the per-head norm where there is one
+    layers.{i}.attention.key            [tokens, kv_heads * head_dim], likewise
+    layers.{i}.attention.value          [tokens, kv_heads * head_dim]
+    layers.{i}.attention.output         [tokens, hidden], after the output projection, before the residual is added
+    layers.{i}.router.logits            [tokens, experts], before any score function
+    layers.{i}.router.expert_ids        [tokens, experts per token] int64, ascending within a token
+    layers.{i}.router.expert_weights    [tokens, experts per token], in the order of expert_ids, normalised and scaled
+    layers.{i}.mlp.output               [tokens, hidden], before the residual is added
+    layers.{i}.output                   [tokens, hidden], the residual stream after layer i
+    final_norm                          [tokens, hidden]
+    logits                              [tokens, vocabulary]
+    passes.{i}.logits                   [block_length, vocabulary], the current block at denoising pass i of a decode
+"""
+
+
+@lru_cache(maxsize=4096)
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a tensor pattern: `*` stands for any part of one dotted segment, `**` for any run of segments."""
+    parts = re.split(r"(\*\*|\*)", pattern)
+    return re.compile("".join({"**": ".+", "*": "[^.]*"}.get(part) or re.escape(part) for part in parts))
+
+
+def match_name(pattern: str, name: str) -> bool:
+    """Tell whether `pattern` selects the tensor `name`."""
+    return compile_pattern(pattern).fullmatch(name) is not None
+
+
+def select_names(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Return those of `names` that at least one of `patterns` selects, in model order."""
+    compiled = [compile_pattern(pattern) for pattern in patterns]
+    return sorted((name for name in names if any(c.fullmatch(name) for c in compiled)), key=model_order)
+
+
+def is_possible(pattern: str, templates: Iterable[str] = TEMPLATES) -> bool:
+    """Tell whether any name of the vocabulary, at any layer number, could match `pattern`."""
+    numbers = {"0", "1"} | set(re.findall(r"\d+", pattern))
+    numbers |= {stem + digit for stem in set(numbers) for digit in "0123456789"} | set("0123456789")
+    compiled = compile_pattern(pattern)
+    return any(
+        compiled.fullmatch(template.replace("{i}", number))
+        for template in templates
+        for number in (numbers if "{i}" in template else ("",))
+    )
+
+
+_RANK = {template: rank for rank, template in enumerate(TEMPLATES)}
+
+
+def model_order(name: str) -> tuple[int, int, int]:
+    """Sort key: embeddings first, then layer by layer, then final norm and logits, then denoising passes."""
+    number = re.search(r"(?<=\.)\d+(?=\.)", name)
+    template = re.sub(r"(?<=\.)\d+(?=\.)", "{i}", name, count=1)
+    rank = _RANK.get(template, len(TEMPLATES))
+    if name.startswith("layers.") and number:
+        return (1, int(number.group()), rank)
+    if number:
+        return (3, int(number.group()), rank)
+    return (0 if rank == 0 else 2, 0, rank)
