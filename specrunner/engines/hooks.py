@@ -1,0 +1,189 @@
+"""Forward hooks over a live torch model: capture named tensors, prove that every hook fired."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from specrunner.engines.name_maps import Entry, HookPoint, NameMap
+from specrunner.errors import CaptureIncomplete
+from specrunner.spec.tensor_names import match_name, model_order, select_names
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Sizes needed to undo a fused projection: heads on this rank, key/value heads on this rank, and their width."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+def extract_tensor(entry: Entry, inputs: Sequence[Any], outputs: Any, geometry: Geometry) -> torch.Tensor:
+    """Read one tensor off a module call as [tokens, ...]: pick, add, cut; always a clone.
+
+    Raises:
+        CaptureIncomplete: the call's values do not have the shape that the name map says.
+    """
+    source: Any = tuple(inputs) if entry.of == "input" else outputs
+    if entry.sum:
+        parts = [source[index] for index in entry.sum if source[index] is not None]
+        value = functools.reduce(lambda left, right: left + right, parts)
+    elif entry.index is not None:
+        value = source[entry.index]
+    else:
+        value = source[0] if isinstance(source, tuple | list) else source
+    if not hasattr(value, "detach"):
+        raise CaptureIncomplete(f"module {entry.module} gave {type(value).__name__} where a tensor was expected")
+    if entry.part is not None:
+        value = cut_part(value, entry.part, geometry)
+    return value.detach().clone()
+
+
+def cut_part(fused: torch.Tensor, part: str, geometry: Geometry) -> torch.Tensor:
+    """Cut `query`, `key` or `value` out of a fused projection [..., (heads + 2 * kv_heads) * head_dim]."""
+    sizes = [geometry.heads * geometry.head_dim] + 2 * [geometry.kv_heads * geometry.head_dim]
+    if fused.shape[-1] != sum(sizes):
+        raise CaptureIncomplete(f"a fused projection has {fused.shape[-1]} columns, expected {sum(sizes)}")
+    return fused.split(sizes, dim=-1)[("query", "key", "value").index(part)]
+
+
+def flatten_tokens(tensor: torch.Tensor, name: str, tokens: int) -> torch.Tensor:
+    """Bring a captured tensor into the layout [tokens, features]: batch axis of one dropped, heads joined.
+
+    Raises:
+        CaptureIncomplete: the number of rows is not the prompt's.
+    """
+    if tensor.ndim >= 2 and tensor.shape[0] == 1 and (tensor.ndim > 2 or tokens == 1) and tensor.shape[1] == tokens:
+        tensor = tensor[0] if tensor.ndim > 2 else tensor
+    if tensor.shape[0] != tokens:
+        raise CaptureIncomplete(f"{name} has {tensor.shape[0]} rows for a prompt of {tokens} tokens")
+    return tensor.reshape(tokens, -1).contiguous()
+
+
+def sort_experts(tensors: dict[str, torch.Tensor]) -> None:
+    """Bring router.expert_ids and router.expert_weights into ascending order of expert within each token, in place."""
+    for name in [name for name in tensors if name.endswith(".router.expert_ids")]:
+        ids, order = tensors[name].long().sort(dim=-1)
+        tensors[name] = ids.contiguous()
+        weights = name.removesuffix("expert_ids") + "expert_weights"
+        if weights in tensors:
+            tensors[weights] = tensors[weights].gather(-1, order).contiguous()
+
+
+class Recorder:
+    """Hooks on a model that record the wanted tensors of one forward.
+
+    Args:
+        model: the causal language model whose modules the map's paths start from.
+        points: what to read where.
+        geometry: sizes for fused projections.
+
+    Raises:
+        CaptureIncomplete: a module that is not optional does not exist.
+    """
+
+    def __init__(self, model: torch.nn.Module, points: Iterable[HookPoint], geometry: Geometry) -> None:
+        modules = dict(model.named_modules())
+        self._geometry = geometry
+        self._records: dict[str, list[torch.Tensor]] = {}
+        self._undo: list[Callable[[], None]] = []
+        for point in points:
+            module = modules.get(point.module)
+            if module is None:
+                if point.entry.optional:
+                    continue
+                raise CaptureIncomplete(f"the model has no module {point.module} to read {point.name} from")
+            self._install(module, point)
+
+    def _install(self, module: torch.nn.Module, point: HookPoint) -> None:
+        if point.entry.method is not None:
+            self._wrap_method(module, point)
+            return
+
+        def hook(_module: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
+            self._record(point, inputs or tuple(kwargs.values()), outputs)
+
+        self._undo.append(module.register_forward_hook(hook, with_kwargs=True).remove)
+
+    def _wrap_method(self, module: Any, point: HookPoint) -> None:
+        name = point.entry.method or ""
+        original = getattr(module, name)
+
+        @functools.wraps(original)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            outputs = original(*args, **kwargs)
+            self._record(point, args or tuple(kwargs.values()), outputs)
+            return outputs
+
+        setattr(module, name, wrapped)
+        self._undo.append(lambda: setattr(module, name, original))
+
+    def _record(self, point: HookPoint, inputs: Sequence[Any], outputs: Any) -> None:
+        tensor = extract_tensor(point.entry, inputs, outputs, self._geometry)
+        self._records.setdefault(point.name, []).append(tensor)
+
+    def take(self) -> dict[str, list[torch.Tensor]]:
+        """Return everything recorded since the last call, by name, one tensor a call of the module."""
+        records, self._records = self._records, {}
+        return records
+
+    def remove(self) -> None:
+        """Take all hooks off."""
+        while self._undo:
+            self._undo.pop()()
+
+
+def available_points(name_map: NameMap, model: torch.nn.Module, layers: int) -> list[HookPoint]:
+    """List the hook points whose modules exist in `model`."""
+    modules = dict(model.named_modules())
+    return [point for point in name_map.hook_points(layers) if point.module in modules]
+
+
+def select_points(points: Sequence[HookPoint], patterns: Iterable[str]) -> list[HookPoint]:
+    """Choose the points that `patterns` ask for, in model order; expert weights bring the ids they are ordered by.
+
+    Raises:
+        CaptureIncomplete: a pattern (other than `passes.*`) matches nothing.
+    """
+    patterns = [pattern for pattern in patterns if not pattern.startswith("passes.")]
+    by_name = {point.name: point for point in points}
+    for pattern in patterns:
+        if not any(match_name(pattern, name) for name in by_name):
+            raise CaptureIncomplete(f"no tensor of this model matches {pattern!r}")
+    wanted = set(select_names(patterns, by_name))
+    wanted |= {
+        name.removesuffix("expert_weights") + "expert_ids" for name in wanted if name.endswith("router.expert_weights")
+    }
+    return [by_name[name] for name in sorted(wanted & set(by_name), key=model_order)]
+
+
+def finish_tensors(
+    records: Mapping[str, Sequence[torch.Tensor]], points: Sequence[HookPoint], patterns: Iterable[str], tokens: int
+) -> dict[str, torch.Tensor]:
+    """Turn one forward's records into capture tensors: one row a prompt token, canonical expert order, on the CPU.
+
+    Several records of one name (chunks of a chunked prefill) are joined along the token axis.
+
+    Raises:
+        CaptureIncomplete: a hook did not fire, or rows differ from `tokens`.
+    """
+    import torch
+
+    tensors: dict[str, torch.Tensor] = {}
+    for point in points:
+        chunks = records.get(point.name)
+        if not chunks:
+            raise CaptureIncomplete(f"the hook on {point.module} for {point.name} did not fire")
+        if len(chunks) > 1:
+            chunks = [chunk.reshape(-1, chunk.shape[-1]) for chunk in chunks]
+        tensor = torch.cat(list(chunks)) if len(chunks) > 1 else chunks[0]
+        tensors[point.name] = flatten_tokens(tensor, point.name, tokens).cpu()
+    sort_experts(tensors)
+    patterns = list(patterns)
+    return {name: tensor for name, tensor in tensors.items() if any(match_name(p, name) for p in patterns)}

@@ -1,0 +1,131 @@
+"""Name maps: which module of an engine's model computes which tensor, one YAML a (engine, architecture family).
+
+A map at `names/<engine>/<family>.yaml` looks like this:
+
+    architectures: [LlamaForCausalLM, MistralForCausalLM]
+    layers: num_hidden_layers            # the config key that holds the number of layers
+    tensors:
+      embeddings: {module: model.embed_tokens}
+      "layers.{i}.attention.query": {module: "model.layers.{i}.self_attn.qkv_proj", index: 0, part: query}
+      "layers.{i}.output": {module: "model.layers.{i}", sum: [0, 1]}
+
+Fields of an entry:
+
+    module    path of the module below the causal language model; `{i}` is the layer number
+    method    read what this method of the module returns (wrapped on the instance) instead of the module's forward
+    of        `output` (default) or `input`: which side of the call holds the tensor
+    index     which element of a tuple it is; None is the tensor itself (or element 0 of a tuple)
+    sum       elements of a tuple that are added (a residual kept apart); an element that is None counts as zero
+    part      `query`, `key` or `value`: cut this out of a fused [tokens, query + key + value] projection
+    gather    `columns` when each tensor-parallel rank holds a slice of the last axis; default: every rank holds all
+    shift     rows of `{i}` are read at layer i + shift (a residual that only the next layer's norm shows)
+    last      the entry to use for the last layer instead (with `shift`), a nested entry
+    optional  true when layers without this module are right to lack it (dense layers of a mixture of experts)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from specrunner.spec.tensor_names import TEMPLATES
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where one tensor is read; the fields are described in this module's docstring."""
+
+    module: str
+    method: str | None = None
+    of: str = "output"
+    index: int | None = None
+    sum: tuple[int, ...] = ()
+    part: str | None = None
+    gather: str | None = None
+    shift: int = 0
+    last: Entry | None = None
+    optional: bool = False
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Entry:
+        """Build an entry from its YAML mapping; an unknown field is a TypeError."""
+        values = dict(data)
+        values["sum"] = tuple(values.get("sum", ()))
+        if values.get("last") is not None:
+            values["last"] = cls.parse(values["last"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class HookPoint:
+    """One tensor at one layer: read `entry` at the module called `module`."""
+
+    name: str
+    module: str
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class NameMap:
+    """The name map of an architecture family for one engine."""
+
+    engine: str
+    family: str
+    architectures: tuple[str, ...]
+    layers_key: str
+    entries: Mapping[str, Entry]
+
+    def hook_points(self, layers: int) -> list[HookPoint]:
+        """List every tensor of a model with `layers` layers; optional ones included."""
+        points: list[HookPoint] = []
+        for template, entry in self.entries.items():
+            for layer in range(layers) if "{i}" in template else (0,):
+                chosen = entry.last if entry.last is not None and layer == layers - 1 else entry
+                module = chosen.module.replace("{i}", str(layer + chosen.shift))
+                points.append(HookPoint(template.replace("{i}", str(layer)), module, chosen))
+        return points
+
+
+def parse_map(engine: str, family: str, text: str) -> NameMap:
+    """Parse one name map.
+
+    Raises:
+        ValueError: an unknown tensor name, field, or a missing key, with the map's name.
+    """
+    where = f"name map {engine}/{family}"
+    data = yaml.safe_load(text)
+    unknown = set(data.get("tensors", {})) - set(TEMPLATES)
+    if unknown:
+        raise ValueError(f"{where}: unknown tensor names {sorted(unknown)}")
+    try:
+        entries = {template: Entry.parse(entry) for template, entry in data["tensors"].items()}
+        return NameMap(engine, family, tuple(data["architectures"]), data.get("layers", "num_hidden_layers"), entries)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+@lru_cache
+def load_maps(engine: str) -> Mapping[str, NameMap]:
+    """Read all of an engine's name maps, keyed by architecture class name."""
+    folder = files("specrunner.engines").joinpath("names", engine)
+    maps: dict[str, NameMap] = {}
+    if folder.is_dir():
+        for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
+            if file.name.endswith(".yaml"):
+                name_map = parse_map(engine, file.name.removesuffix(".yaml"), file.read_text(encoding="utf-8"))
+                for architecture in name_map.architectures:
+                    if architecture in maps:
+                        raise ValueError(f"{architecture} stands in two name maps of {engine}")
+                    maps[architecture] = name_map
+    return maps
+
+
+def tensor_templates(engine: str, architecture: str) -> tuple[str, ...] | None:
+    """Return the name templates `engine` can capture for `architecture`, or None without a map."""
+    name_map = load_maps(engine).get(architecture)
+    return tuple(name_map.entries) if name_map else None
