@@ -1,1 +1,101 @@
-"""The command line: one module a command."""
+"""The command line: the table of commands, and how every command ends."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from specrunner import __version__
+from specrunner.errors import ExitCode, SpecError, SpecrunnerError
+
+COMMANDS: dict[str, str] = {
+    "run": "run the cases of spec files and report their verdicts",
+    "validate": "check spec files without running anything",
+    "list": "list the cases that spec files expand to",
+    "show": "show the last run's evidence for a case",
+    "engines": "list, install and examine the inference engines",
+}
+"""Commands and their one-line help. `run` lives in `specrunner.cli.run`, and so on; a module is imported when used."""
+
+EXAMPLES = """\
+examples:
+  specrunner run specs/                                  run everything
+  specrunner run specs/smoke -k logits                   run a part
+  specrunner run 'specs/a.yaml::capital[engine=hf]'      run one case
+  specrunner run specs/ --plan                           show what would run
+  specrunner validate specs/                             check the specs alone
+
+exit status:
+  0 passed   1 a case failed   2 interrupted   3 a bug of ours   4 usage or an invalid spec
+  5 nothing was verified   10 errors but no failures
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with our exit code for a wrong command line."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Print usage and the message, exit 4."""
+        self.print_usage(sys.stderr)
+        self.exit(ExitCode.USAGE, f"error: {message}\n")
+
+
+def make_parser(command: str | None) -> argparse.ArgumentParser:
+    """Build the parser; only `command`'s own module is imported, all of them when it is None and help is not asked."""
+    parser = _Parser(
+        prog="specrunner",
+        description="Validate what LLM inference engines compute, from cases written as YAML.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"specrunner {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    for name, text in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name == command:
+            module = importlib.import_module(f"specrunner.cli.{name}")
+            subparser.epilog = getattr(module, "EXAMPLES", None)
+            module.add_arguments(subparser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status (DESIGN section 10)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in arguments if word in COMMANDS), None)
+    try:
+        parser = make_parser(command)
+        options = parser.parse_args(arguments)
+        if options.command is None:
+            parser.print_help()
+            return ExitCode.USAGE
+        return int(importlib.import_module(f"specrunner.cli.{options.command}").run(options))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except SpecError as error:
+        from specrunner.spec.diagnostics import print_diagnostics
+
+        print_diagnostics(error.diagnostics, sys.stderr)
+        return error.exit_code
+    except SpecrunnerError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.help:
+            print(f"  help: {error.help}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.PASSED
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        print("error: this is a bug of specrunner's own; please report it with the lines above", file=sys.stderr)
+        return ExitCode.BUG

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from specrunner.results import Failure
 from specrunner.spec.model import Case, Decode, Model, Prompt
 
 
@@ -94,7 +95,7 @@ class PlannedCase:
 
     case: Case
     evidence: Mapping[str, Evidence]
-    skip_reason: str | None = None
+    skip: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)

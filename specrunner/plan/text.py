@@ -1,0 +1,32 @@
+"""The printed plan: which sessions will start, what each will be asked, which cases will not run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from specrunner.plan.model import Plan
+
+
+def format_plan(plan: Plan) -> Iterator[str]:
+    """Yield the lines of `run --plan`."""
+    running = [planned for planned in plan.cases if planned.skip is None]
+    users = Counter(
+        (evidence.session, planned.case.suite) for planned in running for evidence in planned.evidence.values()
+    )
+    asked = sum(len(planned.evidence) for planned in running)
+    requests = sum(len(session.requests) for session in plan.sessions)
+    yield f"{len(running)} cases on {len(plan.sessions)} sessions, {requests} distinct requests of {asked} asked for"
+    for planned_session in plan.sessions:
+        session = planned_session.session
+        suites = sorted(suite for key, suite in users if key == session.key)
+        yield f"  session {session.key}  {session.label}  [{session.environment}]"
+        if session.options:
+            options = " ".join(f"{key}={value}" for key, value in session.options.items())
+            yield f"    options: {options}"
+        decodes = sum(request.decode is not None for request in planned_session.requests)
+        yield f"    1 load, {len(planned_session.requests)} requests ({decodes} with decoding) for {', '.join(suites)}"
+    skipped = [planned for planned in plan.cases if planned.skip is not None]
+    reasons = Counter((planned.skip.message, planned.skip.help) for planned in skipped if planned.skip)
+    for (message, help_text), count in reasons.items():
+        yield f"  {count} skipped: {message}" + (f" ({help_text})" if help_text else "")

@@ -1,0 +1,294 @@
+"""A run: plan in, events out. Captures are judged as soon as all that a case needs are there."""
+
+from __future__ import annotations
+
+import os
+import platform
+import queue
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import specrunner
+from specrunner.errors import EngineError, ExitCode
+from specrunner.events import CaseFinished, Event, RunFinished, RunStarted, SessionReady
+from specrunner.plan.model import Evidence, Plan, PlannedCase
+from specrunner.reporters.base import Reporter
+from specrunner.results import CaseResult, CheckResult, Failure, Verdict
+from specrunner.sessions.captures import StoredCapture
+from specrunner.sessions.environments import Environment
+from specrunner.sessions.pool import Answer, Pool
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a run behaves.
+
+    Attributes:
+        jobs: sessions at once.
+        strict: a skip is an error.
+        max_fail: stop after this many cases that failed or had no evidence; None is never.
+        command: the command line, for reports.
+    """
+
+    jobs: int = 1
+    strict: bool = False
+    max_fail: int | None = None
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    """An answer on its way from a pool thread to the run's own."""
+
+    evidence: Evidence
+    answer: Answer
+    facts: Mapping[str, Any]
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A case whose captures are not all there yet."""
+
+    planned: PlannedCase
+    answers: dict[str, _Delivery] = field(default_factory=dict)
+
+
+class Run:
+    """One run over a plan.
+
+    Args:
+        plan: what to run.
+        environments: by session key, the interpreter to use.
+        reporters: read every event, in the run's own thread.
+        options: how to behave.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        environments: Mapping[str, Environment],
+        reporters: Sequence[Reporter],
+        options: RunOptions,
+    ) -> None:
+        self._plan = plan
+        self._environments = environments
+        self._reporters = reporters
+        self._options = options
+        self._messages: queue.SimpleQueue[Event | _Delivery] = queue.SimpleQueue()
+        self._verdicts: Counter[Verdict] = Counter()
+        self._sessions: dict[str, dict[str, Any]] = {}
+        self._waiting: dict[int, _Waiting] = {}
+        self._users: defaultdict[Evidence, list[tuple[int, str]]] = defaultdict(list)
+        self._charged: set[Evidence] = set()
+        self._interrupts = 0
+
+    def execute(self) -> ExitCode:
+        """Run everything and return the exit status."""
+        started = time.monotonic()
+        self._publish(RunStarted(self._plan, self._options.command, time.time(), describe_machine()))
+        directory = Path(tempfile.mkdtemp(prefix="specrunner-"))
+        pool = Pool(
+            directory,
+            jobs=self._options.jobs,
+            environments=self._environments,
+            timeouts=find_timeouts(self._plan),
+            publish=self._messages.put,
+            deliver=lambda session, request, answer, facts, seconds: self._messages.put(
+                _Delivery(Evidence(session, request), answer, facts, seconds)
+            ),
+        )
+        try:
+            with self._handle_signals(pool):
+                self._admit_cases()
+                futures = [pool.start(planned) for planned in self._plan.sessions]
+                while not all(future.done() for future in futures) or not self._messages.empty():
+                    self._handle_next(pool, directory)
+        except BaseException:
+            pool.kill()
+            raise
+        finally:
+            pool.shutdown()
+            shutil.rmtree(directory, ignore_errors=True)
+        self._close_unfinished()
+        exit_code = self._exit_code()
+        seconds = time.monotonic() - started
+        self._publish(RunFinished(seconds, self._interrupts > 0, int(exit_code), self._sessions))
+        return exit_code
+
+    @contextmanager
+    def _handle_signals(self, pool: Pool) -> Iterator[None]:
+        """First interrupt: start nothing more. Second: end the workers. SIGTERM: both at once."""
+
+        def on_signal(number: int, _frame: Any) -> None:
+            self._interrupts += 1
+            pool.stop()
+            if self._interrupts > 1 or number == signal.SIGTERM:
+                pool.kill()
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _publish(self, event: Event) -> None:
+        for reporter in self._reporters:
+            reporter.handle(event)
+
+    def _admit_cases(self) -> None:
+        """Note which cases wait for which captures; finish those that will not run."""
+        for index, planned in enumerate(self._plan.cases):
+            if planned.skip is not None:
+                verdict = Verdict.ERROR if self._options.strict else Verdict.SKIPPED
+                self._finish_case(CaseResult(planned.case, verdict, failure=planned.skip))
+                continue
+            self._waiting[index] = _Waiting(planned)
+            for role, evidence in planned.evidence.items():
+                self._users[evidence].append((index, role))
+
+    def _handle_next(self, pool: Pool, directory: Path) -> None:
+        try:
+            message = self._messages.get(timeout=0.1)
+        except queue.Empty:
+            return
+        if isinstance(message, _Delivery):
+            self._accept(message, directory)
+            limit = self._options.max_fail
+            if limit is not None and self._verdicts[Verdict.FAILED] + self._verdicts[Verdict.ERROR] >= limit:
+                pool.stop()
+            return
+        if isinstance(message, SessionReady):
+            self._sessions[message.session] = {
+                "label": message.label,
+                "load_seconds": round(message.seconds, 3),
+                "facts": dict(message.facts),
+                "requests": sum(
+                    len(planned.requests)
+                    for planned in self._plan.sessions
+                    if planned.session.key == message.session
+                ),
+            }
+        self._publish(message)
+
+    def _accept(self, delivery: _Delivery, directory: Path) -> None:
+        """Hand a capture to the cases that wait for it; judge those that now have everything."""
+        for index, role in self._users.pop(delivery.evidence, ()):
+            waiting = self._waiting[index]
+            waiting.answers[role] = delivery
+            if len(waiting.answers) == len(waiting.planned.evidence):
+                del self._waiting[index]
+                self._finish_case(self._judge(waiting))
+                self._release(waiting.planned, directory)
+
+    def _release(self, planned: PlannedCase, directory: Path) -> None:
+        """Delete captures that no waiting case needs any more."""
+        needed = {evidence for waiting in self._waiting.values() for evidence in waiting.planned.evidence.values()}
+        for evidence in set(planned.evidence.values()) - needed:
+            shutil.rmtree(directory / "captures" / evidence.session / evidence.request, ignore_errors=True)
+
+    def _judge(self, waiting: _Waiting) -> CaseResult:
+        """Compare a case's captures and settle its verdict."""
+        case = waiting.planned.case
+        started = time.monotonic()
+        facts = {role: dict(delivery.facts) for role, delivery in waiting.answers.items()}
+        failure: Failure | None = None
+        checks: tuple[CheckResult, ...] = ()
+        captures: dict[str, StoredCapture] = {}
+        seconds = 0.0
+        for role, delivery in waiting.answers.items():
+            if delivery.evidence not in self._charged:
+                self._charged.add(delivery.evidence)
+                seconds += delivery.seconds
+            if isinstance(delivery.answer, EngineError):
+                failure = failure or describe_failure(delivery.answer, role)
+            else:
+                captures[role] = delivery.answer
+                facts[role] |= {"request": dict(delivery.answer.facts)}
+        if failure is None:
+            from specrunner.checks.evidence import check_captures
+
+            checks = tuple(check_captures(case, captures))
+        seconds += time.monotonic() - started
+        return CaseResult(
+            case,
+            settle_verdict(waiting.planned, checks, failure),
+            checks,
+            failure,
+            seconds,
+            facts.get("candidate", {}),
+            facts.get("reference", {}),
+        )
+
+    def _finish_case(self, result: CaseResult) -> None:
+        self._verdicts[result.verdict] += 1
+        self._publish(CaseFinished(result))
+
+    def _close_unfinished(self) -> None:
+        """Give every case that was not reached its verdict: no evidence."""
+        why = "interrupted" if self._interrupts else "stopped after the failures that --max-fail allows"
+        failure = Failure("not-run", f"not run: {why}")
+        for index in sorted(self._waiting):
+            self._finish_case(CaseResult(self._waiting[index].planned.case, Verdict.ERROR, failure=failure))
+        self._waiting.clear()
+
+    def _exit_code(self) -> ExitCode:
+        if self._interrupts:
+            return ExitCode.INTERRUPTED
+        if self._verdicts[Verdict.FAILED] or self._verdicts[Verdict.XPASSED]:
+            return ExitCode.FAILED
+        if self._verdicts[Verdict.ERROR]:
+            return ExitCode.ERRORS
+        if not self._verdicts[Verdict.PASSED] and not self._verdicts[Verdict.XFAILED]:
+            return ExitCode.NOTHING_VERIFIED
+        return ExitCode.PASSED
+
+
+def settle_verdict(planned: PlannedCase, checks: Sequence[CheckResult], failure: Failure | None) -> Verdict:
+    """Decide a case's verdict; a case without any check has no evidence."""
+    if failure is not None or not checks:
+        return Verdict.ERROR
+    passed = all(check.passed for check in checks)
+    if planned.case.expected_to_fail:
+        return Verdict.XPASSED if passed else Verdict.XFAILED
+    return Verdict.PASSED if passed else Verdict.FAILED
+
+
+def describe_failure(error: EngineError, role: str) -> Failure:
+    """Turn an engine's error into a case's failure."""
+    return Failure(error.kind, error.message, error.help, error.log_tail, role)
+
+
+def find_timeouts(plan: Plan) -> dict[tuple[str, str], float]:
+    """Return the seconds each (session, request) may take: the longest that any of its cases allows."""
+    timeouts: dict[tuple[str, str], float] = {}
+    for planned in plan.cases:
+        for evidence in planned.evidence.values():
+            key = (evidence.session, evidence.request)
+            timeouts[key] = max(timeouts.get(key, 0.0), planned.case.timeout)
+    return timeouts
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return the facts of this machine and of specrunner that a report should hold."""
+    return {
+        "specrunner": specrunner.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "hostname": platform.node(),
+    }

@@ -1,0 +1,102 @@
+"""Captures on disk: a safetensors file beside a JSON file that is written last and marks it complete."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specrunner.errors import CaptureIncomplete
+
+if TYPE_CHECKING:
+    from specrunner.engines.base import Capture
+
+TENSORS_FILE = "tensors.safetensors"
+CAPTURE_FILE = "capture.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCapture:
+    """A complete capture on disk.
+
+    Attributes:
+        tensors_path: the safetensors file, or None when the capture holds no tensor.
+        tensor_names: names in that file.
+        prompt_token_ids: the ids the model saw.
+        output_token_ids: the ids it generated, or None.
+        facts: facts of the request.
+    """
+
+    tensors_path: Path | None
+    tensor_names: tuple[str, ...]
+    prompt_token_ids: tuple[int, ...]
+    output_token_ids: tuple[int, ...] | None
+    facts: Mapping[str, Any]
+
+
+def write_capture(directory: Path, capture: Capture) -> None:
+    """Write a capture; the completion mark is renamed into place after everything else is on disk.
+
+    Raises:
+        OSError: the disk is full or read-only.
+        CaptureIncomplete: two tensors share storage, or a tensor is not on the CPU.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors_path = directory / TENSORS_FILE
+    if capture.tensors:
+        _save_tensors(capture.tensors, tensors_path)
+    record = {
+        "complete": True,
+        "tensors": sorted(capture.tensors),
+        "tensors_bytes": tensors_path.stat().st_size if capture.tensors else 0,
+        "prompt_token_ids": list(map(int, capture.prompt_token_ids)),
+        "output_token_ids": None if capture.output_token_ids is None else list(map(int, capture.output_token_ids)),
+        "facts": capture.facts,
+    }
+    partial = directory / f"{CAPTURE_FILE}.partial"
+    partial.write_text(json.dumps(record), encoding="utf-8")
+    os.replace(partial, directory / CAPTURE_FILE)
+
+
+def _save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
+    if any(hasattr(tensor, "detach") for tensor in tensors.values()):
+        import torch
+        from safetensors.torch import save_file
+
+        as_torch = {
+            name: (tensor if hasattr(tensor, "detach") else torch.from_numpy(tensor)).detach().cpu().contiguous()
+            for name, tensor in tensors.items()
+        }
+        save_file(as_torch, str(path))
+    else:
+        import numpy
+        from safetensors.numpy import save_file as save_arrays
+
+        save_arrays({name: numpy.ascontiguousarray(array) for name, array in tensors.items()}, str(path))
+
+
+def read_capture(directory: Path) -> StoredCapture:
+    """Read a capture's record; the tensors stay on disk.
+
+    Raises:
+        CaptureIncomplete: the completion mark is absent or unreadable, or the tensors file is not the one it speaks of.
+    """
+    try:
+        record = json.loads((directory / CAPTURE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CaptureIncomplete(f"the capture lacks its completion mark: {error}") from error
+    names = tuple(record["tensors"])
+    path = directory / TENSORS_FILE if names else None
+    if path is not None and (not path.exists() or path.stat().st_size != record["tensors_bytes"]):
+        raise CaptureIncomplete("the capture's tensors file is missing or truncated")
+    output = record["output_token_ids"]
+    return StoredCapture(
+        tensors_path=path,
+        tensor_names=names,
+        prompt_token_ids=tuple(record["prompt_token_ids"]),
+        output_token_ids=None if output is None else tuple(output),
+        facts=record["facts"],
+    )

@@ -1,0 +1,228 @@
+"""The local pool: runs planned sessions in worker processes, a few at a time, and reports what happens as messages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from specrunner.engines.registry import find_engine
+from specrunner.errors import ENGINE_ERRORS, EngineError, ModelUnavailable
+from specrunner.events import Event, RequestFinished, SessionEnded, SessionReady, SessionStarted
+from specrunner.plan.model import PlannedSession, Request
+from specrunner.sessions.captures import StoredCapture, read_capture
+from specrunner.sessions.environments import Environment
+from specrunner.sessions.process import Cancelled, WorkerProcess
+
+LOAD_TIMEOUT = 1800.0
+"""Seconds an engine may take to load its model."""
+
+Answer = StoredCapture | EngineError
+"""What became of a request."""
+
+
+class Pool:
+    """Worker processes for the sessions of one run.
+
+    Args:
+        directory: this run's directory; captures and workspaces live below it.
+        jobs: sessions to run at once.
+        environments: by session key, the interpreter to start it with.
+        timeouts: by (session key, request key), seconds the request may take.
+        publish: called from the pool's threads with every event; must be thread-safe.
+        deliver: called from the pool's threads with (session key, request key, answer, session facts, seconds).
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        jobs: int,
+        environments: Mapping[str, Environment],
+        timeouts: Mapping[tuple[str, str], float],
+        publish: Callable[[Event], None],
+        deliver: Callable[[str, str, Answer, Mapping[str, Any], float], None],
+    ) -> None:
+        self._directory = directory
+        self._environments = environments
+        self._timeouts = timeouts
+        self._publish = publish
+        self._deliver = deliver
+        self._executor = ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="session")
+        self._threads = max(1, (os.cpu_count() or 1) // jobs)
+        self._stopping = threading.Event()
+        self._killing = threading.Event()
+        self._workers: dict[str, WorkerProcess] = {}
+        self._device_lock = threading.Lock()
+        self._models: dict[str, str | EngineError] = {}
+        self._model_lock = threading.Lock()
+
+    def start(self, planned: PlannedSession) -> Future[None]:
+        """Queue a session."""
+        return self._executor.submit(self._serve, planned)
+
+    def stop(self) -> None:
+        """Start no further request; those that an engine is working on may finish, loads are given up."""
+        self._stopping.set()
+
+    def kill(self) -> None:
+        """End every worker at once."""
+        self._stopping.set()
+        self._killing.set()
+
+    def shutdown(self) -> None:
+        """Wait for all sessions to end."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _serve(self, planned: PlannedSession) -> None:
+        """Answer all requests of one session; start its process anew when it died."""
+        waiting = list(planned.requests)
+        if planned.session.device == "cuda":
+            with self._device_lock:
+                self._serve_requests(planned, waiting)
+        else:
+            self._serve_requests(planned, waiting)
+
+    def _serve_requests(self, planned: PlannedSession, waiting: list[Request]) -> None:
+        while waiting and not self._stopping.is_set():
+            before = len(waiting)
+            try:
+                self._serve_process(planned, waiting)
+            except Cancelled:
+                return
+            except EngineError as error:
+                while waiting:
+                    self._finish(planned, waiting.pop(0), error, {}, 0.0)
+            except Exception as error:
+                wrapped = EngineError(f"the session could not be run: {type(error).__name__}: {error}")
+                while waiting:
+                    self._finish(planned, waiting.pop(0), wrapped, {}, 0.0)
+            assert len(waiting) < before or self._stopping.is_set()
+
+    def _finish(
+        self, planned: PlannedSession, request: Request, answer: Answer, facts: Mapping[str, Any], seconds: float
+    ) -> None:
+        failed = isinstance(answer, EngineError)
+        self._publish(RequestFinished(planned.session.key, request.key, seconds, failed))
+        self._deliver(planned.session.key, request.key, answer, facts, seconds)
+
+    def _serve_process(self, planned: PlannedSession, waiting: list[Request]) -> None:
+        """Start one process and answer requests until none wait or the process is gone.
+
+        Raises:
+            EngineError: the engine could not be loaded; no request was answered since.
+            Cancelled: the run is being stopped.
+        """
+        session = planned.session
+        started = time.monotonic()
+        self._publish(SessionStarted(session.key, session.label, len(waiting)))
+        workspace = Path(tempfile.mkdtemp(prefix=f"{session.engine}-", dir=self._directory))
+        reason = ""
+        worker: WorkerProcess | None = None
+        try:
+            worker, facts = self._load(planned, workspace)
+            load_seconds = time.monotonic() - started
+            self._publish(SessionReady(session.key, session.label, load_seconds, facts))
+            while waiting and worker.alive and not self._stopping.is_set():
+                request = waiting[0]
+                begun = time.monotonic()
+                directory = self._directory / "captures" / session.key / request.key
+                answer: Answer
+                try:
+                    worker.ask(
+                        {"type": "capture", "request": request.to_json(), "directory": str(directory)},
+                        timeout=self._timeouts[session.key, request.key],
+                        cancelled=self._killing.is_set,
+                    )
+                    answer = read_capture(directory)
+                except EngineError as error:
+                    answer = error
+                waiting.pop(0)
+                self._finish(planned, request, answer, facts, time.monotonic() - begun)
+            if waiting and not worker.alive:
+                reason = "the process died"
+        except EngineError as error:
+            reason = error.message
+            raise
+        except Cancelled:
+            reason = "interrupted"
+            raise
+        finally:
+            if worker is not None:
+                if self._killing.is_set() or reason == "interrupted":
+                    worker.kill()
+                else:
+                    worker.close()
+            self._workers.pop(session.key, None)
+            shutil.rmtree(workspace, ignore_errors=True)
+            self._publish(SessionEnded(session.key, session.label, reason))
+
+    def _load(self, planned: PlannedSession, workspace: Path) -> tuple[WorkerProcess, dict[str, Any]]:
+        """Start a session's process and load its engine."""
+        session = planned.session
+        engine = find_engine(session.engine)
+        model_path = self._locate_model(planned)
+        environment = self._environments[session.key]
+        threads = str(session.options.get("num_threads", self._threads))
+        variables = {
+            "OMP_NUM_THREADS": threads,
+            "TMPDIR": str(workspace),
+            **engine.worker_environment(session, workspace),
+            **environment.env,
+        }
+        worker = WorkerProcess(environment.python, workspace, variables, f"{os.getpid()}-{workspace.name}")
+        self._workers[session.key] = worker
+        message = {
+            "type": "load",
+            "engine": f"{engine.__module__}:{engine.__qualname__}",
+            "session": session.to_json(),
+            "model_path": model_path,
+            "workspace": str(workspace),
+        }
+        try:
+            facts = worker.ask(message, timeout=LOAD_TIMEOUT, cancelled=self._stopping.is_set)
+        except BaseException:
+            worker.kill()
+            raise
+        return worker, {**facts, "environment": environment.name, "python": str(environment.python)}
+
+    def _locate_model(self, planned: PlannedSession) -> str:
+        """Return the checkpoint's directory or hub id; a recipe is built first, once, under our own interpreter."""
+        model = planned.session.model
+        if model.recipe is None:
+            return model.path or model.id or ""
+        with self._model_lock:
+            if model.recipe not in self._models:
+                self._models[model.recipe] = self._build_model(model.recipe)
+        found = self._models[model.recipe]
+        if isinstance(found, EngineError):
+            raise found
+        return found
+
+    def _build_model(self, recipe: str) -> str | EngineError:
+        from specrunner.models.recipes import RECIPES, find_built
+
+        built = find_built(RECIPES[recipe])
+        if built is not None:
+            return str(built)
+        done = subprocess.run(
+            [sys.executable, "-m", "specrunner.models.recipes", recipe],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        if done.returncode == 0:
+            return done.stdout.strip().splitlines()[-1]
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        message = lines[-1].removeprefix("error: ") if lines else f"exit status {done.returncode}"
+        kind = ENGINE_ERRORS[ModelUnavailable.kind]
+        return kind(f"the recipe {recipe} could not be built: {message}", log_tail="\n".join(lines[-40:]))

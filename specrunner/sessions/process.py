@@ -1,0 +1,196 @@
+"""One worker process from the caller's side: start it, talk to it, read its log, end its whole tree."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import specrunner
+from specrunner.errors import ENGINE_ERRORS, EngineError, EngineOutOfMemory, EngineTimeout, WorkerDied
+from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE, Channel, ChannelClosed
+
+LOG_TAIL_LINES = 40
+LOG_TAIL_BYTES = 16_384
+
+
+class Cancelled(Exception):
+    """The caller asked to stop while an answer was awaited."""
+
+
+class WorkerProcess:
+    """A running worker.
+
+    Args:
+        python: the engine's interpreter.
+        workspace: this session's directory; log, sockets and caches of the engine live below it.
+        environment: variables to set over the caller's.
+        mark: a string unique to this session; processes that carry it are ended with the session.
+    """
+
+    def __init__(self, python: Path, workspace: Path, environment: Mapping[str, str], mark: str) -> None:
+        self.workspace = workspace
+        self.log_path = workspace / "worker.log"
+        self._mark = mark
+        to_worker_read, to_worker_write = os.pipe()
+        from_worker_read, from_worker_write = os.pipe()
+        variables = {**os.environ, **environment}
+        variables["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [str(link_package(workspace)), environment.get("PYTHONPATH")])
+        )
+        variables[CONTROL_VARIABLE] = f"{to_worker_read},{from_worker_write}"
+        variables[SESSION_VARIABLE] = mark
+        try:
+            with self.log_path.open("wb") as log:
+                self._process = subprocess.Popen(
+                    [str(python), "-m", "specrunner.sessions.worker"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd=workspace,
+                    env=variables,
+                    pass_fds=(to_worker_read, from_worker_write),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            os.close(to_worker_write)
+            os.close(from_worker_read)
+            raise WorkerDied(f"the engine's interpreter {python} could not be started: {error}") from error
+        finally:
+            os.close(to_worker_read)
+            os.close(from_worker_write)
+        self._channel = Channel(from_worker_read, to_worker_write)
+        self._ended = False
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id, which is also its process group and session id."""
+        return self._process.pid
+
+    def ask(
+        self, message: dict[str, Any], *, timeout: float, cancelled: Callable[[], bool] = lambda: False
+    ) -> dict[str, Any]:
+        """Send a message and wait for its answer.
+
+        Args:
+            message: a `load` or `capture` message.
+            timeout: seconds to wait.
+            cancelled: polled ten times a second.
+
+        Returns:
+            The facts of the answer.
+
+        Raises:
+            Cancelled: `cancelled()` became true.
+            EngineTimeout: no answer in time; the process tree has been ended.
+            WorkerDied: the process is gone.
+            EngineError: what the engine reported.
+        """
+        deadline = time.monotonic() + timeout
+        try:
+            self._channel.send(message)
+            answer = self._channel.receive(deadline=deadline, cancelled=cancelled)
+        except ChannelClosed:
+            raise self._describe_death() from None
+        if answer is None:
+            if cancelled():
+                raise Cancelled
+            self.kill()
+            what = "loading the model" if message["type"] == "load" else "a request"
+            raise EngineTimeout(f"{what} took longer than {timeout:g} s", log_tail=self.log_tail())
+        if answer["type"] == "failed":
+            error_class = ENGINE_ERRORS.get(answer["kind"], EngineError)
+            log_tail = self.log_tail()
+            if answer["fatal"]:
+                self.kill()
+            raise error_class(answer["message"], help=answer["help"], log_tail=log_tail)
+        facts: dict[str, Any] = answer["facts"]
+        return facts
+
+    def _describe_death(self) -> WorkerDied | EngineOutOfMemory:
+        """Say how the worker ended, then make sure that nothing of it is left."""
+        try:
+            status = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            status = None
+        self.kill()
+        if status is None:
+            how = "closed its control channel"
+        elif status < 0:
+            how = f"was killed by {signal.Signals(-status).name}"
+        else:
+            how = f"exited with status {status}"
+        tail = self.log_tail()
+        hint = "the kernel may have killed it for want of memory" if status == -signal.SIGKILL else None
+        return WorkerDied(f"the engine process {how}", help=hint, log_tail=tail)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker can be asked again."""
+        return not self._ended and self._process.poll() is None
+
+    def log_tail(self) -> str:
+        """Return the last lines that the worker and its children printed."""
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(0, os.SEEK_END)
+                log.seek(max(0, log.tell() - LOG_TAIL_BYTES))
+                text = log.read().decode("utf-8", errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-LOG_TAIL_LINES:])
+
+    def close(self, grace: float = 10.0) -> None:
+        """Let the engine shut down in order, for at most `grace` seconds, then end what is left."""
+        if not self._ended:
+            try:
+                self._channel.send({"type": "close"})
+                self._process.wait(timeout=grace)
+            except (ChannelClosed, subprocess.TimeoutExpired):
+                pass
+            self.kill()
+
+    def kill(self) -> None:
+        """End the whole process tree at once; also called after an orderly end, for children left behind."""
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        for pid in find_marked(self._mark):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self._process.wait()
+        self._channel.close()
+
+
+def find_marked(mark: str) -> list[int]:
+    """List processes, other than ourselves, whose environment carries a session's mark (Linux; else none)."""
+    needle = f"{SESSION_VARIABLE}={mark}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ") if Path("/proc").is_dir() else ():
+        pid = int(entry.parent.name)
+        try:
+            if pid != os.getpid() and needle in entry.read_bytes().split(b"\0"):
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def link_package(workspace: Path) -> Path:
+    """Make a directory from which the worker can import specrunner, and nothing else of the caller's environment."""
+    folder = workspace / "import"
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / "specrunner"
+    if not link.is_symlink():
+        link.symlink_to(Path(specrunner.__file__).parent, target_is_directory=True)
+    return folder

@@ -1,0 +1,112 @@
+"""The worker: the process that holds one loaded engine and answers requests over the control channel.
+
+It is started as `python -m specrunner.sessions.worker` with the engine's own interpreter. When the caller goes away,
+the channel closes and the worker ends its whole process group, so that no engine process is left behind.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from specrunner.engines.base import Engine
+from specrunner.errors import EngineError, EngineOutOfMemory
+from specrunner.plan.model import Request, Session
+from specrunner.sessions.captures import write_capture
+from specrunner.sessions.protocol import CONTROL_VARIABLE, Channel, ChannelClosed
+
+
+def open_channel() -> Channel:
+    """Open the control channel that the caller passed, closed to the engine's own children."""
+    read_fd, write_fd = (int(part) for part in os.environ.pop(CONTROL_VARIABLE).split(","))
+    for descriptor in (read_fd, write_fd):
+        os.set_inheritable(descriptor, False)
+    return Channel(read_fd, write_fd)
+
+
+def end_process_group() -> None:
+    """Kill every process of this session, ourselves included."""
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def read_messages(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
+    """Feed `messages` from the channel for ever; when the caller is gone, end the process group."""
+    try:
+        while True:
+            message = channel.receive()
+            if message is not None:
+                messages.put(message)
+    except ChannelClosed:
+        end_process_group()
+
+
+def load_engine(message: dict[str, Any]) -> Engine:
+    """Create the adapter named in a `load` message (not loaded yet)."""
+    module, _, name = message["engine"].partition(":")
+    engine_class: type[Engine] = getattr(importlib.import_module(module), name)
+    session = Session.from_json(message["session"])
+    return engine_class(session, message["model_path"], Path(message["workspace"]))
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """Turn an exception into a `failed` message; out-of-memory errors are recognised whoever raised them."""
+    traceback.print_exception(error, file=sys.stderr)
+    sys.stderr.flush()
+    if isinstance(error, EngineError):
+        return {"type": "failed", "kind": error.kind, "message": error.message, "help": error.help, "fatal": False}
+    name = type(error).__name__
+    text = str(error).strip().splitlines()
+    message = f"{name}: {text[0] if text else 'no message'}"
+    out_of_memory = isinstance(error, MemoryError) or "OutOfMemory" in name or "can't allocate memory" in str(error)
+    kind = EngineOutOfMemory.kind if out_of_memory else EngineError.kind
+    return {"type": "failed", "kind": kind, "message": message, "help": None, "fatal": out_of_memory}
+
+
+def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
+    """Load the engine, then answer requests one after the other until told to close."""
+    engine: Engine | None = None
+    try:
+        while True:
+            message = messages.get()
+            if message["type"] == "close":
+                return
+            try:
+                if message["type"] == "load":
+                    engine = load_engine(message)
+                    answer: dict[str, Any] = {"type": "ready", "facts": engine.load()}
+                else:
+                    assert engine is not None, "a request came before the load"
+                    capture = engine.capture(Request.from_json(message["request"]))
+                    write_capture(Path(message["directory"]), capture)
+                    answer = {"type": "done", "facts": capture.facts}
+            except Exception as error:
+                answer = describe_error(error)
+            channel.send(answer)
+    finally:
+        if engine is not None:
+            try:
+                engine.close()
+            except Exception as error:
+                traceback.print_exception(error, file=sys.stderr)
+
+
+def main() -> None:
+    """Serve one session."""
+    channel = open_channel()
+    messages: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=read_messages, args=(channel, messages), daemon=True).start()
+    serve(channel, messages)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
