@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Resolves the extras in a fresh virtual environment and rewrites constraints.txt with what pip chose.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# torch never floats: the newest build would bring gigabytes of CUDA libraries to a machine without a GPU.
+torch=$(sed -n 's/^ *"\(torch==[^"]*\)",$/\1/p' "$root/pyproject.toml")
+echo "$torch" >"$scratch/pins.txt"
+python3 -m venv "$scratch/venv"
+"$scratch/venv/bin/pip" install --quiet -c "$scratch/pins.txt" -e "$root[hf,dev]"
+"$scratch/venv/bin/pip" freeze --all --exclude-editable --exclude pip | sed 's/^\(torch==[^+]*\)+.*/\1/' >"$scratch/frozen.txt"
+{ grep '^#' "$root/constraints.txt"; LC_ALL=C sort -f "$scratch/frozen.txt"; } >"$scratch/constraints.txt"
+mv "$scratch/constraints.txt" "$root/constraints.txt"
