@@ -89,6 +89,7 @@ class Run:
         self._sessions: dict[str, dict[str, Any]] = {}
         self._waiting: dict[int, _Waiting] = {}
         self._users: defaultdict[Evidence, list[tuple[int, str]]] = defaultdict(list)
+        self._needed: Counter[Evidence] = Counter()
         self._charged: set[Evidence] = set()
         self._interrupts = 0
 
@@ -159,6 +160,7 @@ class Run:
             self._waiting[index] = _Waiting(planned)
             for role, evidence in planned.evidence.items():
                 self._users[evidence].append((index, role))
+                self._needed[evidence] += 1
 
     def _handle_next(self, pool: Pool, directory: Path) -> None:
         try:
@@ -196,9 +198,10 @@ class Run:
 
     def _release(self, planned: PlannedCase, directory: Path) -> None:
         """Delete captures that no waiting case needs any more."""
-        needed = {evidence for waiting in self._waiting.values() for evidence in waiting.planned.evidence.values()}
-        for evidence in set(planned.evidence.values()) - needed:
-            shutil.rmtree(directory / "captures" / evidence.session / evidence.request, ignore_errors=True)
+        for evidence in planned.evidence.values():
+            self._needed[evidence] -= 1
+            if not self._needed[evidence]:
+                shutil.rmtree(directory / "captures" / evidence.session / evidence.request, ignore_errors=True)
 
     def _judge(self, waiting: _Waiting) -> CaseResult:
         """Compare a case's captures and settle its verdict."""

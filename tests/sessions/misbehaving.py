@@ -1,0 +1,63 @@
+"""An engine that does on request what real engines do by accident. Its worker process is a real one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy
+
+from specrunner.engines.base import Capabilities, Capture, Engine
+from specrunner.errors import ModelUnavailable
+from specrunner.plan.model import Request
+
+
+class MisbehavingEngine(Engine):
+    """The prompt's text says what happens."""
+
+    name = "misbehaving"
+
+    @classmethod
+    def capabilities(cls) -> Capabilities:
+        """float32 on the CPU."""
+        return Capabilities(dtypes={"cpu": ("float32",)})
+
+    def load(self) -> dict[str, Any]:
+        """Load, or fail in the way that the option `on_load` names."""
+        misbehave(self.session.options.get("on_load", ""))
+        return {"pid": os.getpid()}
+
+    def capture(self, request: Request) -> Capture:
+        """Misbehave, then answer."""
+        text = request.prompt.text or ""
+        misbehave(text)
+        tensors = {} if text == "nothing" else {"logits": numpy.ones((2, 3), numpy.float32)}
+        return Capture(prompt_token_ids=[1, 2], tensors=tensors, facts={"pid": os.getpid()})
+
+
+def misbehave(what: str) -> None:
+    """Do one of the things that engines do."""
+    if what == "exit":
+        os._exit(7)
+    elif what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "hang":
+        time.sleep(600)
+    elif what == "raise":
+        raise ValueError("the kernel\nwent away")
+    elif what == "unavailable":
+        raise ModelUnavailable("no model here", help="bring one")
+    elif what == "memory":
+        raise MemoryError("can't allocate memory")
+    elif what == "rubbish":
+        sys.stdout.write('{"type": "done"}\n' * 1000 + "\x00\xff\x1b[31m" * 1000)
+        sys.stdout.flush()
+        os.write(1, b"\xff\xfe{]" * 100_000)
+        os.write(2, b"last words\n")
+    elif what.startswith("child"):
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+        misbehave(what.removeprefix("child").strip())
