@@ -3,7 +3,9 @@
 A map at `names/<engine>/<family>.yaml` looks like this:
 
     architectures: [LlamaForCausalLM, MistralForCausalLM]
-    layers: num_hidden_layers            # the config key that holds the number of layers
+    layers: num_hidden_layers            # the config key that holds the number of layers (this is the default)
+    algorithms: [greedy]                 # how the family decodes (this is the default); a family with low_confidence
+                                         # also has the tensors passes.{i}.logits, which need no entry
     tensors:
       embeddings: {module: model.embed_tokens}
       "layers.{i}.attention.query": {module: "model.layers.{i}.self_attn.qkv_proj", index: 0, part: query}
@@ -79,6 +81,12 @@ class NameMap:
     architectures: tuple[str, ...]
     layers_key: str
     entries: Mapping[str, Entry]
+    algorithms: tuple[str, ...] = ("greedy",)
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The name templates that can be captured, those of a decode included."""
+        return tuple(self.entries) + (("passes.{i}.logits",) if "low_confidence" in self.algorithms else ())
 
     def hook_points(self, layers: int) -> list[HookPoint]:
         """List every tensor of a model with `layers` layers; optional ones included."""
@@ -104,7 +112,14 @@ def parse_map(engine: str, family: str, text: str) -> NameMap:
         raise ValueError(f"{where}: unknown tensor names {sorted(unknown)}")
     try:
         entries = {template: Entry.parse(entry) for template, entry in data["tensors"].items()}
-        return NameMap(engine, family, tuple(data["architectures"]), data.get("layers", "num_hidden_layers"), entries)
+        return NameMap(
+            engine,
+            family,
+            tuple(data["architectures"]),
+            data.get("layers", "num_hidden_layers"),
+            entries,
+            tuple(data.get("algorithms", ("greedy",))),
+        )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from error
 
@@ -128,4 +143,4 @@ def load_maps(engine: str) -> Mapping[str, NameMap]:
 def tensor_templates(engine: str, architecture: str) -> tuple[str, ...] | None:
     """Return the name templates `engine` can capture for `architecture`, or None without a map."""
     name_map = load_maps(engine).get(architecture)
-    return tuple(name_map.entries) if name_map else None
+    return name_map.templates if name_map else None

@@ -1,0 +1,77 @@
+"""What a block-diffusion decode did, pass by pass: the wanted logits and the trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from specrunner.errors import CaptureIncomplete
+from specrunner.spec.tensor_names import match_name
+
+
+class Pass(Protocol):
+    """One denoising pass, as the models report it.
+
+    Attributes:
+        block_start: absolute position of the block's first token.
+        tokens_before: [block_length] ids of the block that the pass saw, masks included.
+        logits: [block_length, vocabulary].
+        accepted: bool [block_length], the positions that the pass filled.
+        tokens_after: [block_length].
+    """
+
+    @property
+    def block_start(self) -> int: ...
+    @property
+    def tokens_before(self) -> Any: ...
+    @property
+    def logits(self) -> Any: ...
+    @property
+    def accepted(self) -> Any: ...
+    @property
+    def tokens_after(self) -> Any: ...
+
+
+class PassLog:
+    """Collects the passes of one decode.
+
+    Args:
+        patterns: tensor patterns of the request; those of `passes.*` choose which logits are kept.
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._patterns = [pattern for pattern in patterns if pattern.startswith("passes.")]
+        self._tensors: dict[str, Any] = {}
+        self._trajectory: list[dict[str, Any]] = []
+
+    def add(self, done: Pass) -> None:
+        """Take note of a pass; its logits are copied when they are wanted."""
+        name = f"passes.{len(self._trajectory)}.logits"
+        if any(match_name(pattern, name) for pattern in self._patterns):
+            logits = done.logits
+            self._tensors[name] = logits.copy() if hasattr(logits, "copy") else logits.detach().cpu().clone()
+        positions = [index for index, filled in enumerate(done.accepted.tolist()) if filled]
+        after = done.tokens_after.tolist()
+        self._trajectory.append(
+            {
+                "block_start": int(done.block_start),
+                "tokens_before": done.tokens_before.tolist(),
+                "accepted": [int(done.block_start) + index for index in positions],
+                "accepted_token_ids": [after[index] for index in positions],
+            }
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Return the wanted logits by name, [block_length, vocabulary] each.
+
+        Raises:
+            CaptureIncomplete: a pattern selects no pass.
+        """
+        for pattern in self._patterns:
+            if not any(match_name(pattern, name) for name in self._tensors):
+                raise CaptureIncomplete(f"the decode made {len(self._trajectory)} passes, none matches {pattern!r}")
+        return self._tensors
+
+    def facts(self) -> dict[str, Any]:
+        """Return `passes`, how many there were, and `trajectory`, one entry a pass with absolute positions."""
+        return {"passes": len(self._trajectory), "trajectory": self._trajectory}

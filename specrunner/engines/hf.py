@@ -1,0 +1,262 @@
+"""The engine `hf`: Hugging Face Transformers, read through forward hooks."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specrunner.engines.base import Capabilities, Capture, Engine
+from specrunner.engines.checkpoint_digest import describe_checkpoint
+from specrunner.engines.denoising import PassLog
+from specrunner.engines.hf_checkpoint import (
+    choose_device,
+    load_model,
+    load_tokenizer,
+    resolve_folder,
+    translate_errors,
+)
+from specrunner.engines.hooks import Geometry, Recorder, available_points, finish_tensors, select_points
+from specrunner.engines.name_maps import Entry, NameMap, load_maps, tensor_templates
+from specrunner.engines.prompts import encode_prompt
+from specrunner.errors import ModelUnsupported
+from specrunner.spec.model import Decode
+
+if TYPE_CHECKING:
+    import torch
+
+    from specrunner.plan.model import Request, Session
+
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+
+
+class HfEngine(Engine):
+    """Transformers in this process: one forward for the tensors, its own decoding loop for the tokens."""
+
+    name = "hf"
+
+    def __init__(self, session: Session, model_path: str, workspace: Path) -> None:
+        super().__init__(session, model_path, workspace)
+        self._model: Any = None
+        self._tokenizer: Any = None
+        self._map = NameMap("hf", "?", (), "num_hidden_layers", {})
+
+    @classmethod
+    def capabilities(cls) -> Capabilities:
+        dtypes = ("float32", "bfloat16", "float16")
+        return Capabilities(
+            dtypes={"cpu": dtypes, "cuda": dtypes},
+            algorithms=("greedy", "low_confidence"),
+            packages=("torch", "transformers"),
+            install_hint="pip install 'specrunner[hf]'",
+        )
+
+    @classmethod
+    def tensor_templates(cls, architecture: str) -> tuple[str, ...] | None:
+        return tensor_templates(cls.name, architecture)
+
+    @classmethod
+    def worker_environment(cls, session: Session, workspace: Path) -> dict[str, str]:
+        # A checkpoint's own code is copied there before it is imported: two sessions must not share a copy.
+        return {"HF_MODULES_CACHE": str(workspace / "modules")}
+
+    def load(self) -> dict[str, Any]:
+        import torch
+
+        options = dict(self.session.options)
+        threads = options.pop("num_threads", None)
+        if threads is not None:
+            torch.set_num_threads(int(threads))
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        torch.manual_seed(0)
+        silence_progress()
+
+        device = choose_device(self.session.device)
+        folder = resolve_folder(self.session.model, self.model_path)
+        self._tokenizer = load_tokenizer(self.session.model, self.model_path, folder)
+        dtype = getattr(torch, self.session.dtype)
+        self._model, unused = load_model(self.session.model, self.model_path, dtype, device, options)
+        self._map = choose_map(type(self._model).__name__)
+        return {
+            "versions": installed_versions(),
+            "architecture": type(self._model).__name__,
+            "model_class": f"{type(self._model).__module__}.{type(self._model).__name__}",
+            "device": describe_device(self._model.device),
+            "dtype": self.session.dtype,
+            "dtypes": count_dtypes(self._model),
+            "attention_backend": self._model.config._attn_implementation,
+            "experts_backend": getattr(self._model.config, "_experts_implementation", None),
+            "name_map": self._map.family,
+            "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
+            "unused_weights": unused,
+            "threads": torch.get_num_threads(),
+            "flags": numerical_flags(),
+            "options": dict(self.session.options),
+            "patches": [],
+            "revision": getattr(self._model.config, "_commit_hash", None),
+            **describe_checkpoint(folder),
+        }
+
+    def capture(self, request: Request) -> Capture:
+        import torch
+
+        vocabulary = self._model.get_input_embeddings().weight.shape[0]
+        with translate_errors("answer the request"), torch.inference_mode():
+            ids = encode_prompt(request.prompt, self._tokenizer, vocabulary)
+            capture = Capture(prompt_token_ids=ids)
+            patterns = [pattern for pattern in request.tensors if not pattern.startswith("passes.")]
+            if patterns:
+                capture.tensors = self._forward(ids, patterns)
+            if request.decode is not None:
+                self._decode(capture, request.decode, request.tensors)
+            elif len(patterns) < len(request.tensors):
+                raise ModelUnsupported("`passes.*` tensors come from a decode, and the request has none")
+            return capture
+
+    def close(self) -> None:
+        self._model = self._tokenizer = None
+
+    def _forward(self, ids: list[int], patterns: list[str]) -> dict[str, Any]:
+        """Run the prompt once; return the tensors that `patterns` select."""
+        import torch
+
+        config = self._model.config.get_text_config()
+        layers = getattr(config, self._map.layers_key)
+        points = select_points(available_points(self._map, self._model, layers), patterns)
+        recorder = Recorder(self._model, points, model_geometry(config))
+        try:
+            self._model(input_ids=torch.tensor([ids], device=self._model.device), use_cache=False)
+            records = recorder.take()
+        finally:
+            recorder.remove()
+        return finish_tensors(records, points, patterns, len(ids))
+
+    def _decode(self, capture: Capture, decode: Decode, patterns: tuple[str, ...]) -> None:
+        """Generate tokens; put them, their facts and the wanted passes into `capture`."""
+        if decode.algorithm not in self._map.algorithms:
+            raise ModelUnsupported(
+                f"{type(self._model).__name__} decodes by {' or '.join(self._map.algorithms)}, not {decode.algorithm}"
+            )
+        if decode.algorithm == "low_confidence":
+            self._denoise(capture, decode, patterns)
+        else:
+            self._generate(capture, decode)
+        stopped = bool(capture.output_token_ids) and capture.output_token_ids[-1] in self._eos_ids()
+        capture.facts["finish_reason"] = "stop" if stopped and not decode.ignore_eos else "length"
+
+    def _generate(self, capture: Capture, decode: Decode) -> None:
+        """Greedy decoding with the key-value cache; ties go to the lower id.
+
+        `generate` is not used: a checkpoint's generation config may put penalties and sampling into it.
+        """
+        import torch
+
+        stops = set() if decode.ignore_eos else self._eos_ids()
+        tokens: list[int] = []
+        step, cache = capture.prompt_token_ids, None
+        while len(tokens) < decode.max_new_tokens and not (tokens and tokens[-1] in stops):
+            inputs = torch.tensor([step], device=self._model.device)
+            outputs = self._model(input_ids=inputs, past_key_values=cache, use_cache=True)
+            cache = outputs.past_key_values
+            if cache is None:
+                raise ModelUnsupported(f"{type(self._model).__name__} keeps no key-value cache")
+            step = [int(outputs.logits[0, -1].argmax())]
+            tokens += step
+        capture.output_token_ids = tokens
+
+    def _denoise(self, capture: Capture, decode: Decode, patterns: tuple[str, ...]) -> None:
+        """Block diffusion through the modeling file's own `generate`."""
+        import torch
+
+        if "on_pass" not in inspect.signature(self._model.generate).parameters:
+            raise ModelUnsupported(f"`generate` of {type(self._model).__name__} does not report its denoising passes")
+        log = PassLog(patterns)
+        chosen: dict[str, Any] = {"block_length": decode.block_length, "threshold": decode.threshold}
+        if decode.ignore_eos:
+            chosen["eos_id"] = -1
+        output = self._model.generate(
+            torch.tensor([capture.prompt_token_ids], device=self._model.device),
+            max_new_tokens=decode.max_new_tokens,
+            on_pass=log.add,
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+        capture.output_token_ids = output[0].tolist()
+        capture.tensors |= log.finish()
+        capture.facts |= log.facts()
+
+    def _eos_ids(self) -> set[int]:
+        """Return the ids that end a sequence: the generation config's, else the model config's."""
+        generation = getattr(self._model, "generation_config", None)
+        eos = getattr(generation, "eos_token_id", None)
+        if eos is None:
+            eos = self._model.config.get_text_config().eos_token_id
+        return set(eos) if isinstance(eos, list | tuple) else set() if eos is None else {eos}
+
+
+def choose_map(architecture: str) -> NameMap:
+    """Return the architecture's name map; without one, a map that knows the logits alone."""
+    fallback = NameMap("hf", "none", (architecture,), "num_hidden_layers", {"logits": Entry(module="", index=0)})
+    return load_maps("hf").get(architecture, fallback)
+
+
+def model_geometry(config: Any) -> Geometry:
+    """Read the attention's sizes off a model's configuration."""
+    heads = config.num_attention_heads
+    return Geometry(
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+    )
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of the packages that shape the numbers, and Python's."""
+    import platform
+
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "absent"
+    return versions
+
+
+def describe_device(device: torch.device) -> str:
+    """Return `cpu`, or `cuda` with the device's name."""
+    import torch
+
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def count_dtypes(model: torch.nn.Module) -> Mapping[str, dict[str, int]]:
+    """Count elements by dtype, of `parameters` and `buffers`: a router or RoPE buffer that was rounded shows here."""
+    counts: dict[str, Counter[str]] = {"parameters": Counter(), "buffers": Counter()}
+    for kind, tensors in (("parameters", model.parameters()), ("buffers", model.buffers())):
+        for tensor in tensors:
+            counts[kind][str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
+    return {kind: dict(sorted(counter.items())) for kind, counter in counts.items()}
+
+
+def numerical_flags() -> dict[str, Any]:
+    """Return the switches of torch that change results."""
+    import torch
+
+    return {
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "cuda_reduced_precision_bf16": torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
+        "cuda_reduced_precision_fp16": torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def silence_progress() -> None:
+    """Keep Transformers' progress bars out of the session's log."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

