@@ -1,0 +1,77 @@
+"""Gathers a run's events into a `RunRecord`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from specrunner.events import (
+    CaseFinished,
+    Event,
+    RequestFinished,
+    RunFinished,
+    RunStarted,
+    SessionEnded,
+    SessionReady,
+    SessionStarted,
+)
+from specrunner.reporters.record import CaseRecord, RunRecord, SessionRecord, not_run_result, utc_text
+
+
+class RunCollector:
+    """Listens to events; `record` can be asked at any time."""
+
+    def __init__(self) -> None:
+        self.started: RunStarted | None = None
+        self.finished: RunFinished | None = None
+        self.cases: dict[str, CaseRecord] = {}
+        self.sessions: dict[str, SessionRecord] = {}
+
+    def handle(self, event: Event) -> None:
+        """Take one event in."""
+        match event:
+            case RunStarted():
+                self.started = event
+            case SessionStarted():
+                known = self.sessions.get(event.session, SessionRecord(event.session, event.label))
+                requests = max(known.requests, event.requests)
+                self._update(event.session, event.label, requests=requests, starts=known.starts + 1, end="")
+            case SessionReady():
+                self._update(event.session, event.label, facts=event.facts, load_seconds=event.seconds)
+            case RequestFinished():
+                known = self.sessions.get(event.session, SessionRecord(event.session, event.session))
+                count = "failed" if event.failed else "answered"
+                self._update(event.session, known.label, **{count: getattr(known, count) + 1})
+            case SessionEnded():
+                self._update(event.session, event.label, end=event.reason)
+            case CaseFinished():
+                record = CaseRecord.from_result(event.result)
+                self.cases[record.node_id] = record
+            case RunFinished():
+                self.finished = event
+
+    def record(self) -> RunRecord:
+        """Return the run so far, with every planned case: those without a verdict are errors (`not-run`)."""
+        started, finished = self.started, self.finished
+        planned = [planned.case for planned in started.plan.cases] if started else []
+        order = dict.fromkeys(case.node_id for case in planned) | dict.fromkeys(self.cases)
+        missing = {
+            case.node_id: CaseRecord.from_result(not_run_result(case))
+            for case in planned
+            if case.node_id not in self.cases
+        }
+        return RunRecord(
+            command=started.command if started else (),
+            started_at=utc_text(started.started_at if started else time.time()),
+            seconds=finished.seconds if finished else None,
+            interrupted=finished.interrupted if finished else True,
+            complete=finished is not None,
+            exit_code=int(finished.exit_code) if finished else None,
+            environment=started.environment if started else {},
+            sessions=tuple(self.sessions.values()),
+            cases=tuple(self.cases.get(node_id) or missing[node_id] for node_id in order),
+        )
+
+    def _update(self, key: str, label: str, **changes: object) -> None:
+        known = self.sessions.get(key, SessionRecord(key, label))
+        self.sessions[key] = dataclasses.replace(known, label=label, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,50 @@
+"""Lines to a stream that may be gone, or may not know every character."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from specrunner.reporters.json import silence_stream
+
+_ASCII = str.maketrans({"…": "...", "·": "-", "│": "|", "−": "-", "×": "x", "≤": "<=", "≥": ">="})
+"""What our own typography becomes on a stream that is not Unicode."""
+
+
+class Console:
+    """Writes lines; a reader that has gone away (`specrunner run | head`) never stops the run.
+
+    Args:
+        stream: a text stream.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._gone = False
+
+    def print(self, line: str = "") -> None:
+        """Write one line and flush it."""
+        self.write(line + "\n")
+
+    def write(self, text: str) -> None:
+        """Write text and flush it; characters that the stream's encoding lacks become escapes."""
+        if self._gone:
+            return
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        if not self.can_show(text):
+            text = text.translate(_ASCII)
+        try:
+            self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            self.stream.flush()
+        except (BrokenPipeError, ValueError):
+            self._gone = True
+            silence_stream(self.stream)
+        except OSError:
+            self._gone = True
+
+    def can_show(self, text: str) -> bool:
+        """Tell whether the stream's encoding has every character of `text`."""
+        try:
+            text.encode(getattr(self.stream, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:
+            return False
+        return True

@@ -1,0 +1,68 @@
+r"""Foreign text made safe to show: control characters, ANSI codes and lone surrogates as visible escapes.
+
+Prompts, engine output and logs may hold anything. A terminal must not obey it and XML 1.0 cannot carry it, so what is
+not printable is shown the way a Python literal would show it: `\x1b`, `\u202e`, `\ud800`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_UNSAFE = re.compile(
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, except tab and line feed
+    "\u2028\u2029"  # separators that some readers take for line ends
+    "\u202a-\u202e\u2066-\u2069"  # bidirectional overrides: they reorder what is read
+    "\ud800-\udfff"  # lone surrogates
+    "\ufdd0-\ufdef"  # non-characters, here and at the end of every plane
+    + "".join(chr(plane * 0x10000 + last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+    + "]"
+)
+_BREAKS = re.compile("[\t\n]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def escape_text(text: str) -> str:
+    """Return `text` with everything unprintable as escapes; tabs and line feeds stay."""
+    return _UNSAFE.sub(_show, text.replace("\r\n", "\n"))
+
+
+def escape_line(text: str) -> str:
+    r"""Return `text` as one line: like `escape_text`, and tabs and line feeds become `\t` and `\n`."""
+    return _BREAKS.sub(_show, _UNSAFE.sub(_show, text))
+
+
+def escape_json(value: Any) -> Any:
+    """Return `value` as something every JSON reader accepts.
+
+    Lone surrogates become escapes, non-finite numbers the strings "nan", "inf" and "-inf", keys strings, dataclasses
+    objects, and what JSON has no word for its `str`.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _SURROGATES.sub(_show, str(value))
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if isinstance(value, Mapping):
+        return {escape_json(str(key)): escape_json(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: escape_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes | bytearray):
+        return [escape_json(item) for item in value]
+    return _SURROGATES.sub(_show, str(value))
+
+
+def _show(match: re.Match[str]) -> str:
+    character = match.group()
+    named = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}.get(character)
+    if named:
+        return named
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

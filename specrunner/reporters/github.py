@@ -1,0 +1,41 @@
+"""The report for GitHub Actions: every failure as an annotation at its line of the spec."""
+
+from __future__ import annotations
+
+from specrunner.reporters.details import describe_case
+from specrunner.reporters.record import CaseRecord, RunRecord
+from specrunner.reporters.terminal import BAD, TerminalReporter
+
+
+class GithubReporter(TerminalReporter):
+    """Prints the terminal report's lines, with workflow commands in place of failure blocks."""
+
+    def show_case(self, case: CaseRecord) -> list[str]:
+        """Return an `::error` command for a bad case."""
+        return [annotate_case(case)] if case.verdict in BAD and not case.was_not_run else []
+
+    def show_failures(self, run: RunRecord) -> list[str]:
+        """Return nothing: every failure has its annotation."""
+        return []
+
+
+def annotate_case(case: CaseRecord) -> str:
+    """Return the workflow command that puts a case's evidence at its line; control characters are escapes."""
+    properties = {
+        "file": case.location["path"],
+        "line": str(case.location["line"]),
+        "col": str(case.location["column"]),
+        "title": case.id,
+    }
+    shown = ",".join(f"{name}={escape_property(text)}" for name, text in properties.items())
+    return f"::error {shown}::{escape_data(chr(10).join([case.message, *describe_case(case)]))}"
+
+
+def escape_data(text: str) -> str:
+    """Escape the message of a workflow command."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def escape_property(text: str) -> str:
+    """Escape a property of a workflow command."""
+    return escape_data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,85 @@
+"""The JSON report: every number of the run (`schema/report.schema.json`)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from specrunner.errors import ConfigurationError
+from specrunner.reporters.files import FileReporter
+from specrunner.reporters.record import RunRecord
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+LAST_RUN = Path(".specrunner") / "last-run.json"
+"""Where every run leaves its report, for `specrunner show` and `--failed`."""
+
+
+class JsonReporter(FileReporter):
+    """Writes the run as one JSON object."""
+
+    what = "JSON report"
+
+    def render(self) -> bytes:
+        """Return the report, UTF-8, one line per nesting level."""
+        return render_json(self.collector.record())
+
+
+class JsonStreamReporter(JsonReporter):
+    """Writes the run to a stream, usually standard output.
+
+    Args:
+        stream: a text stream.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(Path("-"))
+        self._stream = stream
+
+    def _write(self) -> None:
+        self._written = True
+        try:
+            self._stream.write(self.render().decode("ascii"))
+            self._stream.flush()
+        except BrokenPipeError:
+            silence_stream(self._stream)
+        except OSError as error:
+            self.problem = ConfigurationError(f"cannot write the JSON report: {(error.strerror or str(error)).lower()}")
+
+
+def render_json(run: RunRecord) -> bytes:
+    """Return the JSON report of `run`: ASCII, two spaces of indentation, a final newline."""
+    return (json.dumps(run.to_json(), indent=2, allow_nan=False) + "\n").encode("ascii")
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read a JSON report.
+
+    Args:
+        path: a file that `JsonReporter` wrote.
+
+    Raises:
+        ConfigurationError: it is not there, cannot be read, or is not a report of this version.
+    """
+    try:
+        return RunRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"there is no report at {path}", help="run `specrunner run specs/` first, in this directory"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{path} is not a JSON report that this version can read: {error}", help="run the specs again"
+        ) from error
+
+
+def silence_stream(stream: TextIO) -> None:
+    """Let a stream whose reader is gone swallow what is still written to it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,0 +1,127 @@
+"""The JUnit report: flat `testsuites > testsuite > testcase`, valid under the Jenkins xunit plugin's schema.
+
+Elements come from `junit-xml`; what that schema has no word for (`disabled`) is taken away, and what `junit-xml` has no
+word for (`flakyFailure`, `rerunFailure`) is added. Names hold no measured values, so a dashboard can follow a case.
+"""
+
+from __future__ import annotations
+
+import platform
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from specrunner.reporters.details import describe_case
+from specrunner.reporters.escape import escape_line, escape_text
+from specrunner.reporters.evidence import describe_facts
+from specrunner.reporters.files import FileReporter
+from specrunner.reporters.record import Attempt, CaseRecord, RunRecord
+from specrunner.results import Verdict
+
+_FAILURES = (Verdict.FAILED, Verdict.XPASSED)
+
+
+class JunitReporter(FileReporter):
+    """Writes the run as JUnit XML."""
+
+    what = "JUnit report"
+
+    def render(self) -> bytes:
+        """Return the report, UTF-8 with an XML declaration."""
+        return render_junit(self.collector.record())
+
+
+def render_junit(run: RunRecord) -> bytes:
+    """Return the JUnit report of `run`: one suite a spec file, one testcase a case, in the order of the plan."""
+    suites: dict[str, list[CaseRecord]] = {}
+    for case in run.cases:
+        suites.setdefault(case.suite, []).append(case)
+    root = ElementTree.Element("testsuites", {"name": "specrunner"})
+    properties = _describe_run(run)
+    totals = dict.fromkeys(("tests", "failures", "errors"), 0)
+    for name, cases in suites.items():
+        element = _build_suite(name, cases, run.started_at, properties)
+        for total in totals:
+            totals[total] += int(element.get(total, "0"))
+        root.append(element)
+    for total, count in totals.items():
+        root.set(total, str(count))
+    root.set("time", _show_time(run.seconds or 0.0))
+    ElementTree.indent(root)
+    document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return document + b"\n"
+
+
+def _build_suite(
+    name: str, cases: Iterable[CaseRecord], started_at: str, properties: Mapping[str, str]
+) -> ElementTree.Element:
+    import junit_xml
+
+    cases = list(cases)
+    suite = junit_xml.TestSuite(
+        escape_line(name),
+        [_build_case(case) for case in cases],
+        hostname=escape_line(platform.node()) or "localhost",
+        timestamp=started_at,
+        properties=properties,
+    )
+    element: ElementTree.Element = suite.build_xml_doc(encoding="utf-8")
+    element.attrib.pop("disabled", None)
+    element.set("time", _show_time(sum(case.seconds for case in cases)))
+    for case, child in zip(cases, element.iterfind("testcase"), strict=True):
+        child.set("time", _show_time(case.seconds))
+        for attempt in case.attempts:
+            child.append(_build_attempt(case, attempt))
+    return element
+
+
+def _build_case(case: CaseRecord) -> Any:
+    import junit_xml
+
+    built = junit_xml.TestCase(escape_line(case.id), classname=escape_line(_dotted(case.suite)))
+    message = escape_line(case.message) or str(case.verdict)
+    body = "\n".join([message, *(f" {line}".rstrip() for line in describe_case(case))])
+    if case.verdict in _FAILURES:
+        rule = case.first_failed.rule if case.first_failed and case.verdict is Verdict.FAILED else str(case.verdict)
+        built.add_failure_info(message, body, escape_line(rule))
+    elif case.verdict is Verdict.ERROR:
+        built.add_error_info(message, body, escape_line(case.failure.kind if case.failure else "error"))
+    elif case.verdict is Verdict.SKIPPED:
+        help_text = case.failure.help if case.failure else None
+        built.add_skipped_info(message, escape_text(help_text) if help_text else None)
+    elif case.verdict is Verdict.XFAILED:
+        built.add_skipped_info(f"expected to fail: {escape_line(case.xfail)}", message)
+    return built
+
+
+def _build_attempt(case: CaseRecord, attempt: Attempt) -> ElementTree.Element:
+    """Return `flakyFailure` and the like when the case passed in the end, else `rerunFailure` and the like."""
+    prefix = "rerun" if case.verdict in (*_FAILURES, Verdict.ERROR) else "flaky"
+    suffix = "Error" if attempt.verdict is Verdict.ERROR else "Failure"
+    first = next((check for check in attempt.checks if not check.passed), None)
+    kind = attempt.failure.kind if attempt.failure else first.rule if first else str(attempt.verdict)
+    element = ElementTree.Element(prefix + suffix, {"message": escape_line(attempt.message), "type": escape_line(kind)})
+    trace = ElementTree.SubElement(element, "stackTrace")
+    trace.text = escape_text(f"{attempt.message}\nat {case.where}")
+    if attempt.failure and attempt.failure.log_tail:
+        ElementTree.SubElement(element, "system-err").text = escape_text(attempt.failure.log_tail)
+    return element
+
+
+def _describe_run(run: RunRecord) -> dict[str, str]:
+    """Return the facts that belong to every suite: the command, the machine, and what each session really ran."""
+    facts = {"command": " ".join(run.command)}
+    facts |= {name: str(value) for name, value in run.environment.items() if isinstance(value, str | int | float)}
+    for session in run.sessions:
+        facts[f"session {session.label}"] = " · ".join(describe_facts(session.facts)) or session.end or "never ready"
+    return {escape_line(name): escape_line(text) for name, text in facts.items()}
+
+
+def _dotted(suite: str) -> str:
+    """Return `specs/llada2/tiny` as `specs.llada2.tiny`, which dashboards show as a tree."""
+    return ".".join(part for part in suite.split("/") if part not in ("", ".", "..")) or "specs"
+
+
+def _show_time(seconds: float) -> str:
+    """Return seconds with three decimals, which is all that the schema admits."""
+    return f"{max(seconds, 0.0):.3f}"

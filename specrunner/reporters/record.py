@@ -1,0 +1,282 @@
+"""The run as reports tell it: plain values that travel to JSON and back.
+
+`RunCollector` gathers events into a `RunRecord`; `RunRecord.to_json` is the JSON report, and `RunRecord.from_json` what
+`specrunner show` reads. The terminal, JUnit and JSON reports are made from the same records, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from specrunner.reporters.escape import escape_json
+from specrunner.results import CaseResult, CheckResult, Failure, Verdict
+from specrunner.spec.model import Case, EngineChoice
+
+REPORT_VERSION = 1
+"""Version of the JSON report's layout (`schema/report.schema.json`)."""
+
+NOT_RUN = "not-run"
+"""The `Failure.kind` of a case that the run did not come to."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRecord:
+    """One side of a case: the engine as the spec chose it, and the facts of what really ran."""
+
+    engine: str
+    dtype: str
+    device: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """`engine/dtype`."""
+        return f"{self.engine}/{self.dtype}"
+
+    @classmethod
+    def from_choice(cls, choice: EngineChoice, facts: Mapping[str, Any]) -> EngineRecord:
+        """Join the choice with the facts of its session and request."""
+        return cls(choice.engine, choice.dtype, choice.device, choice.options, facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An earlier try of a case that was run again; its verdict did not count."""
+
+    verdict: Verdict
+    checks: tuple[CheckResult, ...] = ()
+    failure: Failure | None = None
+
+    @property
+    def message(self) -> str:
+        """One line that says what went wrong in this try."""
+        return _message_of(self.verdict, self.checks, self.failure)
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRecord:
+    """A case with its verdict and evidence, free of the spec's classes.
+
+    Attributes:
+        id: `name[engine=hf]`, unique within the suite.
+        node_id: `specs/x.yaml::name[engine=hf]`.
+        suite: the spec's path without its extension.
+        parameters: what expansion chose, in order.
+        location: `{path, line, column}` of the case's entry.
+        model: the checkpoint, with its `label`.
+        prompt: the input, only what was stated.
+        decode: the generation asked for, or None.
+        xfail: the reason why the case is expected to fail on this engine, or "".
+        attempts: earlier tries, oldest first; empty unless the case was run again.
+    """
+
+    id: str
+    node_id: str
+    suite: str
+    name: str
+    parameters: tuple[tuple[str, str], ...]
+    description: str
+    tags: tuple[str, ...]
+    location: Mapping[str, Any]
+    model: Mapping[str, Any]
+    prompt: Mapping[str, Any]
+    decode: Mapping[str, Any] | None
+    xfail: str
+    verdict: Verdict
+    message: str
+    seconds: float
+    candidate: EngineRecord
+    reference: EngineRecord | None
+    checks: tuple[CheckResult, ...] = ()
+    failure: Failure | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """`specs/x.yaml:12`."""
+        return f"{self.location['path']}:{self.location['line']}"
+
+    @property
+    def command(self) -> str:
+        """The command that runs this case again, quoted for a shell."""
+        return f"specrunner run {shlex.quote(self.node_id)}"
+
+    @property
+    def first_failed(self) -> CheckResult | None:
+        """The first check in model order that failed."""
+        return next((check for check in self.checks if not check.passed), None)
+
+    @property
+    def was_not_run(self) -> bool:
+        """Whether the run ended before this case had its turn."""
+        return self.verdict is Verdict.ERROR and self.failure is not None and self.failure.kind == NOT_RUN
+
+    @classmethod
+    def from_result(cls, result: CaseResult) -> CaseRecord:
+        """Take over a result."""
+        case = result.case
+        prompt = {
+            name: value
+            for name in ("text", "messages", "token_ids", "length")
+            if (value := getattr(case.prompt, name)) is not None
+        }
+        return cls(
+            id=case.id,
+            node_id=case.node_id,
+            suite=case.suite,
+            name=case.name,
+            parameters=case.parameters,
+            description=case.description,
+            tags=case.tags,
+            location={"path": case.location.path, "line": case.location.line, "column": case.location.column},
+            model={"label": case.model.label, **escape_json(case.model)},
+            prompt=escape_json(prompt),
+            decode=escape_json(case.decode),
+            xfail=case.xfail.reason if case.xfail is not None and case.expected_to_fail else "",
+            verdict=result.verdict,
+            message=result.message,
+            seconds=result.seconds,
+            candidate=EngineRecord.from_choice(case.candidate, result.candidate),
+            reference=EngineRecord.from_choice(case.reference, result.reference) if case.reference else None,
+            checks=result.checks,
+            failure=result.failure,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the case's object in the JSON report."""
+        data: dict[str, Any] = escape_json(self)
+        data["command"] = escape_json(self.command)
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CaseRecord:
+        """Rebuild a record from `to_json`."""
+        fields = {name: data[name] for name in cls.__dataclass_fields__}
+        fields["parameters"] = tuple((key, value) for key, value in data["parameters"])
+        fields["tags"] = tuple(data["tags"])
+        fields["verdict"] = Verdict(data["verdict"])
+        fields["candidate"] = EngineRecord(**data["candidate"])
+        fields["reference"] = EngineRecord(**data["reference"]) if data["reference"] else None
+        fields["checks"] = tuple(CheckResult(**check) for check in data["checks"])
+        fields["failure"] = Failure(**data["failure"]) if data["failure"] else None
+        fields["attempts"] = tuple(_attempt_from_json(attempt) for attempt in data["attempts"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """What one engine process really was.
+
+    Attributes:
+        key: the session's digest.
+        label: `hf glass-0.8m float32 cpu`.
+        facts: what the engine said when it had loaded; empty when it never did.
+        load_seconds: from the start of the process to readiness, or None when it never was ready.
+        requests: how many were planned.
+        answered: how many were answered.
+        failed: how many were given up.
+        starts: how often a process was started for it.
+        end: why the last process ended, or "" when it was closed in order.
+    """
+
+    key: str
+    label: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    load_seconds: float | None = None
+    requests: int = 0
+    answered: int = 0
+    failed: int = 0
+    starts: int = 0
+    end: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A whole run: the JSON report.
+
+    Attributes:
+        started_at: ISO 8601, UTC.
+        seconds: wall time.
+        complete: False when the run ended without saying so (a bug, a kill); `seconds` and `exit_code` are then None.
+    """
+
+    command: tuple[str, ...]
+    started_at: str
+    seconds: float | None
+    interrupted: bool
+    complete: bool
+    exit_code: int | None
+    environment: Mapping[str, Any]
+    sessions: tuple[SessionRecord, ...]
+    cases: tuple[CaseRecord, ...]
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """Cases by verdict, every verdict present."""
+        return count_verdicts(self.cases)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON report."""
+        run = ("command", "started_at", "seconds", "interrupted", "complete", "exit_code")
+        return {
+            "version": REPORT_VERSION,
+            "run": {name: escape_json(getattr(self, name)) for name in run},
+            "counts": {"total": len(self.cases), **{str(verdict): count for verdict, count in self.counts.items()}},
+            "environment": escape_json(self.environment),
+            "sessions": escape_json(self.sessions),
+            "cases": [case.to_json() for case in self.cases],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunRecord:
+        """Rebuild a run from `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: `data` is not a report of this version.
+        """
+        if data["version"] != REPORT_VERSION:
+            raise ValueError(f"it has version {data['version']}, not {REPORT_VERSION}")
+        return cls(
+            **{**data["run"], "command": tuple(data["run"]["command"])},
+            environment=data["environment"],
+            sessions=tuple(SessionRecord(**session) for session in data["sessions"]),
+            cases=tuple(CaseRecord.from_json(case) for case in data["cases"]),
+        )
+
+
+def count_verdicts(cases: tuple[CaseRecord, ...] | list[CaseRecord]) -> dict[Verdict, int]:
+    """Count cases by verdict, every verdict present."""
+    counts = dict.fromkeys(Verdict, 0)
+    for case in cases:
+        counts[case.verdict] += 1
+    return counts
+
+
+def not_run_result(case: Case) -> CaseResult:
+    """Return the result of a case that the run did not come to."""
+    return CaseResult(case, Verdict.ERROR, failure=Failure(NOT_RUN, "the run ended before this case had its turn"))
+
+
+def _attempt_from_json(data: Mapping[str, Any]) -> Attempt:
+    return Attempt(
+        Verdict(data["verdict"]),
+        tuple(CheckResult(**check) for check in data["checks"]),
+        Failure(**data["failure"]) if data["failure"] else None,
+    )
+
+
+def _message_of(verdict: Verdict, checks: tuple[CheckResult, ...], failure: Failure | None) -> str:
+    if failure is not None:
+        return f"{failure.role}: {failure.message}" if failure.role else failure.message
+    first = next((check for check in checks if not check.passed), None)
+    return f"{first.subject}: {first.message}" if first else str(verdict)
+
+
+def utc_text(seconds: float) -> str:
+    """Return seconds since the epoch as ISO 8601 in UTC, to the second."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
