@@ -1,0 +1,134 @@
+"""Diagnostics: what is wrong in a spec, where, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from specrunner.spec.model import Location
+
+MAX_LINE = 120
+"""Columns of a source line that are shown; a longer line is cut around the culprit."""
+_TAB = 4
+_RED, _BLUE, _GREEN, _BOLD, _RESET = "\x1b[1;31m", "\x1b[1;34m", "\x1b[1;32m", "\x1b[1m", "\x1b[0m"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One problem in a spec.
+
+    Attributes:
+        code: what kind of problem, e.g. `unknown-key`; stable, so that it can be searched for.
+        message: a lower-case sentence without a full stop.
+        location: where the culprit begins.
+        line_text: the source line as it stands in the file, without its line break, or "".
+        width: characters of `line_text` the caret underlines, at least 1.
+        help: what to do about it, or None.
+        notes: further facts, e.g. where a key was first written.
+    """
+
+    code: str
+    message: str
+    location: Location
+    line_text: str = ""
+    width: int = 1
+    help: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def render(self, color: bool = False) -> str:
+        """Return the diagnostic as lines of text, without a final line break."""
+        red, blue, green, bold, reset = (_RED, _BLUE, _GREEN, _BOLD, _RESET) if color else ("",) * 5
+        location = self.location
+        gutter = " " * len(str(location.line))
+        lines = [
+            f"{red}error[{self.code}]{reset}{bold}: {escape_controls(self.message)}{reset}",
+            f"{gutter}{blue}-->{reset} {escape_controls(location.path)}:{location.line}:{location.column}",
+        ]
+        if self.line_text.strip():
+            source, caret = _underline(self.line_text, location.column - 1, self.width)
+            lines += [
+                f"{gutter} {blue}|{reset}",
+                f"{blue}{location.line} |{reset} {source}",
+                f"{gutter} {blue}|{reset} {red}{caret}{reset}",
+            ]
+        lines += [f"{gutter} {blue}={reset} note: {escape_controls(note)}" for note in self.notes]
+        if self.help:
+            lines.append(f"{gutter} {blue}={reset} {green}help{reset}: {escape_controls(self.help)}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.render()
+
+
+def sort_diagnostics(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+    """Return the distinct diagnostics by file (in the order given), line and column."""
+    distinct = list(dict.fromkeys(diagnostics))
+    order = {path: rank for rank, path in enumerate(dict.fromkeys(d.location.path for d in distinct))}
+    return tuple(sorted(distinct, key=lambda d: (order[d.location.path], d.location.line, d.location.column, d.code)))
+
+
+def suggest(word: str, candidates: Iterable[str]) -> str | None:
+    """Return the candidate that `word` was probably meant to be, or None."""
+    by_folded = {candidate.casefold(): candidate for candidate in candidates}
+    close = difflib.get_close_matches(word.casefold(), by_folded, n=1, cutoff=0.6)
+    return by_folded[close[0]] if close else None
+
+
+def accepted_values(word: str, candidates: Sequence[str], what: str = "accepted") -> str:
+    """Return a help text: did-you-mean where a candidate is close, then all of them (at most twenty)."""
+    names = sorted(dict.fromkeys(candidates)) if len(candidates) > 6 else list(dict.fromkeys(candidates))
+    guess = suggest(word, names)
+    listed = ", ".join(f"`{name}`" for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    if not names:
+        return f"{what}: none"
+    return f"did you mean `{guess}`? {what}: {listed}" if guess else f"{what}: {listed}"
+
+
+def escape_controls(text: str) -> str:
+    """Return `text` with everything a terminal could act on (controls, lone surrogates, bidi marks) as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == " " else _escape(c) for c in text)
+
+
+def display_width(text: str) -> int:
+    """Return the columns `text` takes in a terminal: wide characters take two, combining ones none."""
+    return sum(_char_width(c) for c in text)
+
+
+def _char_width(char: str) -> int:
+    if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _underline(line: str, column: int, width: int) -> tuple[str, str]:
+    """Return the line as it can be shown, and the carets under `width` of its characters from `column` (from 0)."""
+    column = min(column, len(line))
+    end = min(max(column + width, column + 1), max(len(line), column + 1))
+    start = 0
+    if len(line) > MAX_LINE and end > MAX_LINE:
+        start = max(0, column - MAX_LINE // 3)
+    stop = start + MAX_LINE
+    shown: list[str] = []
+    carets: list[str] = []
+    position = 0
+    for index, char in enumerate(line[start:stop], start):
+        text = " " * (_TAB - position % _TAB) if char == "\t" else escape_controls(char)
+        columns = display_width(text)
+        position += columns
+        shown.append(text)
+        if index < end:
+            carets.append(("^" if index >= column else " ") * columns)
+    if column >= len(line):
+        carets.append("^")
+    prefix = "…" if start else ""
+    suffix = "…" if stop < len(line) else ""
+    return prefix + "".join(shown).rstrip() + suffix, " " * len(prefix) + "".join(carets)

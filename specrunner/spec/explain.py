@@ -1,0 +1,265 @@
+"""Why a value breaks the schema: jsonschema's errors as short sentences of our own.
+
+Nothing here decides validity; `schema.py` does. Findings carry a path into the value, not a position, since a value
+may be made up by the matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from specrunner.spec.diagnostics import accepted_values
+from specrunner.spec.schema import kind_of, load_schema, resolve_reference
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
+
+Path = tuple[str | int, ...]
+
+_KINDS = {
+    "object": "a mapping",
+    "array": "a list",
+    "string": "text",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "empty",
+}
+_PATTERNS = {
+    "^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters, digits, `.`, `_` and `-`, beginning with a letter or digit",
+    "^[A-Za-z0-9_][A-Za-z0-9_.-]*$": "letters, digits, `.`, `_` and `-`",
+    "^[A-Za-z0-9_][A-Za-z0-9_.+-]*$": "letters, digits, `.`, `_`, `+` and `-`",
+    "^[A-Za-z0-9_][A-Za-z0-9_.:-]*$": "letters, digits, `.`, `_`, `:` and `-`",
+    "^[A-Za-z_][A-Za-z0-9_.]*$": "letters, digits, `_` and `.`",
+    "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$": "`name` or `owner/name`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One way in which a value breaks the schema.
+
+    Attributes:
+        code: the diagnostic's code.
+        message: a lower-case sentence.
+        path: the keys and indices that lead to the culprit.
+        at_key: whether the culprit is the last key of `path` rather than its value.
+        help: what to do about it.
+    """
+
+    code: str
+    message: str
+    path: Path
+    at_key: bool = False
+    help: str | None = None
+
+
+def explain(definition: str, value: Any) -> list[Finding]:
+    """Return every way in which `value` breaks a definition of the schema (`spec` is the whole file)."""
+    findings = (finding for error in _validator(definition).iter_errors(value) for finding in _translate(error))
+    return list(dict.fromkeys(findings))
+
+
+@cache
+def _validator(definition: str) -> Draft202012Validator:
+    from jsonschema import Draft202012Validator
+
+    schema = load_schema()
+    return Draft202012Validator(schema if definition == "spec" else {"$ref": f"#/$defs/{definition}", "$defs": schema["$defs"]})
+
+
+def _translate(error: ValidationError) -> Iterator[Finding]:
+    path: Path = tuple(error.absolute_path)
+    translate = _TRANSLATORS.get(str(error.validator)) if error.validator is not None else _excluded
+    if "propertyNames" in error.absolute_schema_path:
+        name = str(error.instance)
+        yield Finding("bad-value", f"key `{name}` is not a valid name", (*path, name), True, _pattern_help(error))
+    elif translate is None:
+        yield Finding("bad-value", f"{_name(path)} is not valid: {error.message}", path)
+    else:
+        yield from translate(error, path)
+
+
+def _name(path: Path) -> str:
+    keys = [str(part) for part in path if isinstance(part, str)]
+    if not keys:
+        return "the spec"
+    return f"`{keys[-1]}`" if path and isinstance(path[-1], str) else f"an item of `{keys[-1]}`"
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, dict | list):
+        return _KINDS[kind_of(value)]
+    text = str(value)
+    return f"`{text[:60]}…`" if len(text) > 60 else f"`{text}`"
+
+
+def _properties(schema: Any) -> list[str]:
+    return list(schema.get("properties", {})) if isinstance(schema, dict) else []
+
+
+def _unknown_keys(error: ValidationError, path: Path) -> Iterator[Finding]:
+    known = _properties(error.schema)
+    for key in error.instance:
+        if key not in known:
+            help = accepted_values(key, known)
+            if key in _rule_parameters() and path and "tolerance" in path:
+                help = f"`{key}` is a parameter of the rule `{_rule_parameters()[key]}`; {help}"
+            yield Finding("unknown-key", f"unknown key `{key}`{_where(path)}", (*path, key), True, help)
+
+
+@cache
+def _rule_parameters() -> Mapping[str, str]:
+    rules = load_schema()["$defs"]["rules"]["properties"]
+    return {name: rule for rule, schema in rules.items() for name in schema.get("properties", ())}
+
+
+def _where(path: Path) -> str:
+    return f" in {_name(path)}" if path and isinstance(path[-1], str) else ""
+
+
+def _missing_keys(error: ValidationError, path: Path) -> Iterator[Finding]:
+    for key in error.validator_value:
+        if key not in error.instance:
+            where = _where(path) or (" in this case" if path[:1] == ("cases",) and len(path) == 2 else "")
+            schema = error.schema.get("properties", {}).get(key, {}) if isinstance(error.schema, dict) else {}
+            schema = resolve_reference(schema["$ref"]) if "$ref" in schema else schema
+            yield Finding("missing-key", f"key `{key}` is missing{where}", path, True, _example(key, schema))
+
+
+def _example(key: str, schema: Mapping[str, Any]) -> str | None:
+    description = str(schema.get("description", "")).split(". ")[0].rstrip(".")
+    if "const" in schema:
+        return f"write `{key}: {schema['const']}`"
+    return f"`{key}`: {description[:1].lower()}{description[1:]}" if description else None
+
+
+def _wrong_type(error: ValidationError, path: Path) -> Iterator[Finding]:
+    wanted = error.validator_value
+    kinds = [wanted] if isinstance(wanted, str) else list(wanted)
+    expected = " or ".join(_KINDS[kind] for kind in kinds if kind != "null" or len(kinds) == 1)
+    found = kind_of(error.instance)
+    got = "nothing" if found == "null" else _KINDS[found]
+    help = None
+    if "string" in kinds and found in ("integer", "number", "boolean"):
+        help = "quote it"
+    elif "array" in kinds and found in ("string", "integer", "number"):
+        help = f"write a list: [{error.instance}]"
+    elif found == "string" and kinds[0] in ("integer", "number"):
+        help = "write a number without quotes"
+    elif found == "null":
+        help = "give it a value, or remove it"
+    schema = error.schema if isinstance(error.schema, dict) else {}
+    if found == "string" and "object" in kinds and "properties" in schema:
+        help = accepted_values("", _properties(schema), "keys")
+    yield Finding("wrong-type", f"{_name(path)} must be {expected}, not {got}", path, help=help)
+
+
+def _not_listed(error: ValidationError, path: Path) -> Iterator[Finding]:
+    values = [str(value) for value in error.validator_value]
+    word = str(error.instance)
+    rules = load_schema()["$defs"]["rules"]["properties"]
+    if values == ["exact"] and "tolerance" in path:
+        if word in rules:
+            example = rules[word].get("examples", ["…"])[-1]
+            message = f"rule `{word}` needs its parameters"
+            yield Finding("bad-value", message, path, help=f"e.g. `{{{word}: {_inline(example)}}}`")
+            return
+        yield Finding("unknown-rule", f"unknown rule `{word}`", path, help=accepted_values(word, list(rules), "rules"))
+        return
+    yield Finding("bad-value", f"{_name(path)} cannot be {_show(error.instance)}", path, help=accepted_values(word, values))
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_inline(item)}" for key, item in value.items()) + "}"
+    return str(value)
+
+
+def _not_constant(error: ValidationError, path: Path) -> Iterator[Finding]:
+    value = _show(error.validator_value)
+    yield Finding("bad-value", f"{_name(path)} must be {value}, not {_show(error.instance)}", path, help=f"write {value}")
+
+
+def _bad_pattern(error: ValidationError, path: Path) -> Iterator[Finding]:
+    message = f"{_name(path)} cannot be {_show(error.instance)}"
+    yield Finding("bad-value", message, path, help=_pattern_help(error))
+
+
+def _pattern_help(error: ValidationError) -> str:
+    pattern = str(error.validator_value)
+    return f"allowed: {_PATTERNS.get(pattern, pattern)}"
+
+
+def _out_of_range(error: ValidationError, path: Path) -> Iterator[Finding]:
+    words = {
+        "minimum": "at least",
+        "maximum": "at most",
+        "exclusiveMinimum": "greater than",
+        "exclusiveMaximum": "less than",
+    }
+    unit = error.schema.get("x-unit", "") if isinstance(error.schema, dict) else ""
+    bound = f"{words[str(error.validator)]} {error.validator_value}"
+    help = f"the unit is {unit}" if unit else None
+    yield Finding("out-of-range", f"{_name(path)} must be {bound}, not {_show(error.instance)}", path, help=help)
+
+
+def _too_few(error: ValidationError, path: Path) -> Iterator[Finding]:
+    known = _properties(error.schema)
+    yield Finding("empty", f"{_name(path)} is empty", path, True, accepted_values("", known, "keys") if known else None)
+
+
+def _repeated(error: ValidationError, path: Path) -> Iterator[Finding]:
+    items: list[Any] = error.instance
+    for index, item in enumerate(items):
+        if item in items[:index]:
+            yield Finding("repeated-item", f"{_show(item)} is listed twice in {_name(path)}", (*path, index))
+
+
+def _excluded(error: ValidationError, path: Path) -> Iterator[Finding]:
+    """A key that another key rules out: `properties: {path: false}` in an if/then."""
+    schema: Any = error.absolute_schema_path
+    node: Any = load_schema() if schema and schema[0] != "$ref" else {"$ref": ""}
+    reason = ""
+    for step in schema:
+        if step == "then" and isinstance(node, dict) and "if" in node:
+            reason = " and ".join(f"`{name}`" for name in node["if"].get("required", ()))
+        node = _descend(node, step, error)
+        if node is None:
+            break
+    message = f"`{path[-1]}` cannot stand beside {reason}" if reason else f"`{path[-1]}` is not allowed here"
+    yield Finding("conflicting-keys", message, path, True, "keep one of the two" if reason else None)
+
+
+def _descend(node: Any, step: str | int, error: ValidationError) -> Any:
+    if step == "$ref":
+        return None if not isinstance(node, dict) else resolve_reference(node["$ref"]) if node["$ref"] else node
+    if isinstance(node, dict):
+        return node.get(step)
+    return node[step] if isinstance(node, list) and isinstance(step, int) else node
+
+
+_TRANSLATORS = {
+    "additionalProperties": _unknown_keys,
+    "required": _missing_keys,
+    "type": _wrong_type,
+    "enum": _not_listed,
+    "const": _not_constant,
+    "pattern": _bad_pattern,
+    "minimum": _out_of_range,
+    "maximum": _out_of_range,
+    "exclusiveMinimum": _out_of_range,
+    "exclusiveMaximum": _out_of_range,
+    "minItems": _too_few,
+    "minProperties": _too_few,
+    "minLength": _too_few,
+    "uniqueItems": _repeated,
+}

@@ -1,0 +1,263 @@
+"""The spec language's JSON Schema, compiled to plain Python predicates.
+
+`schema/spec.schema.json` stays the one source of truth: what is compiled here is that file, keyword by keyword, and a
+keyword that this module does not know ends the program. The predicates only say whether a value is valid; why it is
+not, is explained by `explain.py` with the jsonschema library, which is imported for invalid specs alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from specrunner.errors import ConfigurationError
+
+SCHEMA_NAME = "spec.schema.json"
+Check = Callable[[Any], bool]
+Schema = Mapping[str, Any]
+
+_ANNOTATIONS = frozenset(
+    ("$schema", "$id", "$defs", "$comment", "title", "description", "default", "examples", "x-unit", "then")
+)
+_OBJECT_KEYWORDS = ("properties", "additionalProperties", "propertyNames", "required", "minProperties")
+_ARRAY_KEYWORDS = ("items", "minItems", "uniqueItems")
+_STRING_KEYWORDS = ("minLength", "pattern")
+_NUMBER_KEYWORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_KNOWN = _ANNOTATIONS.union(
+    _OBJECT_KEYWORDS, _ARRAY_KEYWORDS, _STRING_KEYWORDS, _NUMBER_KEYWORDS, ("$ref", "type", "enum", "const", "allOf", "if")
+)
+
+
+def find_schema() -> Path:
+    """Return the path of the schema file: inside the package when installed from a wheel, else in the checkout.
+
+    Raises:
+        ConfigurationError: the file is in neither place.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for directory in (package / "schema", package.parent / "schema"):
+        if (directory / SCHEMA_NAME).is_file():
+            return directory / SCHEMA_NAME
+    raise ConfigurationError(f"{SCHEMA_NAME} is missing from the installation", help="reinstall specrunner")
+
+
+@cache
+def load_schema() -> dict[str, Any]:
+    """Return the schema as JSON values."""
+    schema: dict[str, Any] = json.loads(find_schema().read_text(encoding="utf-8"))
+    return schema
+
+
+def resolve_reference(reference: str, root: Schema | None = None) -> Schema:
+    """Return what a `$ref` such as `#/$defs/case` points at."""
+    node: Any = load_schema() if root is None else root
+    for part in reference.removeprefix("#").strip("/").split("/"):
+        node = node[part] if part else node
+    return node  # type: ignore[no-any-return]
+
+
+def field_schema(name: str) -> Schema:
+    """Return the definition `name` of the schema, e.g. `case`."""
+    schema: Schema = load_schema()["$defs"][name]
+    return schema
+
+
+@cache
+def compile_definition(name: str) -> Check:
+    """Return the predicate for one definition of the schema, or for the whole spec without its cases (`spec`)."""
+    schema = load_schema()
+    if name == "spec":
+        properties = {**schema["properties"], "cases": {"type": "array", "minItems": 1}}
+        return Compiler(schema).compile({**schema, "properties": properties})
+    return Compiler(schema).compile(schema["$defs"][name])
+
+
+def default_of(definition: str, *path: str) -> Any:
+    """Return the documented default of a field, e.g. `default_of("decode", "algorithm")`."""
+    node: Any = field_schema(definition)
+    for name in path:
+        node = node["properties"][name]
+    return node["default"]
+
+
+class Compiler:
+    """Turns the keywords that our schema uses into predicates, with the meaning that draft 2020-12 gives them.
+
+    Args:
+        root: the schema that `$ref`s point into.
+    """
+
+    def __init__(self, root: Schema) -> None:
+        self._root = root
+        self._done: dict[str, Check] = {}
+
+    def compile(self, schema: Schema | bool) -> Check:
+        """Return the predicate of a schema.
+
+        Raises:
+            ValueError: it uses a keyword that is not compiled here.
+        """
+        if isinstance(schema, bool):
+            return (lambda value: True) if schema else (lambda value: False)
+        unknown = sorted(set(schema) - _KNOWN)
+        if unknown:
+            raise ValueError(f"schema keyword `{unknown[0]}` is not supported")
+        anywhere = self._compile_general(schema)
+        by_type: dict[str, list[Check]] = {}
+        for keywords, compile_group, types in (
+            (_OBJECT_KEYWORDS, self._compile_object, ("object",)),
+            (_ARRAY_KEYWORDS, self._compile_array, ("array",)),
+            (_STRING_KEYWORDS, _compile_string, ("string",)),
+            (_NUMBER_KEYWORDS, _compile_number, ("integer", "number")),
+        ):
+            if any(keyword in schema for keyword in keywords):
+                check = compile_group(schema)
+                for kind in types:
+                    by_type.setdefault(kind, []).append(check)
+        return _join(schema.get("type"), anywhere, by_type)
+
+    def _compile_general(self, schema: Schema) -> list[Check]:
+        checks: list[Check] = []
+        if "$ref" in schema:
+            checks.append(self._refer(schema["$ref"]))
+        if "const" in schema:
+            checks.append(_one_of([schema["const"]]))
+        if "enum" in schema:
+            checks.append(_one_of(schema["enum"]))
+        checks.extend(self.compile(part) for part in schema.get("allOf", ()))
+        if "if" in schema:
+            condition, consequence = self.compile(schema["if"]), self.compile(schema.get("then", True))
+            checks.append(lambda value: not condition(value) or consequence(value))
+        return checks
+
+    def _refer(self, reference: str) -> Check:
+        if reference not in self._done:
+            self._done[reference] = lambda value: self._done[reference](value)
+            self._done[reference] = self.compile(resolve_reference(reference, self._root))
+        return self._done[reference]
+
+    def _compile_object(self, schema: Schema) -> Check:
+        properties = {name: self.compile(part) for name, part in schema.get("properties", {}).items()}
+        additional = self.compile(schema.get("additionalProperties", True))
+        names = self.compile(schema["propertyNames"]) if "propertyNames" in schema else None
+        required = tuple(schema.get("required", ()))
+        least = schema.get("minProperties", 0)
+
+        def check(value: Mapping[str, Any]) -> bool:
+            if len(value) < least:
+                return False
+            for name in required:
+                if name not in value:
+                    return False
+            for name, item in value.items():
+                if names is not None and not names(name):
+                    return False
+                if not properties.get(name, additional)(item):
+                    return False
+            return True
+
+        return check
+
+    def _compile_array(self, schema: Schema) -> Check:
+        items = self.compile(schema.get("items", True))
+        least = schema.get("minItems", 0)
+        unique = schema.get("uniqueItems", False)
+
+        def check(value: list[Any]) -> bool:
+            if len(value) < least or (unique and has_repeats(value)):
+                return False
+            return all(map(items, value))
+
+        return check
+
+
+def kind_of(value: Any) -> str:
+    """Return the JSON type of a value, `integer` also for 2.0."""
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, str):
+        return "string"
+    if isinstance(value, int):
+        return "integer"
+    if isinstance(value, float):
+        return "integer" if value.is_integer() else "number"
+    if isinstance(value, dict):
+        return "object"
+    return "array" if isinstance(value, list) else "null"
+
+
+def has_repeats(items: list[Any]) -> bool:
+    """Tell whether two items are equal in JSON's sense (1 and 1.0 are, 1 and true are not)."""
+    seen = set()
+    for item in items:
+        key = _freeze(item)
+        if key in seen:
+            return True
+        seen.add(key)
+    return False
+
+
+def _freeze(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ("object", frozenset((name, _freeze(item)) for name, item in value.items()))
+    if isinstance(value, list):
+        return ("array", tuple(_freeze(item) for item in value))
+    return (isinstance(value, bool), value)
+
+
+def _join(types: str | list[str] | None, anywhere: list[Check], by_type: dict[str, list[Check]]) -> Check:
+    """Combine the type keyword with the checks that hold for any value and those for values of one type."""
+    allowed = None if types is None else {types} if isinstance(types, str) else set(types)
+    if allowed is not None and "number" in allowed:
+        allowed.add("integer")
+    table: dict[str, Check | bool] = {}
+    for kind in ("object", "array", "string", "integer", "number", "boolean", "null"):
+        checks = [*by_type.get(kind, ()), *anywhere]
+        table[kind] = _all_of(checks) if allowed is None or kind in allowed else False
+    by_class = {str: table["string"], bool: table["boolean"], int: table["integer"], type(None): table["null"]}
+
+    def check(value: Any) -> bool:
+        found = by_class.get(value.__class__)
+        if found is None:
+            found = table[kind_of(value)]
+        return found if found is True or found is False else found(value)
+
+    return check
+
+
+def _all_of(checks: list[Check]) -> Check | bool:
+    if not checks:
+        return True
+    if len(checks) == 1:
+        return checks[0]
+    return lambda value: all(check(value) for check in checks)
+
+
+def _one_of(values: list[Any]) -> Check:
+    accepted = {_freeze(value) for value in values}
+    return lambda value: _freeze(value) in accepted
+
+
+def _compile_string(schema: Schema) -> Check:
+    least = schema.get("minLength", 0)
+    search = re.compile(schema.get("pattern", "")).search
+    return lambda value: len(value) >= least and search(value) is not None
+
+
+def _compile_number(schema: Schema) -> Check:
+    least, most = schema.get("minimum"), schema.get("maximum")
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+
+    def check(value: float) -> bool:
+        return not (
+            (least is not None and value < least)
+            or (most is not None and value > most)
+            or (above is not None and value <= above)
+            or (below is not None and value >= below)
+        )
+
+    return check
