@@ -1,0 +1,271 @@
+"""Settings of a run, from the command line, the environment and pyproject.toml.
+
+What is stated first wins: command line > `SPECRUNNER_*` > case > spec defaults > profile > `[tool.specrunner]` >
+built-in. Cases and spec defaults are the spec loader's; `Settings.overrides_cases` tells whether a setting stands
+above them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from specrunner.errors import ConfigurationError
+
+OUTPUT_FORMATS = ("full", "concise", "github")
+COLORS = ("auto", "always", "never")
+NO_CASES = ("fail", "warn", "pass")
+
+COMMAND_LINE = "the command line"
+BUILT_IN = "the built-in default"
+
+_NOT_SETTINGS = frozenset({"SPECRUNNER_CACHE", "SPECRUNNER_CONTROL", "SPECRUNNER_SESSION"})
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTable:
+    """`[tool.specrunner.engines.NAME]`: an interpreter of the user's own for an engine.
+
+    Attributes:
+        python: the interpreter; a relative path counts from the folder of pyproject.toml.
+        env: variables to set for the engine's processes.
+    """
+
+    python: Path | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a run behaves.
+
+    Attributes:
+        jobs: engine processes at once.
+        timeout: seconds one request may take.
+        strict: a skipped case is an error.
+        max_fail: stop after this many cases that failed or had no evidence; None is never.
+        output_format: `full`, `concise` or `github`.
+        color: `auto`, `always` or `never`.
+        junit_xml: where the JUnit report goes, or None.
+        json: where the JSON report goes ("-" is stdout), or None.
+        no_cases: what an empty selection does: `fail`, `warn` or `pass`.
+        engines: interpreters of the user's own, by engine.
+        origins: by setting, where its value was stated.
+    """
+
+    jobs: int = 1
+    timeout: float = 600.0
+    strict: bool = False
+    max_fail: int | None = None
+    output_format: str = "full"
+    color: str = "auto"
+    junit_xml: str | None = None
+    json: str | None = None
+    no_cases: str = "fail"
+    engines: Mapping[str, EngineTable] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def overrides_cases(self, name: str) -> bool:
+        """Tell whether a setting was stated on the command line or in the environment, and so stands above cases."""
+        origin = self.origins.get(name, BUILT_IN)
+        return origin == COMMAND_LINE or origin == _variable(name)
+
+
+def _whole(least: int) -> Callable[[Any], int]:
+    def convert(value: Any) -> int:
+        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"a whole number of at least {least}")
+        return value
+
+    return convert
+
+
+def _seconds(value: Any) -> float:
+    expected = "a number of seconds above 0"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(expected)
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError(expected) from None
+    if not 0 < number < float("inf"):
+        raise ValueError(expected)
+    return number
+
+
+def _flag(value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if isinstance(value, str) and value.strip().lower() in words:
+        return words[value.strip().lower()]
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return str(value)
+
+    return convert
+
+
+def _file(value: Any) -> str:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError("a file name")
+    return str(value)
+
+
+_CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
+    "jobs": _whole(1),
+    "timeout": _seconds,
+    "strict": _flag,
+    "max_fail": _whole(1),
+    "output_format": _one_of(*OUTPUT_FORMATS),
+    "color": _one_of(*COLORS),
+    "junit_xml": _file,
+    "json": _file,
+    "no_cases": _one_of(*NO_CASES),
+}
+
+
+def load_settings(cli: Mapping[str, Any], environ: Mapping[str, str], cwd: Path) -> Settings:
+    """Settle every setting.
+
+    Args:
+        cli: what the command line states, by setting; None is "not stated". Other keys are left alone, but `profile`
+            names the profile.
+        environ: the environment; `SPECRUNNER_JOBS` states `jobs`, and `SPECRUNNER_PROFILE` the profile.
+        cwd: where the search for pyproject.toml starts.
+
+    Raises:
+        ConfigurationError: an unknown key or profile, or a value of the wrong kind.
+    """
+    _check_variables(environ)
+    file, table = find_project_table(cwd)
+    stated: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+
+    def state(values: Mapping[str, Any], origin: Callable[[str], str]) -> None:
+        for name, value in values.items():
+            try:
+                stated[name] = _CONVERTERS[name](value)
+            except ValueError as error:
+                raise ConfigurationError(f"{name} from {origin(name)} is {value!r}; it must be {error}") from None
+            origins[name] = origin(name)
+
+    section = "[tool.specrunner]"
+    _check_keys(table, (*_CONVERTERS, "profiles", "engines"), section, file)
+    state({name: table[name] for name in _CONVERTERS if name in table}, lambda _: f"{section} in {file}")
+    profile = cli.get("profile") or environ.get("SPECRUNNER_PROFILE")
+    if profile:
+        values, title = _profile_table(table, profile, file)
+        state(values, lambda _: f"{title} in {file}")
+    state({name: environ[_variable(name)] for name in _CONVERTERS if environ.get(_variable(name))}, _variable)
+    state({name: cli[name] for name in _CONVERTERS if cli.get(name) is not None}, lambda _: COMMAND_LINE)
+    stated.setdefault("jobs", min(2, os.cpu_count() or 1))
+    return Settings(**stated, engines=read_engine_tables(table, file), origins=origins)
+
+
+def find_project_table(cwd: Path) -> tuple[Path | None, Mapping[str, Any]]:
+    """Return the nearest pyproject.toml at or above `cwd` that has `[tool.specrunner]`, and the table; or (None, {}).
+
+    Raises:
+        ConfigurationError: a pyproject.toml on the way is not TOML, or the table is not a table.
+    """
+    start = cwd.absolute()
+    for folder in (start, *start.parents):
+        file = folder / "pyproject.toml"
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{file} cannot be read: {error}") from error
+        try:
+            tool = tomllib.loads(text).get("tool", {})
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigurationError(f"{file} is not valid TOML: {error}") from error
+        if isinstance(tool, dict) and "specrunner" in tool:
+            return file, _as_table(tool["specrunner"], "[tool.specrunner]", file)
+    return None, {}
+
+
+def read_engine_tables(table: Mapping[str, Any], file: Path | None) -> dict[str, EngineTable]:
+    """Read `[tool.specrunner.engines.*]`.
+
+    Raises:
+        ConfigurationError: an unknown key, or a value of the wrong kind.
+    """
+    tables = {}
+    for name, content in _as_table(table.get("engines", {}), "[tool.specrunner.engines]", file).items():
+        title = f"[tool.specrunner.engines.{name}]"
+        content = _as_table(content, title, file)
+        _check_keys(content, [entry.name for entry in fields(EngineTable)], title, file)
+        python, env = content.get("python"), _as_table(content.get("env", {}), f"{title} env", file)
+        if python is not None and not (isinstance(python, str) and python):
+            raise ConfigurationError(f"python in {title} of {file} must be the path of an interpreter")
+        for key, value in env.items():
+            if not isinstance(value, str):
+                raise ConfigurationError(f"env.{key} in {title} of {file} is {value!r}; it must be a string")
+        assert file is not None
+        tables[name] = EngineTable(file.parent / Path(python).expanduser() if python else None, dict(env))
+    return tables
+
+
+def suggest(word: str, known: Iterable[str]) -> str | None:
+    """Return "did you mean ...?" for the known word closest to `word`, or None when none is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else None
+
+
+def _variable(name: str) -> str:
+    return f"SPECRUNNER_{name.upper()}"
+
+
+def _check_variables(environ: Mapping[str, str]) -> None:
+    """Refuse a `SPECRUNNER_*` variable that looks like a misspelt setting; others may be anyone's."""
+    known = {_variable(name) for name in (*_CONVERTERS, "profile")} | _NOT_SETTINGS
+    for name in sorted(environ):
+        if name.startswith("SPECRUNNER_") and name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+            if close:
+                raise ConfigurationError(
+                    f"the environment variable {name} is not a setting", help=f"did you mean {close[0]}?"
+                )
+
+
+def _profile_table(table: Mapping[str, Any], profile: str, file: Path | None) -> tuple[Mapping[str, Any], str]:
+    profiles = _as_table(table.get("profiles", {}), "[tool.specrunner.profiles]", file)
+    title = f"[tool.specrunner.profiles.{profile}]"
+    if profile not in profiles:
+        known = f"the profiles are {', '.join(profiles)}" if profiles else f"add {title} to pyproject.toml"
+        raise ConfigurationError(f"no profile {profile!r}", help=suggest(profile, profiles) or known)
+    values = _as_table(profiles[profile], title, file)
+    _check_keys(values, _CONVERTERS, title, file)
+    return values, title
+
+
+def _as_table(value: Any, title: str, file: Path | None) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{title} in {file} must be a table, not {value!r}")
+    return value
+
+
+def _check_keys(table: Mapping[str, Any], known: Iterable[str], title: str, file: Path | None) -> None:
+    known = list(known)
+    for key in table:
+        if key not in known:
+            raise ConfigurationError(
+                f"unknown key {key!r} in {title} of {file}",
+                help=suggest(key, known) or f"the keys are {', '.join(known)}",
+            )

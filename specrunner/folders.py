@@ -1,0 +1,35 @@
+"""Where specrunner keeps things on the user's machine."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the user's cache: `$SPECRUNNER_CACHE`, else `$XDG_CACHE_HOME/specrunner`, else `~/.cache/specrunner`."""
+    if chosen := environ.get("SPECRUNNER_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    base = environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "specrunner"
+
+
+@contextmanager
+def hold_lock(file: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold an exclusive lock on `file`, made with its folder when missing. It goes with the process, however it ends.
+
+    Args:
+        file: the lock file; it stays behind, empty.
+        on_wait: called once when another process has the lock, before waiting for it.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
