@@ -1,0 +1,66 @@
+"""Running extremes: the largest value of a stream with its place, and an exact high percentile in bounded memory."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+class Peak:
+    """The largest value seen and the index where it first stood; NaN counts as larger than everything.
+
+    Attributes:
+        value: the largest value, or -inf before the first one.
+        index: its place, or None before the first one.
+    """
+
+    __slots__ = ("index", "value")
+
+    def __init__(self) -> None:
+        self.value = -math.inf
+        self.index: int | None = None
+
+    def update(self, values: torch.Tensor, start: int) -> float:
+        """Take in `values` (not empty), the first of which has the index `start`, and return their largest."""
+        top = float(values.amax())
+        if self.index is None or top > self.value or (math.isnan(top) and not math.isnan(self.value)):
+            self.value = top
+            self.index = start + int(values.argmax())
+        return top
+
+
+class HighPercentile:
+    """The nearest-rank percentile of a stream of known length: the smallest value not exceeded by `percent` %.
+
+    Only the values from the percentile up are kept, so the 99th of n values needs memory for about n / 50 of them, and
+    the result is exact: it does not depend on how the stream is cut. NaN anywhere makes it NaN.
+
+    Args:
+        count: how many values will come.
+        percent: for example 99.
+    """
+
+    def __init__(self, count: int, percent: int = 99) -> None:
+        self._keep = max(1, count + 1 + (-percent * count) // 100)
+        self._parts: list[torch.Tensor] = []
+        self._held = 0
+
+    def update(self, values: torch.Tensor) -> None:
+        """Take in a vector of values; NaN counts as larger than everything."""
+        self._parts.append(values.clone())
+        self._held += values.numel()
+        if self._held > 2 * self._keep + 65536:
+            self._shrink()
+
+    def _shrink(self) -> torch.Tensor:
+        values = torch.cat(self._parts)
+        if values.numel() > self._keep:
+            values = values.topk(self._keep).values
+        self._parts, self._held = [values], values.numel()
+        return values
+
+    def value(self) -> float:
+        """Return the percentile of all values seen; all of them must have come."""
+        values = self._shrink()
+        return math.nan if bool(values.isnan().any()) else float(values.amin())

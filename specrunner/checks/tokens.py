@@ -1,0 +1,74 @@
+"""Comparing token ids: prompts and generated tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from specrunner.results import CheckResult
+
+
+def compare_tokens(
+    candidate_ids: Sequence[int] | None,
+    reference_ids: Sequence[int] | None,
+    *,
+    rule: str = "exact",
+    subject: str = "tokens",
+    location: str = "",
+) -> CheckResult:
+    """Compare two sequences of token ids element by element.
+
+    Args:
+        candidate_ids: what the engine under test generated; None when it generated nothing.
+        reference_ids: what the reference generated.
+        rule: only `exact` is judged from ids alone; `near_tie` needs logits.
+        subject: what the ids are, for the report.
+        location: where the rule stands.
+
+    Returns:
+        A result that passes only if both sides have the same ids and at least one.
+    """
+    if candidate_ids is None or reference_ids is None:
+        missing = [side for side, ids in (("candidate", candidate_ids), ("reference", reference_ids)) if ids is None]
+        return CheckResult(subject, rule, False, f"missing in {' and '.join(missing)}", {}, {}, location)
+    candidate, reference = [int(token) for token in candidate_ids], [int(token) for token in reference_ids]
+    prefix = common_prefix(candidate, reference)
+    numbers: dict[str, Any] = {
+        "candidate_length": len(candidate),
+        "reference_length": len(reference),
+        "common_prefix": prefix,
+    }
+    if rule != "exact":
+        message = f"the rule `{rule}` cannot be judged from token ids alone"
+    elif not candidate and not reference:
+        message = "compared nothing: both sides are empty"
+    elif candidate == reference:
+        message = ""
+    else:
+        ours = candidate[prefix] if prefix < len(candidate) else None
+        theirs = reference[prefix] if prefix < len(reference) else None
+        numbers |= {"first_mismatch": prefix, "candidate_token": ours, "reference_token": theirs}
+        message = (
+            f"first mismatch at position {prefix}: {_name(ours)} against {_name(theirs)} "
+            f"({len(candidate)} tokens against {len(reference)})"
+        )
+    return CheckResult(subject, rule, not message, message, numbers, {}, location)
+
+
+def compare_prompt_ids(
+    candidate_ids: Sequence[int], reference_ids: Sequence[int], *, location: str = ""
+) -> CheckResult:
+    """Compare the prompt ids that both models really saw; the subject is `tokenization`."""
+    return compare_tokens(candidate_ids, reference_ids, subject="tokenization", location=location)
+
+
+def common_prefix(candidate: Sequence[int], reference: Sequence[int]) -> int:
+    """Return how many ids at the beginning are equal."""
+    for position, (ours, theirs) in enumerate(zip(candidate, reference, strict=False)):
+        if ours != theirs:
+            return position
+    return min(len(candidate), len(reference))
+
+
+def _name(token: int | None) -> str:
+    return "the end" if token is None else f"token {token}"

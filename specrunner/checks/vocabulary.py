@@ -1,0 +1,122 @@
+"""Logits as distributions over a vocabulary: KL divergence and the k largest, row by row as pieces stream in."""
+
+from __future__ import annotations
+
+import torch
+
+from specrunner.checks.extremes import HighPercentile, Peak
+
+
+class Divergence:
+    """KL(reference || candidate) of the softmaxes of two rows of logits, in float64.
+
+    With p the softmax of the reference r and c the candidate, KL = sum p * (r - c) - logsumexp(r) + logsumexp(c). The
+    sums are kept relative to running maxima, so a row may come in pieces. A row with NaN or an infinity in either
+    tensor has KL NaN.
+
+    Attributes:
+        total: the sum over all rows.
+        worst: the largest value and its row.
+    """
+
+    def __init__(self, row_count: int) -> None:
+        self.total = 0.0
+        self.worst = Peak()
+        self.percentile = HighPercentile(row_count)
+        self._state: tuple[torch.Tensor, ...] | None = None
+
+    def update(self, candidate: torch.Tensor, reference: torch.Tensor, row: int, completes: bool) -> None:
+        """Take in [rows, columns] pieces in float64 that start at `row`."""
+        top_r, top_c = reference.amax(-1), candidate.amax(-1)
+        if self._state is not None:
+            top_r, top_c = torch.maximum(top_r, self._state[0]), torch.maximum(top_c, self._state[3])
+        weights = torch.exp(reference - top_r.unsqueeze(-1))
+        sum_r = weights.sum(-1)
+        moment = torch.linalg.vecdot(weights, reference - candidate)
+        sum_c = torch.exp(candidate - top_c.unsqueeze(-1)).sum(-1)
+        if self._state is not None:
+            old_top_r, old_sum_r, old_moment, old_top_c, old_sum_c = self._state
+            shrink_r, shrink_c = torch.exp(old_top_r - top_r), torch.exp(old_top_c - top_c)
+            sum_r, moment = sum_r + old_sum_r * shrink_r, moment + old_moment * shrink_r
+            sum_c = sum_c + old_sum_c * shrink_c
+        if not completes:
+            self._state = (top_r, sum_r, moment, top_c, sum_c)
+            return
+        self._state = None
+        divergence = moment / sum_r - (top_r + sum_r.log()) + (top_c + sum_c.log())
+        divergence.clamp_(min=0.0)
+        self.total += float(divergence.sum())
+        self.worst.update(divergence, row)
+        self.percentile.update(divergence)
+
+
+class Largest:
+    """The k largest elements of each row, as column indices; among equal values the lower column comes first.
+
+    Args:
+        k: how many; a row with fewer elements gives them all.
+    """
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+        self._state: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(self, values: torch.Tensor, column: int, completes: bool) -> torch.Tensor | None:
+        """Take in a piece [rows, columns] that starts at `column`.
+
+        Returns:
+            The columns of the largest, [rows, k] int64, largest first, when the piece completes its rows; else None.
+        """
+        columns = _largest_columns(values, min(self._k, values.shape[-1]))
+        best = values.gather(-1, columns)
+        columns = columns + column
+        if self._state is not None:
+            best = torch.cat((self._state[0], best), -1)
+            columns = torch.cat((self._state[1], columns), -1)
+            order = best.sort(dim=-1, descending=True, stable=True).indices[:, : self._k]
+            best, columns = best.gather(-1, order), columns.gather(-1, order)
+        self._state = None if completes else (best, columns)
+        return columns if completes else None
+
+
+def _largest_columns(values: torch.Tensor, k: int) -> torch.Tensor:
+    best, columns = values.topk(k, dim=-1)
+    last = best[:, -1:]
+    ambiguous = ((values >= last).sum(-1) > k).nonzero().view(-1)
+    for row in ambiguous.tolist():
+        ties = (values[row] == last[row]).nonzero().view(-1)
+        sure = int((best[row] > last[row]).sum())
+        columns[row, sure:] = ties[: k - sure]
+    order = columns.sort(dim=-1).indices
+    columns = columns.gather(-1, order)
+    order = values.gather(-1, columns).sort(dim=-1, descending=True, stable=True).indices
+    return columns.gather(-1, order)
+
+
+class Overlap:
+    """The share of the reference's k largest logits that are also among the candidate's k largest: |A n B| / k.
+
+    Attributes:
+        total: the sum of the shares over all rows.
+        worst: the negated smallest share, and its row.
+        top_1: rows on which both have the same largest element.
+    """
+
+    def __init__(self, k: int) -> None:
+        self._candidate = Largest(k)
+        self._reference = Largest(k)
+        self.total = 0.0
+        self.worst = Peak()
+        self.top_1 = 0
+
+    def update(self, candidate: torch.Tensor, reference: torch.Tensor, row: int, column: int, completes: bool) -> None:
+        """Take in [rows, columns] pieces in any float dtype that start at `row` and `column`."""
+        ours = self._candidate.update(candidate, column, completes)
+        theirs = self._reference.update(reference, column, completes)
+        if ours is None or theirs is None:
+            return
+        self.top_1 += int((ours[:, 0] == theirs[:, 0]).sum())
+        shared = torch.cat((ours, theirs), -1).sort(dim=-1).values
+        share = (shared[:, 1:] == shared[:, :-1]).sum(-1).double() / ours.shape[-1]
+        self.total += float(share.sum())
+        self.worst.update(-share, row)
