@@ -1,0 +1,138 @@
+"""Block-diffusion decoding at temperature 0, over any function from token ids to a block's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """The rules of low-confidence decoding, which differ between implementations.
+
+    Attributes:
+        block_length: tokens per block, L.
+        threshold: a masked position is filled when its probability exceeds this.
+        steps: forward passes per block at most.
+        mask_id: the mask's token id.
+        eos_id: the end of sequence; decoding stops after the block that holds it.
+        accept: `gt` compares the probability with `>` (Hugging Face, SGLang), `ge` with `>=`.
+        may_predict_mask: whether the mask id itself may be predicted; the position then stays masked.
+    """
+
+    block_length: int
+    threshold: float
+    steps: int
+    mask_id: int
+    eos_id: int
+    accept: Literal["gt", "ge"] = "gt"
+    may_predict_mask: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.block_length < 1 or self.steps < 1:
+            raise ValueError("block_length and steps must be 1 or more")
+        if self.accept not in ("gt", "ge"):
+            raise ValueError(f"accept must be gt or ge, not {self.accept!r}")
+
+    def quota(self, step: int) -> int:
+        """Return how many positions pass number `step` has to fill: L over the steps, the remainder to the first."""
+        share, remainder = divmod(self.block_length, self.steps)
+        return share + (1 if step < remainder else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class DenoisingPass:
+    """What one forward pass of a block saw and did.
+
+    Attributes:
+        block_start: absolute position of the block's first token.
+        tokens_before: int64 [L], the block before the pass, masks included.
+        logits: float64 [L, V].
+        accepted: bool [L], the positions this pass filled.
+        tokens_after: int64 [L], the block after the pass.
+    """
+
+    block_start: int
+    tokens_before: np.ndarray
+    logits: np.ndarray
+    accepted: np.ndarray
+    tokens_after: np.ndarray
+
+
+def decode_blocks(
+    predict: Callable[[list[int]], np.ndarray],
+    prompt: list[int],
+    max_new_tokens: int,
+    sampler: Sampler,
+    on_pass: Callable[[DenoisingPass], None] | None = None,
+) -> list[int]:
+    """Decode block after block.
+
+    Blocks are cut at absolute positions, so the tail of a prompt that ends inside a block shares the first one. A block
+    starts with masks wherever the prompt does not reach; passes fill them until none is left or the steps are used up.
+
+    Args:
+        predict: from the ids of all tokens up to a block's end to that block's logits [L, V].
+        prompt: token ids, at least one.
+        max_new_tokens: upper bound on what is returned; 0 decodes nothing.
+        sampler: the rules.
+        on_pass: called after each pass.
+
+    Returns:
+        The new tokens up to and including the first end of sequence, at most `max_new_tokens`.
+    """
+    length = sampler.block_length
+    tokens = list(prompt)
+    wanted = len(prompt) + max_new_tokens
+    while len(tokens) < wanted:
+        start = len(tokens) - len(tokens) % length
+        given = tokens[start:]
+        block = np.array(given + [sampler.mask_id] * (length - len(given)), dtype=np.int64)
+        for step in range(sampler.steps):
+            if not (block == sampler.mask_id).any():
+                break
+            logits = predict([*tokens[:start], *block.tolist()])
+            accepted, after = denoise(block, logits, sampler, step)
+            if on_pass is not None:
+                on_pass(DenoisingPass(start, block, logits, accepted, after))
+            block = after
+        tokens[start:] = block.tolist()
+        if sampler.eos_id in tokens[start + len(given) :]:
+            break
+    new = tokens[len(prompt) : wanted]
+    return new[: new.index(sampler.eos_id) + 1] if sampler.eos_id in new else new
+
+
+def denoise(block: np.ndarray, logits: np.ndarray, sampler: Sampler, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fill some masks of a block from its logits.
+
+    Args:
+        block: int64 [L], masks included.
+        logits: [L, V].
+        sampler: the rules.
+        step: number of this pass within the block, from 0.
+
+    Returns:
+        bool [L] the positions filled, and int64 [L] the block after. Equal logits: the lower token id; equal
+        probabilities: the earlier position.
+    """
+    if not sampler.may_predict_mask:
+        logits = logits.copy()
+        logits[:, sampler.mask_id] = -np.inf
+    candidates = logits.argmax(axis=1)
+    best = logits.max(axis=1)
+    confidence = 1.0 / np.exp(logits - best[:, None]).sum(axis=1)
+    masked = np.flatnonzero(block == sampler.mask_id)
+    sure = confidence >= sampler.threshold if sampler.accept == "ge" else confidence > sampler.threshold
+    chosen = [position for position in masked if sure[position]]
+    if len(chosen) < sampler.quota(step):
+        chosen = sorted(masked, key=lambda position: -confidence[position])[: sampler.quota(step)]
+    after = block.copy()
+    after[chosen] = candidates[chosen]
+    accepted = np.zeros(len(block), dtype=bool)
+    accepted[chosen] = True
+    return accepted, after
