@@ -3,33 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 from specrunner.errors import CaptureIncomplete
 from specrunner.spec.tensor_names import match_name
-
-
-class Pass(Protocol):
-    """One denoising pass, as the models report it.
-
-    Attributes:
-        block_start: absolute position of the block's first token.
-        tokens_before: [block_length] ids of the block that the pass saw, masks included.
-        logits: [block_length, vocabulary].
-        accepted: bool [block_length], the positions that the pass filled.
-        tokens_after: [block_length].
-    """
-
-    @property
-    def block_start(self) -> int: ...
-    @property
-    def tokens_before(self) -> Any: ...
-    @property
-    def logits(self) -> Any: ...
-    @property
-    def accepted(self) -> Any: ...
-    @property
-    def tokens_after(self) -> Any: ...
 
 
 class PassLog:
@@ -44,8 +21,14 @@ class PassLog:
         self._tensors: dict[str, Any] = {}
         self._trajectory: list[dict[str, Any]] = []
 
-    def add(self, done: Pass) -> None:
-        """Take note of a pass; its logits are copied when they are wanted."""
+    def add(self, done: Any) -> None:
+        """Take note of a pass; its logits are copied when they are wanted.
+
+        Args:
+            done: what a model reports of a pass, as torch tensors or numpy arrays: `block_start`, absolute position of
+                the block's first token; `tokens_before` and `tokens_after`, ids [block_length]; `logits` [block_length,
+                vocabulary]; `accepted`, bool [block_length], the positions that the pass filled.
+        """
         name = f"passes.{len(self._trajectory)}.logits"
         if any(match_name(pattern, name) for pattern in self._patterns):
             logits = done.logits

@@ -46,6 +46,7 @@ class HfEngine(Engine):
 
     @classmethod
     def capabilities(cls) -> Capabilities:
+        """State what Transformers does; float64 is left out, since its norms and RoPE stay in float32."""
         dtypes = ("float32", "bfloat16", "float16")
         return Capabilities(
             dtypes={"cpu": dtypes, "cuda": dtypes},
@@ -56,14 +57,16 @@ class HfEngine(Engine):
 
     @classmethod
     def tensor_templates(cls, architecture: str) -> tuple[str, ...] | None:
+        """Return what the architecture's name map knows."""
         return tensor_templates(cls.name, architecture)
 
     @classmethod
     def worker_environment(cls, session: Session, workspace: Path) -> dict[str, str]:
-        # A checkpoint's own code is copied there before it is imported: two sessions must not share a copy.
+        """Give the session a place of its own for a checkpoint's code, which is copied before it is imported."""
         return {"HF_MODULES_CACHE": str(workspace / "modules")}
 
     def load(self) -> dict[str, Any]:
+        """Load model and tokenizer; beside the usual facts come dtypes of parameters and buffers, flags and digests."""
         import torch
 
         options = dict(self.session.options)
@@ -89,7 +92,7 @@ class HfEngine(Engine):
             "dtype": self.session.dtype,
             "dtypes": count_dtypes(self._model),
             "attention_backend": self._model.config._attn_implementation,
-            "experts_backend": getattr(self._model.config, "_experts_implementation", None),
+            "experts_backend": self._experts_backend(),
             "name_map": self._map.family,
             "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
             "unused_weights": unused,
@@ -102,6 +105,7 @@ class HfEngine(Engine):
         }
 
     def capture(self, request: Request) -> Capture:
+        """Run one forward for the tensors, then a decode for the tokens."""
         import torch
 
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
@@ -118,6 +122,7 @@ class HfEngine(Engine):
             return capture
 
     def close(self) -> None:
+        """Drop model and tokenizer."""
         self._model = self._tokenizer = None
 
     def _forward(self, ids: list[int], patterns: list[str]) -> dict[str, Any]:
@@ -145,7 +150,7 @@ class HfEngine(Engine):
             self._denoise(capture, decode, patterns)
         else:
             self._generate(capture, decode)
-        stopped = bool(capture.output_token_ids) and capture.output_token_ids[-1] in self._eos_ids()
+        stopped = set((capture.output_token_ids or [])[-1:]) & self._eos_ids()
         capture.facts["finish_reason"] = "stop" if stopped and not decode.ignore_eos else "length"
 
     def _generate(self, capture: Capture, decode: Decode) -> None:
@@ -187,6 +192,11 @@ class HfEngine(Engine):
         capture.output_token_ids = output[0].tolist()
         capture.tensors |= log.finish()
         capture.facts |= log.facts()
+
+    def _experts_backend(self) -> str | None:
+        """Return how the experts are computed, None for a dense model."""
+        has_experts = any(".router." in template for template in self._map.entries)
+        return getattr(self._model.config, "_experts_implementation", None) if has_experts else None
 
     def _eos_ids(self) -> set[int]:
         """Return the ids that end a sequence: the generation config's, else the model config's."""
@@ -257,6 +267,7 @@ def numerical_flags() -> dict[str, Any]:
 
 def silence_progress() -> None:
     """Keep Transformers' progress bars out of the session's log."""
-    from transformers.utils import logging
+    import transformers
 
-    logging.disable_progress_bar()
+    disable: Any = transformers.utils.logging.disable_progress_bar
+    disable()

@@ -61,10 +61,11 @@ def resolve_folder(model: Model, path: str) -> Path:
         ModelUnavailable: no such directory, or no `config.json` in it.
     """
     if model.id is not None and path == model.id:
-        from transformers.utils import cached_file
+        from transformers import utils
 
+        find: Any = utils.cached_file  # type: ignore[attr-defined]
         with translate_errors(f"find {path} on the hub"):
-            return Path(cached_file(path, "config.json", revision=model.revision)).parent
+            return Path(str(find(path, "config.json", revision=model.revision))).parent
     folder = Path(path)
     if not folder.is_dir():
         raise ModelUnavailable(f"no directory {path}")
@@ -110,8 +111,9 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
+    load: Any = AutoModelForCausalLM.from_pretrained
     with translate_errors(f"load {model.label}"):
-        loaded, report = AutoModelForCausalLM.from_pretrained(
+        loaded, report = load(
             path,
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,

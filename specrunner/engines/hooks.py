@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -42,6 +44,8 @@ def extract_tensor(entry: Entry, inputs: Sequence[Any], outputs: Any, geometry: 
         raise CaptureIncomplete(f"module {entry.module} gave {type(value).__name__} where a tensor was expected")
     if entry.part is not None:
         value = cut_part(value, entry.part, geometry)
+    if entry.heads_first:
+        value = value.transpose(1, 2)
     return value.detach().clone()
 
 
@@ -89,7 +93,7 @@ class Recorder:
     """
 
     def __init__(self, model: torch.nn.Module, points: Iterable[HookPoint], geometry: Geometry) -> None:
-        modules = dict(model.named_modules())
+        modules = list_modules(model)
         self._geometry = geometry
         self._records: dict[str, list[torch.Tensor]] = {}
         self._undo: list[Callable[[], None]] = []
@@ -99,21 +103,30 @@ class Recorder:
                 if point.entry.optional:
                     continue
                 raise CaptureIncomplete(f"the model has no module {point.module} to read {point.name} from")
-            self._install(module, point)
+            self._install(module, point, find_turn(modules, module, point))
 
-    def _install(self, module: torch.nn.Module, point: HookPoint) -> None:
+    def _install(self, module: torch.nn.Module, point: HookPoint, turn: Callable[[], bool]) -> None:
         if point.entry.method is not None:
             self._wrap_method(module, point)
             return
 
-        def hook(_module: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
-            self._record(point, inputs or tuple(kwargs.values()), outputs)
+        def before(_module: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if turn():
+                self._record(point, inputs or tuple(kwargs.values()), None)
 
-        self._undo.append(module.register_forward_hook(hook, with_kwargs=True).remove)
+        def after(_module: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
+            if turn():
+                self._record(point, inputs or tuple(kwargs.values()), outputs)
+
+        if point.entry.of == "input":  # read before the call, which may overwrite its arguments
+            self._undo.append(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+        else:
+            self._undo.append(module.register_forward_hook(after, with_kwargs=True).remove)
 
     def _wrap_method(self, module: Any, point: HookPoint) -> None:
-        name = point.entry.method or ""
-        original = getattr(module, name)
+        *path, name = (point.entry.method or "").split(".")
+        owner = functools.reduce(getattr, path, module)
+        original = getattr(owner, name)
 
         @functools.wraps(original)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -121,8 +134,8 @@ class Recorder:
             self._record(point, args or tuple(kwargs.values()), outputs)
             return outputs
 
-        setattr(module, name, wrapped)
-        self._undo.append(lambda: setattr(module, name, original))
+        setattr(owner, name, wrapped)
+        self._undo.append(lambda: setattr(owner, name, original))
 
     def _record(self, point: HookPoint, inputs: Sequence[Any], outputs: Any) -> None:
         tensor = extract_tensor(point.entry, inputs, outputs, self._geometry)
@@ -139,9 +152,25 @@ class Recorder:
             self._undo.pop()()
 
 
+def list_modules(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Return the modules by path; one that stands at several places has several paths."""
+    return dict(model.named_modules(remove_duplicate=False))
+
+
+def find_turn(modules: Mapping[str, torch.nn.Module], module: torch.nn.Module, point: HookPoint) -> Callable[[], bool]:
+    """Return a function that tells, call after call of `module`, which calls are those of the point's layer.
+
+    One instance may stand in all layers (a rotary embedding); a forward then calls it once a layer, in their order.
+    """
+    layer = re.compile(re.escape(point.entry.module).replace(re.escape("{i}"), r"\d+"))
+    owners = [path for path, other in modules.items() if other is module and layer.fullmatch(path)]
+    turns = itertools.cycle([path == point.module for path in owners])
+    return lambda: next(turns)
+
+
 def available_points(name_map: NameMap, model: torch.nn.Module, layers: int) -> list[HookPoint]:
     """List the hook points whose modules exist in `model`."""
-    modules = dict(model.named_modules())
+    modules = list_modules(model)
     return [point for point in name_map.hook_points(layers) if point.module in modules]
 
 

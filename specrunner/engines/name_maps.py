@@ -14,11 +14,13 @@ A map at `names/<engine>/<family>.yaml` looks like this:
 Fields of an entry:
 
     module    path of the module below the causal language model; `{i}` is the layer number
-    method    read what this method of the module returns (wrapped on the instance) instead of the module's forward
+    method    read what this method of the module returns (wrapped on the instance) instead of the module's forward;
+              `router.select_experts` is a method of the module's attribute `router`
     of        `output` (default) or `input`: which side of the call holds the tensor
     index     which element of a tuple it is; None is the tensor itself (or element 0 of a tuple)
     sum       elements of a tuple that are added (a residual kept apart); an element that is None counts as zero
     part      `query`, `key` or `value`: cut this out of a fused [tokens, query + key + value] projection
+    heads_first  true when the tensor is [batch, heads, tokens, width]: heads and tokens change places
     gather    `columns` when each tensor-parallel rank holds a slice of the last axis; default: every rank holds all
     shift     rows of `{i}` are read at layer i + shift (a residual that only the next layer's norm shows)
     last      the entry to use for the last layer instead (with `shift`), a nested entry
@@ -48,6 +50,7 @@ class Entry:
     index: int | None = None
     sum: tuple[int, ...] = ()
     part: str | None = None
+    heads_first: bool = False
     gather: str | None = None
     shift: int = 0
     last: Entry | None = None

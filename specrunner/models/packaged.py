@@ -39,6 +39,12 @@ def build_smollm2(folder: Path) -> None:
     fresh.generation_config = loaded.generation_config
     fresh.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source, gguf_file=file.name).save_pretrained(folder)
+    # Other engines would take the remembered quantisation at its word; older ones read `rope_theta`.
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("quantization_config", None)
+    config.pop("_model_name_or_path", None)
+    config["rope_theta"] = config["rope_parameters"]["rope_theta"]
+    write_json(folder / "config.json", config)
 
 
 GLASS_FFN_MULTIPLE = 32
