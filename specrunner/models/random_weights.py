@@ -163,7 +163,7 @@ def build_mixtral(folder: Path) -> None:
 
 
 def build_ernie4_5_moe(folder: Path) -> None:
-    """Write an ERNIE 4.5 MoE: the first layer dense, 16 experts, 4 a token, one shared, a router bias as large as scores."""
+    """Write an ERNIE 4.5 MoE: the first layer dense, 16 experts, 4 a token, one shared, a large router bias."""
     experts = 16
     weights = Weights()
     weights.frame()

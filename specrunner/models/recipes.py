@@ -6,19 +6,17 @@ interpreter, since the environments of the engines lack the packages that the we
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 from specrunner.errors import CapabilityMissing, ConfigurationError, SpecrunnerError
+from specrunner.folders import cache_folder, hold_lock
 from specrunner.plan.model import digest_of
 from specrunner.spec.model import Model
 
@@ -131,14 +129,6 @@ def find_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def cache_folder() -> Path:
-    """Return the user's cache: `$SPECRUNNER_CACHE`, else `$XDG_CACHE_HOME/specrunner`, else `~/.cache/specrunner`."""
-    if chosen := os.environ.get("SPECRUNNER_CACHE"):
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "specrunner"
-
-
 def recipe_folder(recipe: Recipe) -> Path:
     """Return where a recipe's checkpoint is, or will be once it is built."""
     if recipe.shipped:
@@ -173,8 +163,7 @@ def build_recipe(recipe: Recipe) -> Path:
         )
     module, _, function = recipe.builder.partition(":")
     build: Callable[[Path], None] = getattr(import_module(module), function)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _hold_lock(folder.with_name(folder.name + ".lock")):
+    with hold_lock(folder.with_name(folder.name + ".lock")):
         if find_built(recipe):
             return folder
         with tempfile.TemporaryDirectory(prefix=f".{recipe.name}-", dir=folder.parent) as scratch:
@@ -185,13 +174,6 @@ def build_recipe(recipe: Recipe) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)
     return folder
-
-
-@contextmanager
-def _hold_lock(file: Path) -> Iterator[None]:
-    with file.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def ensure_model(model: Model) -> str:
