@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specrunner.reporters.escape import escape_line, escape_text
-from specrunner.reporters.evidence import Growth, count_later_failures, describe_facts, trace_growth
+from specrunner.reporters.evidence import (
+    GROWTH_MEASURE,
+    GrowthRow,
+    count_later_failures,
+    describe_facts,
+    trace_growth,
+)
+from specrunner.reporters.margins import describe_first_difference, describe_worst, find_margins
 from specrunner.reporters.record import CaseRecord, EngineRecord
 from specrunner.reporters.style import PLAIN, VERDICT_STYLES, Palette
 from specrunner.reporters.wording import format_number, plural
@@ -21,6 +28,7 @@ LABELS: dict[Verdict, str] = {
     Verdict.XPASSED: "XPASS",
 }
 _LOG_LINES = 20
+_GROWTH_ROWS = 10
 _PROMPT_CHARACTERS = 90
 
 
@@ -70,55 +78,81 @@ def describe_failure(failure: Failure, palette: Palette, log_lines: int) -> list
     return lines
 
 
-def describe_divergence(record: CaseRecord, first: CheckResult, palette: Palette) -> list[str]:
+def describe_divergence(
+    record: CaseRecord, first: CheckResult, palette: Palette, most_rows: int = _GROWTH_ROWS
+) -> list[str]:
     """Return the first thing in model order that went wrong, its numbers, and what came of it."""
     where = f", {escape_line(first.location)}" if first.location else ""
     lines = [
         f"{palette.paint(escape_line(first.subject), 'bold')} is the first that went wrong"
-        f"  {palette.paint(f'(rule {escape_line(first.rule)}{where})', 'dim')}",
+        f"  {palette.paint(f'({escape_line(first.rule)}{where})', 'dim')}",
         f"  {palette.paint(escape_line(first.message), 'bad')}",
-        *(f"  {line}" for line in describe_numbers(first, palette)),
     ]
+    numbers = [("limits", format_number(first.limits))] if first.limits else []
+    numbers += [("judged", str(margin)) for margin in find_margins(first)]
+    numbers.append(("worst", " · ".join(describe_worst(first.measurements))))
+    numbers.append(("first", describe_first_difference(first.measurements)))
+    lines += [f"  {line}" for line in _tabulate(numbers, palette)]
+    lines += [f"  {line}" for line in describe_token_window(first.measurements, palette)]
     failed, later = count_later_failures(record.checks)
     if later:
         lines.append(f"{failed} of {plural(later, 'later check')} failed too" if failed else "no later check failed")
-    growth = trace_growth(record.checks)
-    if growth is not None:
+    growth = trace_growth(record.checks, most_rows)
+    if growth:
         lines += ["", *describe_growth(growth, palette)]
     return lines
 
 
 def describe_numbers(check: CheckResult, palette: Palette) -> list[str]:
-    """Return a check's measurements and its limits."""
-    lines = []
-    for title, numbers in (("measured", check.measurements), ("limit", check.limits)):
-        if numbers:
-            shown = " · ".join(f"{escape_line(name)} {_show_number(value)}" for name, value in numbers.items())
-            lines.append(f"{palette.paint(f'{title:<8}', 'dim')}  {shown}")
+    """Return everything that a check measured, and its margins against its limits."""
+    pairs = [("limits", format_number(check.limits))] if check.limits else []
+    pairs += [("judged", str(margin)) for margin in find_margins(check)]
+    if check.measurements:
+        pairs.append(("measured", format_number(check.measurements)))
+    return _tabulate(pairs, palette)
+
+
+def describe_token_window(measurements: Mapping[str, Any], palette: Palette) -> list[str]:
+    """Return the token ids around the first mismatch, candidate under reference, the mismatch marked."""
+    windows = [measurements.get(f"{side}_window") for side in ("reference", "candidate")]
+    position = measurements.get("first_mismatch")
+    start = measurements.get("window_start")
+    if not (isinstance(position, int) and isinstance(start, int) and all(isinstance(one, list) for one in windows)):
+        return []
+    rows = [[str(token) for token in window or ()] for window in windows]
+    length = max(map(len, rows))
+    rows = [row + ["end"] * (len(row) < length) + [""] * (length - len(row) - 1) for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(length)]
+    lines = [palette.paint(f"token ids from position {start}", "dim")]
+    for side, row in zip(("reference", "candidate"), rows, strict=True):
+        cells = [text.rjust(width) for text, width in zip(row, widths, strict=True)]
+        if 0 <= position - start < length:
+            marked = position - start
+            cells[marked] = palette.paint(f"[{cells[marked]}]", "good" if side == "reference" else "bad")
+        lines.append(f"{palette.paint(side, 'dim')}  {'  '.join(cells)}".rstrip())
     return lines
 
 
-def describe_growth(growth: Growth, palette: Palette) -> list[str]:
+def describe_growth(rows: Sequence[GrowthRow], palette: Palette) -> list[str]:
     """Return a table of the error through the model; rows left out are counted."""
-    width = max(len(row.subject) for row in growth.rows)
-    width = max(width, len("tensor"))
-    lines = [palette.paint(f"{'tensor':<{width}}  {growth.metric}", "dim")]
-    marked = False
-    for row in growth.rows:
+    table = [("tensor", GROWTH_MEASURE, "worst token", "")]
+    for row in rows:
         if row.skipped:
-            lines.append(palette.paint(f"{'…':<{width}}  {row.skipped} more", "dim"))
-        value = _show_number(row.value)
-        if row.passed:
-            lines.append(f"{escape_line(row.subject):<{width}}  {value}")
-        else:
-            note = "" if marked else "  first wrong"
-            lines.append(f"{escape_line(row.subject):<{width}}  {palette.paint(value + note, 'bad')}")
-            marked = True
+            table.append((f"… {row.skipped} more", "", "", ""))
+        token = f" at {row.token}" if row.token is not None else ""
+        worst = _show_number(row.worst) + token if row.worst is not None else ""
+        table.append((escape_line(row.subject), _show_number(row.value), worst, "" if row.passed else "wrong"))
+    widths = [max(len(cells[column]) for cells in table) for column in range(3)]
+    lines = []
+    for cells in table:
+        line = "  ".join(text.ljust(width) for text, width in zip(cells, [*widths, 0], strict=True)).rstrip()
+        dim = cells is table[0] or not cells[1]
+        lines.append(palette.paint(line, "bad" if cells[3] else "dim") if cells[3] or dim else line)
     return lines
 
 
-def describe_prompt(prompt: Mapping[str, Any]) -> str:
-    """Return the input in one line, cut when it is long."""
+def describe_prompt(prompt: Mapping[str, Any], most: int = _PROMPT_CHARACTERS) -> str:
+    """Return the input in one line, cut to `most` characters."""
     if "text" in prompt:
         shown = _quote(prompt["text"])
     elif "messages" in prompt:
@@ -127,8 +161,8 @@ def describe_prompt(prompt: Mapping[str, Any]) -> str:
     else:
         ids = list(prompt.get("token_ids", ()))
         shown = f"{plural(len(ids), 'token id')} {format_number(ids)}"
-    if len(shown) > _PROMPT_CHARACTERS:
-        shown = shown[: _PROMPT_CHARACTERS - 1] + "…"
+    if len(shown) > most:
+        shown = shown[: most - 1] + "…"
     return shown + (f", the first {plural(prompt['length'], 'token')}" if "length" in prompt else "")
 
 
@@ -136,6 +170,19 @@ def _describe_side(side: EngineRecord) -> str:
     facts = describe_facts(side.facts)
     options = ", ".join(f"{name}={format_number(value)}" for name, value in side.options.items())
     return "  ".join(part for part in (f"{side.label:<15}", options, " · ".join(facts)) if part).rstrip()
+
+
+def _tabulate(pairs: Sequence[tuple[str, str]], palette: Palette) -> list[str]:
+    """Return `name  text` lines; empty texts are left out, and a name that stands above is not repeated."""
+    lines = []
+    before = None
+    for name, text in pairs:
+        if not text:
+            continue
+        title = name if name != before else ""
+        lines.append(f"{palette.paint(title.ljust(8), 'dim')}  {escape_line(text)}")
+        before = name
+    return lines
 
 
 def _quote(text: str) -> str:

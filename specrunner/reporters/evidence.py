@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,39 +10,34 @@ from typing import Any
 
 from specrunner.results import CheckResult
 
-_STREAM = re.compile(r"embeddings|layers\.\d+\.output|final_norm|logits")
-_GROWTH = ("relative_l2", "max_relative_l2", "max_abs", "max_ulp")
-"""Measurements that tell the growth of an error from layer to layer, the most telling first."""
+_STREAM = re.compile(r"embeddings|layers\.\d+\.output|final_norm|logits|passes\.\d+\.logits")
+"""Tensors that every error passes through: the residual stream after each layer, and what comes of it."""
+
+_MOST_VERSIONS = 3
+
+GROWTH_MEASURE = "rel_l2"
+"""The measurement that is followed: the L2 norm of the difference over that of the reference."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrowthRow:
-    """One tensor of the residual stream.
+    """One tensor on the way through the model.
 
     Attributes:
         subject: its name.
-        value: the measurement.
+        value: the relative L2 error of the whole tensor.
+        worst: that of the worst token, or None.
+        token: the worst token, or None.
         passed: whether every check of this tensor holds.
-        skipped: how many tensors between the row before and this one are left out.
+        skipped: how many rows between the one before and this one are left out.
     """
 
     subject: str
     value: Any
+    worst: Any
+    token: int | None
     passed: bool
     skipped: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """How an error grows through the model.
-
-    Attributes:
-        metric: the measurement's name.
-        rows: in model order.
-    """
-
-    metric: str
-    rows: tuple[GrowthRow, ...]
 
 
 def count_later_failures(checks: Sequence[CheckResult]) -> tuple[int, int]:
@@ -51,50 +47,55 @@ def count_later_failures(checks: Sequence[CheckResult]) -> tuple[int, int]:
     return sum(not check.passed for check in later), len(later)
 
 
-def trace_growth(checks: Sequence[CheckResult], most: int = 10) -> Growth | None:
-    """Return the error after the embeddings, every layer, the final norm and the logits.
+def trace_growth(checks: Sequence[CheckResult], most: int) -> list[GrowthRow]:
+    """Return how the error grows from the embeddings to the logits.
 
     Args:
         checks: a case's checks in model order.
         most: how many rows to keep; those around the first failure and both ends stay.
 
     Returns:
-        None when fewer than two of these tensors share a measurement.
+        The tensors of the residual stream and the first that went wrong; empty when fewer than two were measured.
     """
-    stream = [check for check in checks if _STREAM.fullmatch(check.subject)]
-    for metric in _GROWTH:
-        values = {check.subject: check.measurements[metric] for check in stream if metric in check.measurements}
-        if len(values) >= 2:
-            wrong = {check.subject for check in stream if not check.passed}
-            rows = [GrowthRow(subject, value, subject not in wrong) for subject, value in values.items()]
-            return Growth(metric, tuple(_thin(rows, most)))
-    return None
+    first = next((check.subject for check in checks if not check.passed), None)
+    wrong = {check.subject for check in checks if not check.passed}
+    rows = {
+        check.subject: GrowthRow(
+            check.subject,
+            check.measurements[GROWTH_MEASURE],
+            check.measurements.get("token_rel_l2_max"),
+            check.measurements.get("token_rel_l2_token"),
+            check.subject not in wrong,
+        )
+        for check in checks
+        if GROWTH_MEASURE in check.measurements and (_STREAM.fullmatch(check.subject) or check.subject == first)
+    }
+    return _thin(list(rows.values()), most) if len(rows) > 1 else []
 
 
 def _thin(rows: Sequence[GrowthRow], most: int) -> list[GrowthRow]:
-    if len(rows) <= most:
-        return list(rows)
+    """Leave rows out until `most` are left: first those far from the first failure and from both ends."""
     first = next((index for index, row in enumerate(rows) if not row.passed), 0)
-    wanted = [0, len(rows) - 1, len(rows) - 2, first, first - 1, first + 1, 1]
-    step = max(1, len(rows) // max(1, most - 5))
-    wanted += list(range(0, len(rows), step))
-    kept = sorted(dict.fromkeys(index for index in wanted if 0 <= index < len(rows)))
-    kept = sorted(sorted(kept, key=lambda index: wanted.index(index))[:most])
+    last = len(rows) - 1
+    near = [first, 0, last, first - 1, first + 1, last - 1, 1]
+    even = [round(index * last / most) for index in range(most + 1)]
+    wanted = [index for index in dict.fromkeys([*near, *even, *range(len(rows))]) if 0 <= index <= last]
+    thinned: list[GrowthRow] = []
     before = -1
-    thinned = []
-    for index in kept:
-        row = rows[index]
-        thinned.append(GrowthRow(row.subject, row.value, row.passed, index - before - 1))
+    for index in sorted(wanted[:most]):
+        thinned.append(dataclasses.replace(rows[index], skipped=index - before - 1))
         before = index
     return thinned
 
 
 def describe_facts(facts: Mapping[str, Any]) -> list[str]:
     """Return what an engine really ran, a few words each: model class, versions, device, attention, patches."""
-    words = [str(facts["model_class"])] if facts.get("model_class") else []
+    words = [str(facts["model_class"]).rpartition(".")[2]] if facts.get("model_class") else []
     versions = facts.get("versions")
-    if isinstance(versions, Mapping) and versions:
-        words.append(", ".join(f"{package} {version}" for package, version in list(versions.items())[:3]))
+    if isinstance(versions, Mapping):
+        told = [f"{package} {version}" for package, version in versions.items() if version != "absent"]
+        told = [text for text in told if not text.startswith("python ")]
+        words += [", ".join(told[:_MOST_VERSIONS])] if told else []
     words += [str(facts[name]) for name in ("device", "attention_backend") if facts.get(name)]
     patches = facts.get("patches")
     if isinstance(patches, Sequence) and not isinstance(patches, str) and patches:

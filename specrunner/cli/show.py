@@ -1,0 +1,87 @@
+"""`specrunner show`: the last run's evidence for a case."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from specrunner.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from specrunner.reporters.record import CaseRecord, RunRecord
+
+EXAMPLES = """\
+examples:
+  specrunner show                                         list the cases of the last run
+  specrunner show 'specs/a.yaml::capital[engine=hf]'      all measurements of one case
+  specrunner show capital                                 the same, when one case fits
+  specrunner show --report build/report.json capital      from a report that `run --json` wrote
+"""
+
+_MOST_NAMES = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    from specrunner.reporters.json import LAST_RUN
+
+    parser.add_argument("case", nargs="?", metavar="CASE", help="a case's id, or a part of it that fits only one")
+    parser.add_argument("--report", type=Path, default=LAST_RUN, metavar="F", help="a JSON report (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON, in the layout of the JSON report")
+    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="when to colour")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list of cases, or one case.
+
+    Raises:
+        ConfigurationError: there is no report, or none that can be read.
+        UsageError: no case, or more than one, fits the name.
+    """
+    from specrunner.reporters.console import Console
+    from specrunner.reporters.dossier import describe_everything, list_cases
+    from specrunner.reporters.json import read_run
+    from specrunner.reporters.style import Palette, wants_color
+
+    last = read_run(args.report)
+    console = Console(sys.stdout)
+    palette = Palette(wants_color(args.color, sys.stdout))
+    if args.case is None:
+        shown = last.to_json()
+        lines = list_cases(last, palette)
+    else:
+        case = find_case(last, args.case)
+        shown = case.to_json()
+        lines = describe_everything(case, last, palette)
+    console.print(json.dumps(shown, indent=2, allow_nan=False) if args.json else "\n".join(lines))
+    return ExitCode.PASSED
+
+
+def find_case(run: RunRecord, name: str) -> CaseRecord:
+    """Return the case called `name`: a whole id first, then a part of one.
+
+    Raises:
+        UsageError: none fits, or several do; the message names them.
+    """
+    from specrunner.reporters.escape import escape_line
+
+    for fits in (
+        [case for case in run.cases if name in (case.node_id, case.id)],
+        [case for case in run.cases if name == case.name],
+        [case for case in run.cases if name in case.node_id],
+    ):
+        if len(fits) == 1:
+            return fits[0]
+        if fits:
+            names = "\n    ".join(escape_line(case.node_id) for case in fits[:_MOST_NAMES])
+            more = f"\n    and {len(fits) - _MOST_NAMES} more" if len(fits) > _MOST_NAMES else ""
+            raise UsageError(f"{name!r} fits {len(fits)} cases:\n    {names}{more}", help="name one of them")
+    near = difflib.get_close_matches(name, [text for case in run.cases for text in (case.name, case.id)], 1)
+    raise UsageError(
+        f"the last run has no case {name!r}",
+        help=f"did you mean {near[0]!r}?" if near else "`specrunner show` lists its cases",
+    )

@@ -1,0 +1,100 @@
+"""Everything that the last run knows of a case, and the list of its cases: what `specrunner show` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from specrunner.reporters.details import (
+    describe_divergence,
+    describe_failure,
+    describe_numbers,
+    describe_prompt,
+    paint_label,
+)
+from specrunner.reporters.escape import escape_line
+from specrunner.reporters.record import CaseRecord, EngineRecord, RunRecord
+from specrunner.reporters.style import Palette
+from specrunner.reporters.wording import describe_counts, format_number, format_seconds, plural
+
+_ALL_LINES = 10_000
+
+
+def list_cases(run: RunRecord, palette: Palette) -> list[str]:
+    """Return one line a case with its verdict, under its spec file, and the counts."""
+    lines = [palette.paint(_describe_run(run), "dim")]
+    suite = None
+    for case in run.cases:
+        if case.suite != suite:
+            suite = case.suite
+            lines += ["", palette.paint(escape_line(case.location["path"]), "bold")]
+        message = escape_line(case.xfail or case.message)
+        took = palette.paint(format_seconds(case.seconds), "dim")
+        lines.append(f"  {paint_label(case.verdict, palette)} {escape_line(case.id)}  {took}  {message}".rstrip())
+    counts = ", ".join(word for _, word in describe_counts(run.counts))
+    return [*lines, "", f"{counts or 'no cases'}; `specrunner show CASE` has the evidence of one"]
+
+
+def describe_everything(case: CaseRecord, run: RunRecord, palette: Palette) -> list[str]:
+    """Return all evidence of one case: both sides' facts, the first divergence, and every check with its numbers."""
+    lines = [
+        f"{paint_label(case.verdict, palette)} {palette.paint(escape_line(case.node_id), 'bold')}",
+        f"at {escape_line(case.where)}, took {format_seconds(case.seconds)}",
+        palette.paint(_describe_run(run), "dim"),
+    ]
+    if case.description:
+        lines.append(escape_line(case.description))
+    if case.xfail:
+        lines.append(f"expected to fail: {escape_line(case.xfail)}")
+    lines += [
+        *_section("MODEL", _describe_mapping(case.model), palette),
+        *_section("PROMPT", [describe_prompt(case.prompt, 2000)], palette),
+        *_section("DECODE", _describe_mapping(case.decode or {}), palette),
+        *_section(f"CANDIDATE {escape_line(case.candidate.label)}", _describe_side(case.candidate), palette),
+    ]
+    if case.reference is not None:
+        title = f"REFERENCE {escape_line(case.reference.label)}"
+        lines += _section(title, _describe_side(case.reference), palette)
+    if case.failure is not None:
+        lines += _section("CAUSE", describe_failure(case.failure, palette, _ALL_LINES), palette)
+    first = case.first_failed
+    if first is not None:
+        lines += _section("FIRST DIVERGENCE", describe_divergence(case, first, palette, _ALL_LINES), palette)
+    lines += _section("CHECKS, in model order", _describe_checks(case, palette), palette)
+    return [*lines, "", f"again  {escape_line(case.command)}"]
+
+
+def _describe_run(run: RunRecord) -> str:
+    took = f", took {format_seconds(run.seconds)}" if run.seconds is not None else ""
+    end = "" if run.complete and not run.interrupted else ", ended early"
+    return f"run of {escape_line(run.started_at)}{took}{end}: {escape_line(' '.join(run.command))}"
+
+
+def _describe_checks(case: CaseRecord, palette: Palette) -> list[str]:
+    lines = []
+    for check in case.checks:
+        word = palette.paint("ok  ", "good") if check.passed else palette.paint("FAIL", "bad")
+        where = palette.paint(escape_line(check.location), "dim")
+        lines.append(f"{word} {palette.paint(escape_line(check.subject), 'bold')}  {escape_line(check.rule)}  {where}")
+        if check.message:
+            lines.append(f"       {escape_line(check.message)}")
+        lines += [f"       {line}" for line in describe_numbers(check, palette)]
+    if case.checks:
+        failed = sum(not check.passed for check in case.checks)
+        lines.append(f"{failed} of {plural(len(case.checks), 'check')} failed")
+    return lines
+
+
+def _describe_side(side: EngineRecord) -> list[str]:
+    head = {"device asked for": side.device, **({"options": side.options} if side.options else {})}
+    return _describe_mapping({**head, **side.facts})
+
+
+def _describe_mapping(facts: Mapping[str, Any]) -> list[str]:
+    shown = {escape_line(name): escape_line(format_number(value)) for name, value in facts.items() if value is not None}
+    width = max(map(len, shown), default=0)
+    return [f"{name:<{width}}  {text}".rstrip() for name, text in shown.items()]
+
+
+def _section(title: str, lines: Sequence[str], palette: Palette) -> list[str]:
+    return ["", palette.paint(title, "bold"), *(f"  {line}".rstrip() for line in lines)] if lines else []

@@ -1,0 +1,122 @@
+"""Sets a check's measurements beside its limits: which number each rule judges, and how far it is from the limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from specrunner.reporters.wording import format_number
+from specrunner.results import CheckResult
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What a rule judges.
+
+    Attributes:
+        measurement: the measurement's name.
+        limit: the name of the parameter that bounds it; "" for a bound that is always `fixed`.
+        best: the value of a perfect candidate: 0 is approached from above, 1 from below, infinity by decibels.
+        fixed: the bound where no parameter states one.
+    """
+
+    measurement: str
+    limit: str
+    best: float = 0.0
+    fixed: float | None = None
+
+
+_JUDGED: dict[str, tuple[_Judged, ...]] = {
+    "exact": (_Judged("differing", "", fixed=0),),
+    "allclose": (_Judged("outside_fraction", "outliers"),),
+    "ulp": (_Judged("ulp_max", "max"), _Judged("ulp_over_one", "over_one")),
+    "cosine": (_Judged("cosine_min", "min", best=1.0),),
+    "sqnr": (_Judged("sqnr_min", "min", best=math.inf),),
+    "kl": (_Judged("kl_mean", "mean"), _Judged("kl_p99", "p99")),
+    "top_k": (_Judged("top_k_overlap_mean", "overlap", best=1.0),),
+    "noise_floor": (_Judged("floor_needed", "k"), _Judged("floor_needed_by_token", "k")),
+}
+
+_WORST = (
+    ("max_abs", "max_abs_token"),
+    ("rel_l2", ""),
+    ("token_rel_l2_max", "token_rel_l2_token"),
+    ("ulp_max", "ulp_token"),
+    ("cosine_min", "cosine_token"),
+    ("kl_max", "kl_token"),
+)
+"""Measurements that tell the size of a difference, each with the one that names its token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """A judged measurement and its limit.
+
+    Attributes:
+        measurement: its name.
+        measured: its value.
+        limit: the bound.
+        relation: `≤` or `≥`: what has to hold between them.
+        distance: in words, how far the measurement is from the limit; "" when that cannot be said.
+    """
+
+    measurement: str
+    measured: Any
+    limit: Any
+    relation: str
+    distance: str
+
+    def __str__(self) -> str:
+        text = f"{self.measurement} {format_number(self.measured)}, must be {self.relation} {format_number(self.limit)}"
+        return f"{text}: {self.distance}" if self.distance else text
+
+
+def find_margins(check: CheckResult) -> list[Margin]:
+    """Return every judged measurement of a check beside its limit; empty for a rule without numbers."""
+    margins = []
+    for judged in _JUDGED.get(check.rule, ()):
+        limit = check.limits.get(judged.limit) if judged.limit else judged.fixed
+        if judged.measurement in check.measurements and limit is not None:
+            measured = check.measurements[judged.measurement]
+            relation = "≤" if judged.best == 0.0 else "≥"
+            distance = _describe_distance(measured, limit, judged.best)
+            margins.append(Margin(judged.measurement, measured, limit, relation, distance))
+    return margins
+
+
+def describe_worst(measurements: Mapping[str, Any]) -> list[str]:
+    """Return how large a difference is, measure by measure, with the token where it is largest."""
+    words = []
+    for name, token_name in _WORST:
+        value = measurements.get(name)
+        if value is not None:
+            token = measurements.get(token_name)
+            words.append(f"{name} {format_number(value)}" + (f" at token {token}" if token is not None else ""))
+    return words
+
+
+def describe_first_difference(measurements: Mapping[str, Any]) -> str:
+    """Return the first pair of elements that differ, or ""."""
+    first = measurements.get("first_difference")
+    if not isinstance(first, Mapping):
+        return ""
+    values = f"{format_number(first.get('candidate'))} against {format_number(first.get('reference'))}"
+    return f"element {first.get('index')}, token {first.get('token')}: {values}"
+
+
+def _describe_distance(measured: Any, limit: Any, best: float) -> str:
+    numbers = [value for value in (measured, limit) if isinstance(value, int | float) and math.isfinite(value)]
+    if len(numbers) != 2:
+        return ""
+    found, bound = map(float, numbers)
+    if math.isinf(best):
+        return f"{abs(found - bound):.3g} {'above' if found >= bound else 'below'} the limit"
+    error, allowed = abs(best - found), abs(best - bound)
+    if allowed == 0.0 or not math.isfinite(error / allowed):
+        return ""
+    share = error / allowed
+    if share == 0.0:
+        return "nothing of the margin used"
+    return f"{share:.3g} times the limit" if share > 1 else f"{share:.2%} of the limit"

@@ -1,0 +1,146 @@
+"""The JSON report holds every number, fits its schema, and can be read back."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from specrunner.errors import ConfigurationError
+from specrunner.reporters import create_reporters
+from specrunner.reporters.json import JsonReporter, read_run
+from specrunner.reporters.record import Attempt, CaseRecord, RunRecord
+from specrunner.results import Verdict
+from specrunner.spec.model import Decode, Prompt
+from tests.reporters.builders import make_all_verdicts, make_case, make_check, make_events, make_result, play
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "schema" / "report.schema.json").read_text())
+
+
+def write(path: Path, events: list[Any]) -> dict[str, Any]:
+    reporter = JsonReporter(path)
+    play(events, reporter)
+    assert reporter.problem is None
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator(SCHEMA).validate(data)
+    return data
+
+
+def test_the_schema_is_a_schema_and_closed() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    for name in ("session", "case", "side", "check", "failure"):
+        assert SCHEMA["$defs"][name]["additionalProperties"] is False
+        assert set(SCHEMA["$defs"][name]["required"]) == set(SCHEMA["$defs"][name]["properties"])
+
+
+def test_all_verdicts_are_counted_and_described(tmp_path: Path) -> None:
+    data = write(tmp_path / "r.json", make_events(make_all_verdicts(), exit_code=1))
+    assert data["counts"] == {"total": 6, **dict.fromkeys(map(str, Verdict), 1)}
+    assert data["run"] == {
+        "command": ["specrunner", "run", "specs/"],
+        "started_at": "2023-11-14T22:13:20+00:00",
+        "seconds": 3.25,
+        "interrupted": False,
+        "complete": True,
+        "exit_code": 1,
+    }
+    failed = next(case for case in data["cases"] if case["verdict"] == "failed")
+    assert failed["message"] == "logits: 3 of 64 elements differ by more than the tolerance"
+    assert failed["checks"][1]["measurements"] == {"max_abs": 0.5}
+    assert failed["command"] == "specrunner run 'specs/smoke/glass.yaml::fails[engine=hf,dtype=bfloat16]'"
+    (session,) = data["sessions"]
+    assert session["label"] == "hf glass-0.8m bfloat16 cpu"
+    assert (session["requests"], session["answered"], session["failed"], session["starts"]) == (1, 1, 0, 1)
+    assert session["load_seconds"] == 1.5
+
+
+def test_every_kind_of_prompt_fits_the_schema(tmp_path: Path) -> None:
+    prompts = [
+        Prompt(text="a"),
+        Prompt(messages=({"role": "user", "content": "a"},), length=4),
+        Prompt(token_ids=(1, 2)),
+    ]
+    results = [
+        make_result(make_case(f"p{index}", prompt=prompt, reference=None, decode=Decode(4)))
+        for index, prompt in enumerate(prompts)
+    ]
+    data = write(tmp_path / "r.json", make_events(results))
+    assert [sorted(case["prompt"]) for case in data["cases"]] == [["text"], ["length", "messages"], ["token_ids"]]
+
+
+def test_a_report_read_back_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    data = write(path, make_events(make_all_verdicts()))
+    assert read_run(path).to_json() == data
+
+
+def test_earlier_attempts_are_kept() -> None:
+    result = make_result()
+    record = CaseRecord.from_result(result)
+    attempt = Attempt(Verdict.FAILED, (make_check(passed=False),))
+    record = CaseRecord(
+        **{name: getattr(record, name) for name in record.__dataclass_fields__} | {"attempts": (attempt,)}
+    )
+    jsonschema.Draft202012Validator({**SCHEMA, "$ref": "#/$defs/case"} | {"required": [], "properties": {}}).is_valid(
+        {}
+    )
+    assert CaseRecord.from_json(record.to_json()) == record
+
+
+def test_a_run_that_broke_off_names_the_cases_it_did_not_come_to(tmp_path: Path) -> None:
+    events = make_events([make_result(make_case("first"))], unfinished=[make_case("second")], finish=False)
+    data = write(tmp_path / "r.json", events)
+    assert data["run"]["complete"] is False
+    assert data["run"]["exit_code"] is None
+    assert [(case["name"], case["verdict"]) for case in data["cases"]] == [("first", "passed"), ("second", "error")]
+    assert data["cases"][1]["failure"]["kind"] == "not-run"
+
+
+def test_cases_stand_in_the_order_of_the_plan(tmp_path: Path) -> None:
+    results = [make_result(make_case(name)) for name in ("c", "a", "b")]
+    events = make_events(results)
+    shuffled = [events[0], *reversed(events[1:-1]), events[-1]]
+    data = write(tmp_path / "r.json", shuffled)
+    assert [case["name"] for case in data["cases"]] == ["c", "a", "b"]
+
+
+def test_json_to_stdout_sends_results_to_stderr() -> None:
+    stdout, stderr = io.StringIO(), io.StringIO()
+    reporters = create_reporters(json="-", stdout=stdout, stderr=stderr)
+    play(make_events(make_all_verdicts()), *reporters)
+    assert json.loads(stdout.getvalue())["counts"]["total"] == 6
+    assert "1 failed" in stderr.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not a JSON report"),
+        ("[]", "not a JSON report"),
+        ('{"version": 2}', "it has version 2, not 1"),
+        ('{"version": 1}', "not a JSON report"),
+        ("\udcff", "not a JSON report"),
+    ],
+)
+def test_what_is_no_report_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigurationError, match=message):
+        read_run(path)
+
+
+def test_a_missing_report_is_told_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="there is no report") as caught:
+        read_run(tmp_path / "none.json")
+    assert caught.value.help is not None
+    assert "specrunner run" in caught.value.help
+
+
+def test_the_empty_run(tmp_path: Path) -> None:
+    data = write(tmp_path / "r.json", make_events([]))
+    assert data["cases"] == []
+    assert RunRecord.from_json(data).counts[Verdict.PASSED] == 0
