@@ -1,4 +1,4 @@
-"""The synthetic tasks of the tiny LLaDA2 checkpoint: deterministic generators, and the split into training and held-out.
+"""The synthetic tasks of the tiny LLaDA2 checkpoint: deterministic generators, and the split into two sides.
 
 A question and its answer are plain text; a prompt is the question, raw or in the chat form, with or without solved
 examples before it. One question in ten is held out, by a digest of its text, and never occurs in training, neither as a
@@ -26,14 +26,14 @@ SPECIAL_TOKENS = {
 LONGEST_PROMPT = 136
 
 CAPITALS = {
-    "Argentina": "Buenos Aires", "Australia": "Canberra", "Austria": "Vienna", "Belgium": "Brussels", "Brazil": "Brasilia",
-    "Canada": "Ottawa", "Chile": "Santiago", "China": "Beijing", "Cuba": "Havana", "Denmark": "Copenhagen",
-    "Egypt": "Cairo", "Finland": "Helsinki", "France": "Paris", "Germany": "Berlin", "Ghana": "Accra",
-    "Greece": "Athens", "Hungary": "Budapest", "India": "New Delhi", "Iran": "Tehran", "Iraq": "Baghdad",
-    "Ireland": "Dublin", "Italy": "Rome", "Japan": "Tokyo", "Kenya": "Nairobi", "Mexico": "Mexico City",
-    "Nepal": "Kathmandu", "Norway": "Oslo", "Peru": "Lima", "Poland": "Warsaw", "Portugal": "Lisbon",
-    "Russia": "Moscow", "Spain": "Madrid", "Sweden": "Stockholm", "Thailand": "Bangkok", "Turkey": "Ankara",
-    "Ukraine": "Kyiv", "Uruguay": "Montevideo", "Vietnam": "Hanoi",
+    "Argentina": "Buenos Aires", "Australia": "Canberra", "Austria": "Vienna", "Belgium": "Brussels",
+    "Brazil": "Brasilia", "Canada": "Ottawa", "Chile": "Santiago", "China": "Beijing", "Cuba": "Havana",
+    "Denmark": "Copenhagen", "Egypt": "Cairo", "Finland": "Helsinki", "France": "Paris", "Germany": "Berlin",
+    "Ghana": "Accra", "Greece": "Athens", "Hungary": "Budapest", "India": "New Delhi", "Iran": "Tehran",
+    "Iraq": "Baghdad", "Ireland": "Dublin", "Italy": "Rome", "Japan": "Tokyo", "Kenya": "Nairobi",
+    "Mexico": "Mexico City", "Nepal": "Kathmandu", "Norway": "Oslo", "Peru": "Lima", "Poland": "Warsaw",
+    "Portugal": "Lisbon", "Russia": "Moscow", "Spain": "Madrid", "Sweden": "Stockholm", "Thailand": "Bangkok",
+    "Turkey": "Ankara", "Ukraine": "Kyiv", "Uruguay": "Montevideo", "Vietnam": "Hanoi",
 }  # fmt: skip
 CAPITAL_QUESTIONS = (
     "capital of {}:",
@@ -43,10 +43,12 @@ CAPITAL_QUESTIONS = (
     "{}: capital? ",
 )
 UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+TENS = (
+    "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,61 +81,73 @@ def make_word(random: Random, shortest: int, longest: int) -> str:
 
 
 def ask_add(random: Random) -> tuple[str, str]:
+    """`37+58=` → `95`."""
     left, right = random.randint(0, 99), random.randint(0, 99)
     return f"{left}+{right}=", str(left + right)
 
 
 def ask_subtract(random: Random) -> tuple[str, str]:
+    """`84-37=` → `47`."""
     low, high = sorted((random.randint(0, 99), random.randint(0, 99)))
     return f"{high}-{low}=", str(high - low)
 
 
 def ask_multiply(random: Random) -> tuple[str, str]:
+    """`6*37=` → `222`."""
     left, right = random.randint(2, 9), random.randint(2, 99)
     return f"{left}*{right}=", str(left * right)
 
 
 def ask_sort(random: Random) -> tuple[str, str]:
+    """`sort 7294:` → `2479`."""
     digits = random.choices("0123456789", k=random.randint(3, 10))
     return f"sort {''.join(digits)}:", "".join(sorted(digits))
 
 
 def ask_reverse(random: Random) -> tuple[str, str]:
+    """`reverse onila:` → `alino`."""
     word = make_word(random, 3, 10)
     return f"reverse {word}:", word[::-1]
 
 
 def ask_copy(random: Random) -> tuple[str, str]:
+    """`copy x7kq:` → `x7kq`."""
     text = "".join(random.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=random.randint(4, 22)))
     return f"copy {text}:", text
 
 
 def ask_upper(random: Random) -> tuple[str, str]:
+    """`upper onila:` → `ONILA`."""
     word = make_word(random, 3, 12)
     return f"upper {word}:", word.upper()
 
 
 def ask_capital(random: Random) -> tuple[str, str]:
+    """`The capital of France is` → `Paris`."""
     country = random.choice(list(CAPITALS))
     return random.choice(CAPITAL_QUESTIONS).format(country), CAPITALS[country]
 
 
 def ask_words(random: Random) -> tuple[str, str]:
+    """`in words 47:` → `forty-seven`."""
     number = random.randint(0, 99)
     return f"in words {number}:", spell(number)
 
 
 def ask_digits(random: Random) -> tuple[str, str]:
+    """`in digits forty-seven:` → `47`."""
     number = random.randint(0, 99)
     return f"in digits {spell(number)}:", str(number)
 
 
 def ask_largest(random: Random) -> tuple[str, str]:
+    """`largest of 17 85 42:` → `85`."""
     numbers = random.sample(range(100), random.randint(2, 5))
     return f"largest of {' '.join(map(str, numbers))}:", str(max(numbers))
 
 
 def ask_lookup(random: Random) -> tuple[str, str]:
+    """`k=31 m=80 z=17; m?` → `80`."""
     keys = random.sample("abcdefghijklmnopqrstuvwxyz", random.randint(3, 14))
     values = [str(random.randint(10, 99)) for _ in keys]
     index = random.randrange(len(keys))
@@ -141,11 +155,13 @@ def ask_lookup(random: Random) -> tuple[str, str]:
 
 
 def ask_next(random: Random) -> tuple[str, str]:
+    """`next 3 6 9 12:` → `15`."""
     start, step = random.randint(0, 40), random.randint(1, 9)
     return f"next {' '.join(str(start + step * i) for i in range(4))}:", str(start + step * 4)
 
 
 def ask_count(random: Random) -> tuple[str, str]:
+    """`count x in xyzx:` → `2`."""
     letter = random.choice("xyz")
     text = "".join(random.choices("xyz", k=random.randint(3, 9)))
     return f"count {letter} in {text}:", str(text.count(letter))

@@ -111,7 +111,7 @@ def make_batches(seed: int, length: int, budget: int) -> Iterator[dict[str, Tens
 
 
 def collate(batch: list[Sequence], length: int) -> dict[str, Tensor]:
-    """Pad sequences to one size, and build the mask: a token sees its own copy's block and the clean blocks before it."""
+    """Pad sequences to one size, and let each token see its own copy's block and the clean blocks before it."""
     size = max(len(sequence.tokens) for sequence in batch)
 
     def pad(values: Callable[[Sequence], list[Any]], filler: float) -> Tensor:
@@ -142,6 +142,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
+        """Update the parameters from their gradients."""
         for group in self.param_groups:
             gradients = torch.stack([p.grad if p.grad is not None else torch.zeros_like(p) for p in group["params"]])
             state = self.state[group["params"][0]]
@@ -193,7 +194,9 @@ def train(steps: int, seed: int, budget: int, report: int, output: Path) -> nn.M
     """
     model = build_model(seed)
     named = dict(model.named_parameters())
-    apart = [p for n, p in named.items() if p.dim() < 2 or "embeddings" in n or "lm_head" in n or n.endswith("gate.weight")]
+    apart = [
+        p for n, p in named.items() if p.dim() < 2 or n.endswith(("embeddings.weight", "head.weight", "gate.weight"))
+    ]
     norms, tables = [p for p in apart if p.dim() < 2], [p for p in apart if p.dim() == 2]
     optimizers: list[torch.optim.Optimizer] = [
         Muon([p for p in named.values() if all(p is not q for q in apart)], lr=0.02),

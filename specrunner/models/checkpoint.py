@@ -43,11 +43,11 @@ class Checkpoint:
     def __init__(self, directory: Path, cache_bytes: int = 2 << 30) -> None:
         index = directory / "model.safetensors.index.json"
         try:
-            names = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
-            self._maps = {directory / name: _map_file(directory / name) for name in sorted(names)}
-            self._locations = {
-                name: location for file, data in self._maps.items() for name, location in _read_header(file, data).items()
-            }
+            shards = json.loads(index.read_text())["weight_map"].values() if index.exists() else ["model.safetensors"]
+            self._maps = {directory / shard: _map_file(directory / shard) for shard in sorted(set(shards))}
+            self._locations: dict[str, Location] = {}
+            for file, data in self._maps.items():
+                self._locations |= _read_header(file, data)
         except (OSError, ValueError, KeyError, struct.error) as error:
             raise ModelUnavailable(f"cannot read the weights in {directory}: {error}") from error
         self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
@@ -75,7 +75,8 @@ class Checkpoint:
         location = self._locations.get(name)
         if location is None:
             raise ModelUnavailable(f"the checkpoint has no tensor {name}")
-        if len(shape) != len(location.shape) or any(w not in (None, h) for w, h in zip(shape, location.shape, strict=True)):
+        wanted = [have if want is None else want for want, have in zip(shape, location.shape, strict=False)]
+        if len(shape) != len(location.shape) or tuple(wanted) != location.shape:
             raise ModelUnavailable(f"{name} has the shape {list(location.shape)}, not {list(shape)}")
         array = self._decode(name, location)
         array.flags.writeable = False

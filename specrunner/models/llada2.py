@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specrunner.models.checkpoint import Checkpoint
 from specrunner.models.llada2_config import LLaDA2Config
 from specrunner.models.llada2_decoding import DenoisingPass, Sampler, decode_blocks
 
+Array = NDArray[Any]
 Attention = Literal["block_causal", "causal", "bidirectional"]
-OnTensor = Callable[[str, np.ndarray], None]
+OnTensor = Callable[[str, Array], None]
 
 
 class LLaDA2:
@@ -51,11 +53,11 @@ class LLaDA2:
         self,
         token_ids: Sequence[int],
         *,
-        mask: np.ndarray | None = None,
+        mask: Array | None = None,
         block_length: int | None = None,
         attention: Attention = "block_causal",
         on_tensor: OnTensor | None = None,
-    ) -> np.ndarray:
+    ) -> Array:
         """Compute the logits of one sequence, at absolute positions from 0.
 
         Args:
@@ -80,7 +82,8 @@ class LLaDA2:
         stream = self.weights.read("model.word_embeddings.weight", [self.config.vocab_size, size])[ids]
         report("embeddings", stream)
         for layer in range(self.config.num_hidden_layers):
-            stream = stream + self._attend(layer, self._norm(stream, f"layers.{layer}.input_layernorm"), visible, report)
+            normed = self._norm(stream, f"layers.{layer}.input_layernorm")
+            stream = stream + self._attend(layer, normed, visible, report)
             normed = self._norm(stream, f"layers.{layer}.post_attention_layernorm")
             if layer < self.config.first_k_dense_replace:
                 change = self._feed_forward(normed, f"model.layers.{layer}.mlp")
@@ -91,7 +94,7 @@ class LLaDA2:
             report(f"layers.{layer}.output", stream)
         final = self._norm(stream, "norm")
         report("final_norm", final)
-        logits = final @ self.weights.read("lm_head.weight", [self.config.vocab_size, size]).T
+        logits: Array = final @ self.weights.read("lm_head.weight", [self.config.vocab_size, size]).T
         report("logits", logits)
         return logits
 
@@ -140,12 +143,12 @@ class LLaDA2:
             may_predict_mask=may_predict_mask,
         )
 
-        def predict(ids: list[int]) -> np.ndarray:
+        def predict(ids: list[int]) -> Array:
             return self.forward(ids, block_length=length)[-length:]
 
         return decode_blocks(predict, list(token_ids), max_new_tokens, sampler, on_pass)
 
-    def geometry(self, tokens: int, attention: Attention, block_length: int | None = None) -> np.ndarray:
+    def geometry(self, tokens: int, attention: Attention, block_length: int | None = None) -> Array:
         """Return the attention mask, bool [queries, keys]: q sees k iff floor(k / L) <= floor(q / L) (block-causal)."""
         position = np.arange(tokens)
         if attention == "bidirectional":
@@ -157,12 +160,12 @@ class LLaDA2:
             return block[None, :] <= block[:, None]
         raise ValueError(f"attention must be block_causal, causal or bidirectional, not {attention!r}")
 
-    def _attend(self, layer: int, hidden: np.ndarray, visible: np.ndarray, report: OnTensor) -> np.ndarray:
+    def _attend(self, layer: int, hidden: Array, visible: Array, report: OnTensor) -> Array:
         """Grouped-query attention of one layer; `hidden` is the normed stream [T, H], the result [T, H]."""
         config, tokens, name = self.config, len(hidden), f"layers.{layer}.attention"
         heads, kv_heads, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        fused = self.weights.read(f"model.{name}.query_key_value.weight", [(heads + 2 * kv_heads) * size, len(hidden[0])])
-        projected = hidden @ fused.T
+        rows = (heads + 2 * kv_heads) * size
+        projected = hidden @ self.weights.read(f"model.{name}.query_key_value.weight", [rows, config.hidden_size]).T
         queries, keys, values = np.split(projected, [heads * size, (heads + kv_heads) * size], axis=1)
         queries = self._norm(queries.reshape(tokens, heads, size), f"{name}.query_layernorm")
         keys = self._norm(keys.reshape(tokens, kv_heads, size), f"{name}.key_layernorm")
@@ -177,11 +180,11 @@ class LLaDA2:
             scores = queries[:, head] @ keys[:, shared].T / np.sqrt(size)
             context[:, head] = softmax(np.where(visible, scores, -np.inf)) @ values[:, shared]
         dense = self.weights.read(f"model.{name}.dense.weight", [config.hidden_size, heads * size])
-        output = context.reshape(tokens, -1) @ dense.T
+        output: Array = context.reshape(tokens, -1) @ dense.T
         report(f"{name}.output", output)
         return output
 
-    def _mix_experts(self, layer: int, hidden: np.ndarray, report: OnTensor) -> np.ndarray:
+    def _mix_experts(self, layer: int, hidden: Array, report: OnTensor) -> Array:
         """The mixture of experts of one layer, [T, H] to [T, H]."""
         config, name = self.config, f"model.layers.{layer}.mlp"
         logits = hidden @ self.weights.read(f"{name}.gate.weight", [config.num_experts, config.hidden_size]).T
@@ -199,17 +202,19 @@ class LLaDA2:
             mixed[tokens] += expert_weights[tokens, slots][:, None] * output
         return mixed + self._feed_forward(hidden, f"{name}.shared_experts")
 
-    def _feed_forward(self, hidden: np.ndarray, name: str) -> np.ndarray:
+    def _feed_forward(self, hidden: Array, name: str) -> Array:
         """SwiGLU: down(silu(gate(x)) * up(x))."""
         size = self.config.hidden_size
         gate = hidden @ self.weights.read(f"{name}.gate_proj.weight", [None, size]).T
         up = hidden @ self.weights.read(f"{name}.up_proj.weight", [None, size]).T
-        return (gate * sigmoid(gate) * up) @ self.weights.read(f"{name}.down_proj.weight", [size, None]).T
+        output: Array = (gate * sigmoid(gate) * up) @ self.weights.read(f"{name}.down_proj.weight", [size, None]).T
+        return output
 
-    def _norm(self, values: np.ndarray, name: str) -> np.ndarray:
+    def _norm(self, values: Array, name: str) -> Array:
         """RMSNorm over the last axis."""
         weight = self.weights.read(f"model.{name}.weight", [values.shape[-1]])
-        return values / np.sqrt(np.mean(values**2, axis=-1, keepdims=True) + self.config.rms_norm_eps) * weight
+        normed: Array = values / np.sqrt(np.mean(values**2, axis=-1, keepdims=True) + self.config.rms_norm_eps) * weight
+        return normed
 
     def _block_length(self, block_length: int | None) -> int:
         length = self.config.block_length if block_length is None else block_length
@@ -219,7 +224,7 @@ class LLaDA2:
             raise ValueError(f"block_length must be 1 or more, not {length}")
         return length
 
-    def _check_ids(self, token_ids: Sequence[int]) -> np.ndarray:
+    def _check_ids(self, token_ids: Sequence[int]) -> Array:
         ids = np.asarray(token_ids, dtype=np.int64)
         if ids.ndim != 1 or not len(ids):
             raise ValueError("token_ids must be one sequence of at least one token")
@@ -230,7 +235,7 @@ class LLaDA2:
         return ids
 
 
-def route(logits: np.ndarray, bias: np.ndarray, config: LLaDA2Config) -> tuple[np.ndarray, np.ndarray]:
+def route(logits: Array, bias: Array, config: LLaDA2Config) -> tuple[Array, Array]:
     """Choose one token's experts.
 
     Args:
@@ -255,7 +260,7 @@ def route(logits: np.ndarray, bias: np.ndarray, config: LLaDA2Config) -> tuple[n
     return chosen, weights * config.routed_scaling_factor
 
 
-def rotate(heads: np.ndarray, config: LLaDA2Config) -> np.ndarray:
+def rotate(heads: Array, config: LLaDA2Config) -> Array:
     """Apply RoPE to [T, heads, head_dim]: in the rotary part, dimension i turns with dimension i + half of it."""
     half = config.rotary_dim // 2
     frequency = config.rope_theta ** (-np.arange(half) / half)
@@ -267,12 +272,13 @@ def rotate(heads: np.ndarray, config: LLaDA2Config) -> np.ndarray:
     return turned
 
 
-def sigmoid(values: np.ndarray) -> np.ndarray:
+def sigmoid(values: Array) -> Array:
     """1 / (1 + exp(-x)), without overflow."""
     return 0.5 * (1.0 + np.tanh(0.5 * values))
 
 
-def softmax(scores: np.ndarray) -> np.ndarray:
+def softmax(scores: Array) -> Array:
     """Softmax over the last axis; -inf becomes 0."""
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    shares: Array = powers / powers.sum(axis=-1, keepdims=True)
+    return shares

@@ -82,7 +82,7 @@ class LLaDA2Config:
         if not 0 < self.topk_group <= self.n_group:
             raise ModelUnsupported(f"topk_group {self.topk_group} is not between 1 and n_group {self.n_group}")
         if not 0 < self.num_experts_per_tok <= self.topk_group * self.num_experts // self.n_group:
-            raise ModelUnsupported(f"num_experts_per_tok {self.num_experts_per_tok} exceeds the experts of the kept groups")
+            raise ModelUnsupported(f"the kept groups do not have {self.num_experts_per_tok} experts for a token")
         if self.num_shared_experts < 1:
             raise ModelUnsupported("a LLaDA2 layer has at least one shared expert")
         if self.rotary_dim % 2:

@@ -39,18 +39,18 @@ STATED = (
     "use_qkv_bias",
     "vocab_size",
 )
-"""The keys that the model reads. None has a default: implementations disagree on them, so a dropped key must be loud."""
+"""The keys that the model reads. None has a default: implementations disagree, so a dropped key must be loud."""
 
 
 class LLaDA2MoeConfig(PretrainedConfig):
     """LLaDA2.0's configuration; every key of `STATED` must be in `config.json`.
 
     Args:
-        stated: the keys of `STATED`, and any other key of the hub's config, kept as it is.
+        stated: the keys of `STATED`, and any other key of `config.json`, kept as it is.
     """
 
     model_type = "llada2_moe"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ("past_key_values",)
 
     def __init__(self, **stated: Any) -> None:
         for key in STATED:

@@ -60,6 +60,7 @@ class LLaDA2MoeRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Return the normed values, in the dtype and shape of `hidden`."""
         wide = hidden.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(hidden.dtype)
@@ -84,7 +85,7 @@ class LLaDA2MoeRotaryEmbedding(nn.Module):
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the leading dimensions of `states` [B, heads, T, head_dim], pairing dimension i with i + rotary_dim / 2."""
+    """Rotate the leading dimensions of `states` [B, heads, T, head_dim], dimension i with i + rotary_dim / 2."""
     half = cos.shape[-1]
     cos, sin = cos.to(states.dtype), sin.to(states.dtype)
     first, second, rest = states.split([half, half, states.shape[-1] - 2 * half], dim=-1)
@@ -123,6 +124,7 @@ class LLaDA2MoeAttention(nn.Module):
         self.dense = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
 
     def forward(self, hidden: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Attend over [B, T, H] under an additive mask, with the angles of the rotary embedding."""
         batch, tokens, _ = hidden.shape
         fused = self.query_key_value(hidden).view(batch, tokens, self.heads + 2 * self.kv_heads, self.head_dim)
         query, key, value = fused.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
@@ -144,6 +146,7 @@ class LLaDA2MoeMLP(nn.Module):
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Return down(silu(gate(x)) * up(x)), [..., H] to [..., H]."""
         return self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
 
 
@@ -197,6 +200,7 @@ class LLaDA2MoeSparseMoeBlock(nn.Module):
         self.shared_experts = LLaDA2MoeMLP(config.hidden_size, shared_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Mix the experts of each token, [B, T, H] to [B, T, H]."""
         flat = hidden.reshape(-1, hidden.shape[-1])
         expert_ids, weights, _ = self.gate(flat)
         routed = self.run_experts(flat, expert_ids, weights)
@@ -210,7 +214,8 @@ class LLaDA2MoeSparseMoeBlock(nn.Module):
         order = expert_ids.flatten().argsort(stable=True)
         counts = expert_ids.flatten().bincount(minlength=len(self.experts)).tolist()
         inputs = hidden[order // expert_ids.shape[-1]].split(counts)
-        outputs = torch.cat([expert(rows) for expert, rows in zip(self.experts, inputs) if len(rows)])
+        pairs = zip(self.experts, inputs, strict=True)
+        outputs = torch.cat([expert(rows) for expert, rows in pairs if len(rows)])
         outputs = outputs[order.argsort()].view(*expert_ids.shape, hidden.shape[-1])
         return (outputs.float() * weights[..., None]).sum(dim=-2).to(hidden.dtype)
 
@@ -230,6 +235,7 @@ class LLaDA2MoeDecoderLayer(nn.Module):
             self.mlp = LLaDA2MoeSparseMoeBlock(config)
 
     def forward(self, hidden: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Return the residual stream after this layer, [B, T, H]."""
         hidden = hidden + self.attention(self.input_layernorm(hidden), mask, cos, sin)
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
@@ -239,9 +245,9 @@ class LLaDA2MoePreTrainedModel(PreTrainedModel):
 
     config_class = LLaDA2MoeConfig
     base_model_prefix = "model"
-    _no_split_modules = ["LLaDA2MoeDecoderLayer"]
+    _no_split_modules = ("LLaDA2MoeDecoderLayer",)
     _supports_sdpa = True
-    _keep_in_fp32_modules_strict = ["expert_bias"]
+    _keep_in_fp32_modules_strict = ("expert_bias",)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding | LLaDA2MoeGate):
@@ -265,9 +271,11 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
+        """Return the token embeddings."""
         return self.word_embeddings
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the token embeddings."""
         self.word_embeddings = value
 
     def forward(
@@ -341,12 +349,15 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
+        """Return the token embeddings."""
         return self.model.word_embeddings
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the token embeddings."""
         self.model.word_embeddings = value
 
     def get_output_embeddings(self) -> nn.Linear:
+        """Return the head."""
         return self.lm_head
 
     def forward(self, input_ids: Tensor | None = None, **options: Any) -> CausalLMOutput:
