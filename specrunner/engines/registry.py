@@ -24,7 +24,7 @@ BUILT_IN: Mapping[str, str] = {
 @cache
 def engine_targets() -> Mapping[str, str]:
     """Return `module:Class` of every engine, by name; nothing is imported. A plugin may replace one of ours."""
-    return {**BUILT_IN, **{point.name: point.value for point in entry_points(group=GROUP)}}
+    return {**BUILT_IN, **{point.name: f"{point.module}:{point.attr}" for point in entry_points(group=GROUP)}}
 
 
 def engine_names() -> tuple[str, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TextIO
 
 from specrunner.spec.model import Location
 
@@ -132,3 +134,24 @@ def _underline(line: str, column: int, width: int) -> tuple[str, str]:
     prefix = "…" if start else ""
     suffix = "…" if stop < len(line) else ""
     return prefix + "".join(shown).rstrip() + suffix, " " * len(prefix) + "".join(carets)
+
+
+def print_diagnostics(diagnostics: Sequence[Diagnostic], stream: TextIO, color: bool | None = None) -> None:
+    """Write diagnostics, an empty line between them, and how many there are.
+
+    Args:
+        diagnostics: what to write, in this order.
+        stream: where to.
+        color: whether to colour them; None asks whether `stream` is a terminal and `NO_COLOR` is unset.
+    """
+    if color is None:
+        color = stream.isatty() and not os.environ.get("NO_COLOR")
+    for diagnostic in diagnostics:
+        stream.write(diagnostic.render(color) + "\n\n")
+    files = len({diagnostic.location.path for diagnostic in diagnostics})
+    stream.write(f"{count(len(diagnostics), 'problem')} in {count(files, 'file')}\n")
+
+
+def count(number: int, noun: str) -> str:
+    """Return `1 case`, `2 cases`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -34,6 +34,7 @@ _PATTERNS = {
     "^[A-Za-z0-9_][A-Za-z0-9_.-]*$": "letters, digits, `.`, `_` and `-`",
     "^[A-Za-z0-9_][A-Za-z0-9_.+-]*$": "letters, digits, `.`, `_`, `+` and `-`",
     "^[A-Za-z0-9_][A-Za-z0-9_.:-]*$": "letters, digits, `.`, `_`, `:` and `-`",
+    r"^[A-Za-z0-9_.]*(\*{1,2}[A-Za-z0-9_.]*){0,4}$": "letters, digits, `_`, `.` and at most four wildcards (`*`, `**`)",
     "^[A-Za-z_][A-Za-z0-9_.]*$": "letters, digits, `_` and `.`",
     "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$": "`name` or `owner/name`",
 }
@@ -69,7 +70,9 @@ def _validator(definition: str) -> Draft202012Validator:
     from jsonschema import Draft202012Validator
 
     schema = load_schema()
-    return Draft202012Validator(schema if definition == "spec" else {"$ref": f"#/$defs/{definition}", "$defs": schema["$defs"]})
+    return Draft202012Validator(
+        schema if definition == "spec" else {"$ref": f"#/$defs/{definition}", "$defs": schema["$defs"]}
+    )
 
 
 def _translate(error: ValidationError) -> Iterator[Finding]:
@@ -175,7 +178,9 @@ def _not_listed(error: ValidationError, path: Path) -> Iterator[Finding]:
             return
         yield Finding("unknown-rule", f"unknown rule `{word}`", path, help=accepted_values(word, list(rules), "rules"))
         return
-    yield Finding("bad-value", f"{_name(path)} cannot be {_show(error.instance)}", path, help=accepted_values(word, values))
+    yield Finding(
+        "bad-value", f"{_name(path)} cannot be {_show(error.instance)}", path, help=accepted_values(word, values)
+    )
 
 
 def _inline(value: Any) -> str:
@@ -186,7 +191,9 @@ def _inline(value: Any) -> str:
 
 def _not_constant(error: ValidationError, path: Path) -> Iterator[Finding]:
     value = _show(error.validator_value)
-    yield Finding("bad-value", f"{_name(path)} must be {value}, not {_show(error.instance)}", path, help=f"write {value}")
+    yield Finding(
+        "bad-value", f"{_name(path)} must be {value}, not {_show(error.instance)}", path, help=f"write {value}"
+    )
 
 
 def _bad_pattern(error: ValidationError, path: Path) -> Iterator[Finding]:

@@ -36,7 +36,7 @@ class Model:
 
     Attributes:
         id: a hub id such as `inclusionAI/LLaDA2.0-mini`.
-        path: a directory in the Transformers layout; a relative one is resolved against the spec's directory by the loader.
+        path: a directory in the Transformers layout; the loader makes it absolute, from the spec's directory.
         recipe: the name of a checkpoint that specrunner builds once into the user's cache, or ships.
         revision: the hub revision; None is the default branch.
         trust_remote_code: whether code that the checkpoint carries may run.
@@ -51,7 +51,7 @@ class Model:
     @property
     def label(self) -> str:
         """The shortest name a reader recognises."""
-        return self.id or self.recipe or self.path or "?"
+        return self.id or self.recipe or (self.path or "?").rstrip("/").rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +164,7 @@ class Case:
         timeout: seconds one request of this case may take.
         xfail: the known difference, or None.
         description: one line for reports, or "".
+        marks: where each field was written, by dotted name; no part of the case's identity.
     """
 
     suite: str
@@ -183,6 +184,7 @@ class Case:
     timeout: float = 600.0
     xfail: Xfail | None = None
     description: str = ""
+    marks: Mapping[str, Location] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def id(self) -> str:

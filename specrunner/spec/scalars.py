@@ -1,10 +1,10 @@
 """Plain YAML scalars as values: the core schema of YAML 1.2 (section 10.3.2), not PyYAML's 1.1.
 
-    null     `null` `Null` `NULL` `~` and nothing at all
-    bool     `true` `false`, capitalised or in capitals; `on`, `yes`, `no` are strings
-    int      `17`, `-3`, `017` (seventeen), `0o17` (fifteen), `0x1F`
-    float    `1.5`, `1e-3`, `.5`, `1.`, `.inf`, `.nan`
-    string   everything else, `12:30:00` and `1_000` included
+null     `null` `Null` `NULL` `~` and nothing at all
+bool     `true` `false`, capitalised or in capitals; `on`, `yes`, `no` are strings
+int      `17`, `-3`, `017` (seventeen), `0o17` (fifteen), `0x1F`
+float    `1.5`, `1e-3`, `.5`, `1.`, `.inf`, `.nan`
+string   everything else, `12:30:00` and `1_000` included
 """
 
 from __future__ import annotations

@@ -28,7 +28,11 @@ _ARRAY_KEYWORDS = ("items", "minItems", "uniqueItems")
 _STRING_KEYWORDS = ("minLength", "pattern")
 _NUMBER_KEYWORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _KNOWN = _ANNOTATIONS.union(
-    _OBJECT_KEYWORDS, _ARRAY_KEYWORDS, _STRING_KEYWORDS, _NUMBER_KEYWORDS, ("$ref", "type", "enum", "const", "allOf", "if")
+    _OBJECT_KEYWORDS,
+    _ARRAY_KEYWORDS,
+    _STRING_KEYWORDS,
+    _NUMBER_KEYWORDS,
+    ("$ref", "type", "enum", "const", "allOf", "if"),
 )
 
 

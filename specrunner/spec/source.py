@@ -87,7 +87,9 @@ def read_source(path: str | Path, name: str | None = None) -> Source:
     except OSError as error:
         return _refuse(name, "unreadable-file", f"the file cannot be read: {error.strerror or error}")
     if len(data) > MAX_BYTES:
-        return _refuse(name, "too-large", f"the file is larger than {MAX_BYTES >> 20} MiB", "split it into several specs")
+        return _refuse(
+            name, "too-large", f"the file is larger than {MAX_BYTES >> 20} MiB", "split it into several specs"
+        )
     return parse_bytes(data, name)
 
 
@@ -95,9 +97,13 @@ def parse_bytes(data: bytes, name: str) -> Source:
     """Decode and parse the content of a spec file."""
     for mark, encoding in _WIDE_ENCODINGS.items():
         if data.startswith(mark):
-            return _refuse(name, "encoding", f"the file is {encoding}, not UTF-8", "save it as UTF-8 without a byte order mark")
+            return _refuse(
+                name, "encoding", f"the file is {encoding}, not UTF-8", "save it as UTF-8 without a byte order mark"
+            )
     if data.startswith(b"\xef\xbb\xbf"):
-        return _refuse(name, "encoding", "the file begins with a byte order mark", "save it as UTF-8 without a byte order mark")
+        return _refuse(
+            name, "encoding", "the file begins with a byte order mark", "save it as UTF-8 without a byte order mark"
+        )
     try:
         return parse_text(data.decode("utf-8"), name)
     except UnicodeDecodeError as error:

@@ -193,7 +193,12 @@ class _Builder:
     def _count(self, nodes: int, span: Span) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
-            self._stop("too-large", f"more than {MAX_NODES:,} values, aliases expanded", span, "split the spec into several files")
+            self._stop(
+                "too-large",
+                f"more than {MAX_NODES:,} values, aliases expanded",
+                span,
+                "split the spec into several files",
+            )
 
     def _take_scalar(self, event: Any) -> None:
         span = (event.start_mark.index, event.end_mark.index)
@@ -369,15 +374,39 @@ def build_tree(text: str) -> Tree:
 
 
 _SYNTAX_HELP = (
-    ("mapping values are not allowed", "`: ` cannot stand inside a plain value", "quote the value, or check the indentation"),
+    (
+        "mapping values are not allowed",
+        "`: ` cannot stand inside a plain value",
+        "quote the value, or check the indentation",
+    ),
     ("cannot start any token", "a plain value cannot begin with this character", "quote the value"),
-    ("did not find expected key", "a key was expected here", "check the indentation, and quote values that begin or end with quotes"),
-    ("did not find expected '-' indicator", "a list item was expected here", "align the items of a list under each other"),
-    ("expected ',' or ']'", "a list in brackets is not closed", "separate the items by `, ` and close the list with `]`"),
-    ("expected ',' or '}'", "a mapping in braces is not closed", "separate the entries by `, ` and close the mapping with `}`"),
+    (
+        "did not find expected key",
+        "a key was expected here",
+        "check the indentation, and quote values that begin or end with quotes",
+    ),
+    (
+        "did not find expected '-' indicator",
+        "a list item was expected here",
+        "align the items of a list under each other",
+    ),
+    (
+        "expected ',' or ']'",
+        "a list in brackets is not closed",
+        "separate the items by `, ` and close the list with `]`",
+    ),
+    (
+        "expected ',' or '}'",
+        "a mapping in braces is not closed",
+        "separate the entries by `, ` and close the mapping with `}`",
+    ),
     ("could not find expected ':'", "a key lacks its colon", "write `key: value`, with a space after the colon"),
     ("found unexpected end of stream", "a quoted text is not closed", "add the closing quote"),
-    ("unknown escape character", "an unknown escape in a double-quoted text", "double the backslash, or use single quotes"),
+    (
+        "unknown escape character",
+        "an unknown escape in a double-quoted text",
+        "double the backslash, or use single quotes",
+    ),
 )
 
 

@@ -1,0 +1,66 @@
+"""`specrunner list`: the cases that spec files expand to."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import Any
+
+from specrunner.cli.selection import add_selection_arguments, select_cases
+from specrunner.errors import ExitCode
+from specrunner.spec.diagnostics import count, escape_controls
+from specrunner.spec.model import Case
+
+EXAMPLES = """\
+examples:
+  specrunner list specs/smoke                  what `run` would run
+  specrunner list -t correctness -p engine=hf
+  specrunner list --json | jq -r '.cases[].node_id'
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add_selection_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="all fields of the cases, as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the selected cases."""
+    cases = select_cases(options)
+    if options.json:
+        print(json.dumps({"version": 1, "cases": [describe_case(case) for case in cases]}, indent=2, ensure_ascii=True))
+        return ExitCode.PASSED
+    for case in cases:
+        print(escape_controls(case.node_id) + (f"  [{' '.join(case.tags)}]" if case.tags else ""))
+    suites = len({case.suite for case in cases})
+    print(f"{count(len(cases), 'case')} in {count(suites, 'suite')}")
+    return ExitCode.PASSED
+
+
+def describe_case(case: Case) -> dict[str, Any]:
+    """Return a case as JSON values: ids first, then every field by its name in `Case`."""
+    fields = {
+        field.name: _plain(getattr(case, field.name))
+        for field in dataclasses.fields(case)
+        if field.name not in ("marks", "parameters", "suite", "name")
+    }
+    return {
+        "node_id": case.node_id,
+        "id": case.id,
+        "suite": case.suite,
+        "name": case.name,
+        "parameters": dict(case.parameters),
+        **fields,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,94 @@
+"""The arguments by which every command picks its cases."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from specrunner.errors import NothingVerified, UsageError
+from specrunner.spec.loader import LoadedSpecs, load_specs
+from specrunner.spec.model import Case
+from specrunner.spec.select import Selection, parse_parameter, select_cases as narrow_cases
+
+DEFAULT_PATH = "specs"
+
+
+def add_path_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare `PATH…`."""
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="spec files, directories, file.yaml::case or 'file.yaml::case[engine=hf]' (default: specs)",
+    )
+
+
+def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare `PATH…`, `-k`, `-t`, `-p` and `--no-cases`."""
+    add_path_argument(parser)
+    group = parser.add_argument_group("selection")
+    group.add_argument(
+        "-k", dest="keywords", metavar="EXPR", help="parts of suite, name, id or tags, with and, or, not, parentheses"
+    )
+    group.add_argument(
+        "-t",
+        dest="tags",
+        metavar="TAG",
+        action="append",
+        default=[],
+        help="cases with this tag; repeated: with any of them",
+    )
+    group.add_argument(
+        "-p",
+        dest="parameters",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="narrow the matrix, e.g. dtype=float32 or engine=hf; values of one key are alternatives",
+    )
+    group.add_argument(
+        "--no-cases",
+        choices=("fail", "warn", "pass"),
+        default="fail",
+        help="what an empty selection is: exit 5, a warning, or nothing to mention (default: %(default)s)",
+    )
+
+
+def load_paths(paths: Sequence[str]) -> LoadedSpecs:
+    """Load the specs that a command was given, or those under `specs`.
+
+    Raises:
+        UsageError: a path does not exist, or none was given and there is no directory `specs`.
+    """
+    if not paths:
+        if not os.path.isdir(DEFAULT_PATH):
+            raise UsageError(
+                "no spec was named, and there is no directory `specs` here", help="name a spec file or directory"
+            )
+        paths = [DEFAULT_PATH]
+    return load_specs(paths)
+
+
+def select_cases(options: argparse.Namespace) -> tuple[Case, ...]:
+    """Return the cases that the command line means, in order; none at all only where `--no-cases` allows it.
+
+    Raises:
+        SpecError: a spec is invalid.
+        UsageError: a path or parameter does not exist, or an expression is malformed.
+        NothingVerified: no case is left, under `--no-cases fail`.
+    """
+    from specrunner.plan.capabilities import check_capabilities
+
+    loaded = load_paths(options.paths)
+    cases = check_capabilities(loaded).require_valid()
+    parameters = tuple(parse_parameter(text) for text in options.parameters)
+    try:
+        return narrow_cases(cases, Selection(options.keywords, tuple(options.tags), parameters))
+    except NothingVerified as error:
+        if options.no_cases == "fail":
+            raise
+        if options.no_cases == "warn":
+            print(f"warning: {error.message}", file=sys.stderr)
+        return ()

@@ -1,0 +1,129 @@
+"""Cases against what their engines can do, before any engine starts: dtypes, decoding algorithms, tensor names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+from specrunner.engines.base import Capabilities, Engine
+from specrunner.engines.registry import find_engine
+from specrunner.spec.coverage import can_match, vocabulary
+from specrunner.spec.diagnostics import Diagnostic, accepted_values, sort_diagnostics
+from specrunner.spec.loader import LoadedSpecs
+from specrunner.spec.merge import Marks
+from specrunner.spec.model import Case, EngineChoice, Model
+
+FindEngine = Callable[[str], type[Engine]]
+
+
+def check_capabilities(loaded: LoadedSpecs, find: FindEngine = find_engine) -> LoadedSpecs:
+    """Return the specs with a diagnostic for everything that a case asks of an engine in vain.
+
+    Args:
+        loaded: cases with marks, as `load_specs` makes them.
+        find: looks an engine's class up by name.
+
+    Raises:
+        ConfigurationError: an engine that a case names cannot be loaded; the message names it.
+    """
+    checker = _Checker(find)
+    for case in loaded.cases:
+        checker.check(case)
+    found = sort_diagnostics((*loaded.diagnostics, *checker.diagnostics))
+    order = {path: rank for rank, path in enumerate(loaded.files)}
+    found = tuple(sorted(found, key=lambda diagnostic: order.get(diagnostic.location.path, len(order))))
+    return LoadedSpecs(loaded.cases, found, loaded.files)
+
+
+class _Checker:
+    def __init__(self, find: FindEngine) -> None:
+        self.diagnostics: list[Diagnostic] = []
+        self._find = find
+        self._capabilities: dict[str, Capabilities] = {}
+
+    def check(self, case: Case) -> None:
+        """Check candidate and reference of one case."""
+        self._check_role(case, case.candidate, "")
+        if case.reference is not None:
+            self._check_role(case, case.reference, "reference.")
+
+    def _check_role(self, case: Case, choice: EngineChoice, prefix: str) -> None:
+        engine = self._find(choice.engine)
+        capabilities = self._capabilities.get(choice.engine)
+        if capabilities is None:
+            capabilities = self._capabilities[choice.engine] = engine.capabilities()
+        self._check_dtype(case, choice, capabilities, prefix)
+        if case.decode is not None and case.decode.algorithm not in capabilities.algorithms:
+            message = f"engine `{choice.engine}` cannot decode by `{case.decode.algorithm}`"
+            help = accepted_values("", capabilities.algorithms, "it can")
+            self._report(case, "impossible-algorithm", message, help, "decode.algorithm")
+        if case.tensors:
+            self._check_tensors(case, choice, engine)
+
+    def _check_dtype(self, case: Case, choice: EngineChoice, capabilities: Capabilities, prefix: str) -> None:
+        devices = list(capabilities.dtypes) if choice.device == "auto" else [choice.device]
+        possible = list(dict.fromkeys(dtype for device in devices for dtype in capabilities.dtypes.get(device, ())))
+        if choice.dtype in possible:
+            return
+        where = "" if choice.device == "auto" else f" on {choice.device}"
+        if not possible:
+            message = f"engine `{choice.engine}` does not run{where}"
+            self._report(
+                case,
+                "impossible-device",
+                message,
+                accepted_values("", list(capabilities.dtypes), "devices"),
+                prefix + "device",
+            )
+            return
+        message = f"engine `{choice.engine}` does not compute in {choice.dtype}{where}"
+        self._report(case, "impossible-dtype", message, accepted_values("", possible, "dtypes"), prefix + "dtype")
+
+    def _check_tensors(self, case: Case, choice: EngineChoice, engine: type[Engine]) -> None:
+        architecture = architecture_of(case.model)
+        if architecture is None:
+            return
+        templates = engine.tensor_templates(architecture)
+        if templates is None:
+            message = f"engine `{choice.engine}` has no map of tensor names for {architecture}"
+            help = "compare `tokens` alone, or add a map under specrunner/engines/names"
+            self._report(case, "no-name-map", message, help, "tensors")
+            return
+        for index, pattern in enumerate(case.tensors):
+            if not can_match(pattern, tuple(templates)):
+                message = f"engine `{choice.engine}` has no tensor `{pattern}` in {architecture}"
+                help = accepted_values(pattern, vocabulary(templates), "tensors")
+                self._report(case, "impossible-tensor", message, help, "tensors", index, pattern)
+
+    def _report(
+        self, case: Case, code: str, message: str, help: str, field: str, index: int | None = None, pattern: str = ""
+    ) -> None:
+        marks = case.marks
+        if not isinstance(marks, Marks):
+            self.diagnostics.append(Diagnostic(code, message, case.location, help=help))
+            return
+        path: tuple[str | int, ...] = tuple(field.split("."))
+        at_key = index is None and field == "tensors"
+        if index is not None:
+            listed = "tensors" in marks
+            path, at_key = (("tensors", index), False) if listed else (("tolerance", pattern), True)
+        self.diagnostics.append(marks.source.diagnose(code, message, marks.span(*path, at_key=at_key), help))
+
+
+@lru_cache(maxsize=256)
+def architecture_of(model: Model) -> str | None:
+    """Return the class in the checkpoint's `architectures`, where that is known without a network; else None."""
+    if model.recipe is not None:
+        from specrunner.models.recipes import RECIPES
+
+        recipe = RECIPES.get(model.recipe)
+        return recipe.architecture if recipe is not None else None
+    if model.path is None:
+        return None
+    try:
+        config = json.loads((Path(model.path) / "config.json").read_text(encoding="utf-8"))
+        return str(config["architectures"][0])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None

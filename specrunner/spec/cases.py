@@ -1,0 +1,240 @@
+"""Cases from a spec's tree: fields merged, the matrix expanded, every case checked for sense."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from specrunner.spec.consistency import CaseChecker
+from specrunner.spec.diagnostics import Diagnostic
+from specrunner.spec.matrix import MAX_CASES, Choice, MatrixReader, expand
+from specrunner.spec.merge import Fields, Layers, Marks, merge_fields, plain
+from specrunner.spec.model import Case, Decode, EngineChoice, Model, Prompt, Rule, Tolerance, Xfail
+from specrunner.spec.rules import read_rules
+from specrunner.spec.schema import default_of
+from specrunner.spec.source import Source
+from specrunner.spec.tree import Map
+
+_NOT_SHARED = ("version", "description", "defaults", "cases")
+
+
+@dataclass(slots=True)
+class CaseReader:
+    """Reads the cases of one file.
+
+    Attributes:
+        source: the file.
+        suite: its path without the extension.
+        engines: names of all engines.
+        recipes: names of all recipes, or None when they are not known.
+        diagnostics: what was found wrong.
+    """
+
+    source: Source
+    suite: str
+    engines: Sequence[str]
+    recipes: Sequence[str] | None
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    _matrices: MatrixReader = field(default_factory=MatrixReader)
+    _memory: dict[tuple[str, int], Any] = field(default_factory=dict)
+    _alive: list[Any] = field(default_factory=list)
+    _dtype: str = field(default_factory=lambda: str(default_of("dtype")))
+    _device: str = field(default_factory=lambda: str(default_of("device")))
+    _timeout: float = field(default_factory=lambda: float(default_of("timeout")))
+
+    def read(self, valid: Sequence[bool]) -> list[Case]:
+        """Return the cases of the file, expanded, in order.
+
+        Args:
+            valid: for every entry under `cases`, whether it is valid under the schema; the others are left out.
+        """
+        root: Map = self.source.root
+        defaults = root.get("defaults", {})
+        shared = merge_fields(merge_fields({}, defaults), {k: v for k, v in root.items() if k not in _NOT_SHARED})
+        below = tuple(layer for layer in (root, defaults) if isinstance(layer, Map))
+        checker = CaseChecker(self.engines, self.recipes, self.diagnostics)
+        first: dict[str, Map] = {}
+        cases: list[Case] = []
+        for entry, is_valid in zip(root["cases"], valid, strict=True):
+            if not is_valid:
+                continue
+            layers = Layers(self.source, (entry, *below), entry)
+            name = entry["name"]
+            if name in first:
+                self._report_repeated(layers, name, first[name])
+                continue
+            first[name] = entry
+            cases.extend(self._expand(merge_fields(shared, entry), layers, checker))
+        self._matrices.finish()
+        self.diagnostics.extend(self._matrices.diagnostics)
+        return cases
+
+    def _report_repeated(self, layers: Layers, name: str, first: Map) -> None:
+        line = self.source.locate(first.values_at["name"][0]).line
+        message = f"two cases are called `{name}`"
+        note = (f"the first is at line {line}",)
+        help = "give each case a name of its own; an alias of a whole case repeats its name, too"
+        self.diagnostics.append(self.source.diagnose("duplicate-id", message, layers.name_span(), help, note))
+
+    def _expand(self, fields: Fields, layers: Layers, checker: CaseChecker) -> list[Case]:
+        matrix = fields.get("matrix", {})
+        axes = self._matrices.read(matrix, layers)
+        if axes is None or not checker.check_shared(fields, layers):
+            return []
+        engines = fields["engines"]
+        count = len(engines)
+        for axis in axes:
+            count *= len(axis.choices)
+        if count > MAX_CASES:
+            span = layers.span("matrix", at_key=True)
+            message = f"case `{fields['name']}` stands for {count:,} cases, more than {MAX_CASES:,}"
+            self.diagnostics.append(self.source.diagnose("too-many-cases", message, span, "make the matrix smaller"))
+            return []
+        labels = {axis.name: {choice.label for choice in axis.choices} for axis in axes}
+        exclusions = self._matrices.exclusions(matrix, layers, {"engine": set(engines), **labels})
+        names = [axis.name for axis in axes]
+        cases = []
+        expanded = 0
+        for engine, choices in expand(engines, axes, exclusions):
+            expanded += 1
+            case = self._read_combination(fields, layers, engine, names, choices, checker)
+            if case is not None:
+                cases.append(case)
+        if not expanded:
+            span = layers.span("matrix", "exclude", at_key=True)
+            message = f"every combination of case `{fields['name']}` is excluded"
+            self.diagnostics.append(self.source.diagnose("no-cases", message, span, "leave at least one"))
+        return cases
+
+    def _read_combination(
+        self,
+        fields: Fields,
+        layers: Layers,
+        engine: str,
+        names: Sequence[str],
+        choices: Sequence[Choice],
+        checker: CaseChecker,
+    ) -> Case | None:
+        if choices:
+            for choice in choices:
+                fields = merge_fields(fields, choice.change)
+            layers = Layers(
+                layers.source, (*(choice.change for choice in reversed(choices)), *layers.maps), layers.entry
+            )
+        chosen = any(name == "decode.algorithm" for name in names) or any("decode" in c.change for c in choices)
+        if not checker.check_fields(fields, layers, algorithm_varies=chosen):
+            return None
+        tolerance = self._tolerance(fields.get("tolerance", {}), layers)
+        decode = fields.get("decode")
+        xfail = fields.get("xfail")
+        case = Case(
+            suite=self.suite,
+            name=fields["name"],
+            parameters=(("engine", engine), *((n, c.label) for n, c in zip(names, choices, strict=True))),
+            location=self.source.locate(layers.entry.span[0]),
+            candidate=self._candidate(fields, engine),
+            reference=self._reference(fields),
+            model=self._remember("model", fields["model"], self._model),
+            prompt=self._remember("prompt", fields["prompt"], _prompt),
+            tensors=tuple(fields["tensors"]) if "tensors" in fields else tuple(t.pattern for t in tolerance),
+            tolerance=tolerance,
+            decode=None if decode is None else self._remember("decode", decode, _decode),
+            tokens=fields.get("tokens"),
+            tags=tuple(fields.get("tags", ())),
+            requires=self._remember("requires", fields.get("requires", _NOTHING), _requires),
+            timeout=float(fields.get("timeout", self._timeout)),
+            xfail=None if xfail is None else Xfail(xfail["reason"], tuple(xfail.get("engines", ()))),
+            description=layers.entry.get("description", fields.get("description", "")),
+            marks=Marks(layers),
+        )
+        return case if checker.check_case(case, layers) else None
+
+    def _remember(self, kind: str, value: Any, make: Any) -> Any:
+        """Make something from a part of the tree once, however many cases share the part."""
+        key = (kind, id(value))
+        if key not in self._memory:
+            self._alive.append(value)
+            self._memory[key] = make(value)
+        return self._memory[key]
+
+    def _candidate(self, fields: Fields, engine: str) -> EngineChoice:
+        return EngineChoice(
+            engine=engine,
+            dtype=fields.get("dtype", self._dtype),
+            device=fields.get("device", self._device),
+            options=self._options(fields, engine),
+        )
+
+    def _options(self, fields: Fields, engine: str) -> Mapping[str, Any]:
+        options: Mapping[str, Any] = self._remember("options", fields.get("options", {}).get(engine, _NOTHING), plain)
+        return options
+
+    def _reference(self, fields: Fields) -> EngineChoice | None:
+        reference = fields.get("reference")
+        if reference is None:
+            return None
+        engine = reference["engine"]
+        own = reference.get("options")
+        return EngineChoice(
+            engine=engine,
+            dtype=reference.get("dtype", "float64" if engine == "oracle" else "float32"),
+            device=reference.get("device", self._device),
+            options=self._options(fields, engine) if own is None else self._remember("options", own, plain),
+        )
+
+    def _tolerance(self, tolerance: Mapping[str, Any], layers: Layers) -> tuple[Tolerance, ...]:
+        return tuple(
+            Tolerance(pattern, self._rules(written), layers.location("tolerance", pattern, at_key=True))
+            for pattern, written in tolerance.items()
+        )
+
+    def _rules(self, written: str | Map) -> tuple[Rule, ...]:
+        rules: tuple[Rule, ...] = self._remember("rules", written, read_rules)
+        return rules
+
+    def _model(self, model: Mapping[str, Any]) -> Model:
+        path = model.get("path")
+        if path is not None:
+            path = PurePosixPath(os.path.abspath(os.path.join(os.path.dirname(self.source.path), path))).as_posix()
+        return Model(
+            id=model.get("id"),
+            path=path,
+            recipe=model.get("recipe"),
+            revision=model.get("revision"),
+            trust_remote_code=model.get("trust_remote_code", False),
+        )
+
+
+_NOTHING: Mapping[str, Any] = {}
+
+
+def _prompt(prompt: str | Mapping[str, Any]) -> Prompt:
+    if isinstance(prompt, str):
+        return Prompt(text=prompt)
+    messages, token_ids, length = prompt.get("messages"), prompt.get("token_ids"), prompt.get("length")
+    return Prompt(
+        text=prompt.get("text"),
+        messages=None if messages is None else tuple(plain(message) for message in messages),
+        token_ids=None if token_ids is None else tuple(map(int, token_ids)),
+        length=None if length is None else int(length),
+        add_special_tokens=prompt.get("add_special_tokens", True),
+    )
+
+
+def _decode(decode: Mapping[str, Any]) -> Decode:
+    algorithm = decode.get("algorithm", "greedy")
+    diffusion = algorithm == "low_confidence"
+    return Decode(
+        max_new_tokens=int(decode["max_new_tokens"]),
+        algorithm=algorithm,
+        block_length=int(decode["block_length"]) if diffusion else None,
+        threshold=float(decode["threshold"]) if diffusion else None,
+        ignore_eos=decode.get("ignore_eos", False),
+    )
+
+
+def _requires(requires: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in requires.items()}

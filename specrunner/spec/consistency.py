@@ -1,0 +1,225 @@
+"""What the schema cannot say: whether a case, once its fields are merged, makes sense."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from specrunner.spec.coverage import can_match, first_uncovered, idle_patterns, needs_forward, needs_passes, vocabulary
+from specrunner.spec.diagnostics import Diagnostic, accepted_values
+from specrunner.spec.merge import Fields, Layers
+from specrunner.spec.model import Case
+from specrunner.spec.tree import Map
+
+_ONE_MODEL = "state exactly one of `id`, `path` and `recipe`"
+_ONE_PROMPT = "write `prompt: some text`, or a mapping with `text`, `messages` or `token_ids`"
+_REFERENCE = "e.g. `reference: {engine: hf, dtype: float32}`"
+
+
+class CaseChecker:
+    """Checks the cases of one file.
+
+    Args:
+        engines: names of all engines.
+        recipes: names of all recipes, or None when they are not known.
+        diagnostics: where to put what is found.
+    """
+
+    def __init__(self, engines: Sequence[str], recipes: Sequence[str] | None, diagnostics: list[Diagnostic]) -> None:
+        self._engines = engines
+        self._recipes = recipes
+        self._diagnostics = diagnostics
+
+    def _report(
+        self, layers: Layers, code: str, message: str, help: str | None, *path: str | int, at_key: bool = False
+    ) -> bool:
+        span = layers.span(*path, at_key=at_key)
+        self._diagnostics.append(layers.source.diagnose(code, message, span, help))
+        return False
+
+    def _check_engine(self, layers: Layers, name: str, *path: str | int, at_key: bool = False) -> bool:
+        if name in self._engines:
+            return True
+        help = accepted_values(name, list(self._engines), "engines")
+        return self._report(layers, "unknown-engine", f"unknown engine `{name}`", help, *path, at_key=at_key)
+
+    def check_shared(self, fields: Fields, layers: Layers) -> bool:
+        """Check what is the same for all combinations of the matrix: the engines."""
+        engines = fields.get("engines")
+        if not engines:
+            help = "list them under `engines`, in the case or at the top of the spec"
+            return self._report(layers, "no-engine", f"case `{fields['name']}` has no engine to run on", help)
+        found = [self._check_engine(layers, name, "engines", index) for index, name in enumerate(engines)]
+        return all(found)
+
+    def check_fields(self, fields: Fields, layers: Layers, algorithm_varies: bool = False) -> bool:
+        """Check the merged fields of one combination, so far that a `Case` can be made of them.
+
+        Args:
+            fields: the merged fields.
+            layers: where they were written.
+            algorithm_varies: whether the matrix chooses how to decode, so that fields of the other algorithm may stand.
+        """
+        found = [
+            self._check_names(fields, layers),
+            self._check_input(fields, layers),
+            self._check_decode(fields, layers, algorithm_varies),
+            self._check_purpose(fields, layers),
+        ]
+        return all(found)
+
+    def _check_names(self, fields: Fields, layers: Layers) -> bool:
+        found = [self._check_engine(layers, name, "options", name, at_key=True) for name in fields.get("options", ())]
+        for name in ("requires", "xfail"):
+            engines = (fields.get(name) or {}).get("engines", ())
+            found += [self._check_engine(layers, engine, name, "engines", i) for i, engine in enumerate(engines)]
+        reference = fields.get("reference")
+        if reference is not None:
+            engine = reference.get("engine")
+            if engine is None:
+                message = "the reference has no engine"
+                found.append(self._report(layers, "missing-key", message, _REFERENCE, "reference", at_key=True))
+            else:
+                found.append(self._check_engine(layers, engine, "reference", "engine"))
+        return all(found)
+
+    def _check_input(self, fields: Fields, layers: Layers) -> bool:
+        model, prompt = fields.get("model"), fields.get("prompt")
+        fine = True
+        if model is None:
+            fine = self._report(
+                layers, "no-model", f"case `{fields['name']}` has no model", f"under `model`, {_ONE_MODEL}"
+            )
+        elif not any(kind in model for kind in ("id", "path", "recipe")):
+            fine = self._report(layers, "no-model", "the model has no source", _ONE_MODEL, "model", at_key=True)
+        elif "recipe" in model and self._recipes is not None and model["recipe"] not in self._recipes:
+            help = accepted_values(model["recipe"], list(self._recipes), "recipes")
+            message = f"unknown recipe `{model['recipe']}`"
+            fine = self._report(layers, "unknown-recipe", message, help, "model", "recipe")
+        if prompt is None:
+            return self._report(layers, "no-input", f"case `{fields['name']}` has no prompt", _ONE_PROMPT)
+        if not isinstance(prompt, str):
+            if not any(kind in prompt for kind in ("text", "messages", "token_ids")):
+                return self._report(layers, "no-input", "the prompt has no content", _ONE_PROMPT, "prompt", at_key=True)
+            ids, length = prompt.get("token_ids"), prompt.get("length")
+            if ids is not None and length is not None and length > len(ids):
+                message = f"the prompt's length is {length:g}, but it has {len(ids)} token ids"
+                return self._report(
+                    layers, "too-short", message, "a prompt is only ever cut, never padded", "prompt", "length"
+                )
+        return fine
+
+    def _check_decode(self, fields: Fields, layers: Layers, algorithm_varies: bool) -> bool:
+        decode = fields.get("decode")
+        if decode is None:
+            return True
+        if "max_new_tokens" not in decode:
+            help = "state the most tokens to generate"
+            return self._report(layers, "missing-key", "`decode` lacks `max_new_tokens`", help, "decode", at_key=True)
+        only = ("block_length", "threshold")
+        if decode.get("algorithm", "greedy") == "low_confidence":
+            missing = [name for name in only if name not in decode]
+            if missing:
+                names = " and ".join(f"`{name}`" for name in missing)
+                help = "e.g. `block_length: 32, threshold: 0.95`"
+                message = f"algorithm `low_confidence` needs {names}"
+                return self._report(layers, "missing-key", message, help, "decode", "algorithm")
+        elif not algorithm_varies:
+            for name in only:
+                if name in decode:
+                    help = "remove it, or set `algorithm: low_confidence`"
+                    message = f"`{name}` means nothing to the algorithm `greedy`"
+                    return self._report(layers, "conflicting-keys", message, help, "decode", name, at_key=True)
+        return True
+
+    def _check_purpose(self, fields: Fields, layers: Layers) -> bool:
+        name = fields["name"]
+        tokens, decode, tolerance = fields.get("tokens"), fields.get("decode"), fields.get("tolerance")
+        tensors = fields.get("tensors", tolerance and list(tolerance))
+        if not tensors and not tokens:
+            help = "list `tensors` with their `tolerance`, or `decode` with `tokens: exact`"
+            return self._report(layers, "no-check", f"case `{name}` checks nothing", help)
+        fine = True
+        if tokens and decode is None:
+            help = "e.g. `decode: {max_new_tokens: 32}`"
+            fine = self._report(layers, "no-decode", "`tokens` needs `decode`", help, "tokens", at_key=True)
+        if fields.get("reference") is None:
+            what = "tensors" if tensors else "tokens"
+            message = f"case `{name}` compares {what}, but has no reference"
+            fine = self._report(layers, "no-reference", message, _REFERENCE)
+        return self._check_patterns(fields, layers, tuple(tensors or ())) and fine
+
+    def _check_patterns(self, fields: Fields, layers: Layers, tensors: tuple[str, ...]) -> bool:
+        rules = tuple(fields.get("tolerance") or ())
+        listed = "tensors" in fields
+        fine = True
+        for index, pattern in enumerate(tensors if listed else ()):
+            fine = self._check_possible(layers, pattern, "tensors", index) and fine
+        for pattern in rules:
+            fine = self._check_possible(layers, pattern, "tolerance", pattern, at_key=True) and fine
+        if not fine or not tensors:
+            return fine
+        for index, pattern in enumerate(tensors if listed else ()):
+            name = first_uncovered((pattern,), rules)
+            if name is not None:
+                pair = f"`{pattern}`" if name == pattern else f"`{pattern}` selects `{name}`, which"
+                help = "add it under `tolerance`: every tensor that is listed needs a rule"
+                message = f"{pair} has no rule" if name != pattern else f"{pair} has no rule under `tolerance`"
+                fine = self._report(layers, "no-rule", message, help, "tensors", index)
+        fine = self._check_idle(layers, tensors, rules) and fine
+        decode = fields.get("decode")
+        diffusion = decode is not None and decode.get("algorithm") == "low_confidence"
+        if needs_passes(tensors) and not diffusion and not needs_forward(tensors):
+            help = "denoising passes exist with `decode: {algorithm: low_confidence, …}` alone"
+            return self._report(
+                layers, "no-decode", "`passes.*` needs block-diffusion decoding", help, "tolerance", at_key=True
+            )
+        if decode is not None and not fields.get("tokens") and not needs_passes(tensors) and "decode" in layers.entry:
+            help = "add `tokens: exact`, or remove `decode`"
+            return self._report(
+                layers, "unused-decode", "nothing checks what is generated", help, "decode", at_key=True
+            )
+        return fine
+
+    def _check_possible(self, layers: Layers, pattern: str, *path: str | int, at_key: bool = False) -> bool:
+        if can_match(pattern):
+            return True
+        help = accepted_values(pattern, vocabulary(), "names")
+        message = f"no tensor name can match `{pattern}`"
+        return self._report(layers, "impossible-pattern", message, help, *path, at_key=at_key)
+
+    def _check_idle(self, layers: Layers, tensors: tuple[str, ...], rules: tuple[str, ...]) -> bool:
+        """Report rules written beside the tensors they miss, or below a rule of the same mapping that hides them."""
+        fine = True
+        for pattern, hidden_by in idle_patterns(tensors, rules):
+            owner = _owner(layers, "tolerance", pattern)
+            if hidden_by is None and owner is not None and owner is _owner(layers, "tensors"):
+                help = "list the tensor under `tensors`, or remove the rule"
+                message = f"rule for `{pattern}`, but no listed tensor matches it"
+                fine = self._report(layers, "unused-rule", message, help, "tolerance", pattern, at_key=True)
+            elif hidden_by is not None and owner is not None and owner is _owner(layers, "tolerance", hidden_by):
+                help = "the first pattern that matches wins: put the narrower one first"
+                message = f"the rule for `{pattern}` is never reached: `{hidden_by}` comes first"
+                fine = self._report(layers, "unused-rule", message, help, "tolerance", pattern, at_key=True)
+        return fine
+
+    def check_case(self, case: Case, layers: Layers) -> bool:
+        """Check the finished case: it must not be compared with itself."""
+        if case.reference is None or case.reference != case.candidate:
+            return True
+        choice = case.candidate
+        message = f"candidate and reference are the same ({choice.label} on {choice.device}): this compares nothing"
+        excluded = ", ".join(f"{name}: {value}" for name, value in case.parameters)
+        help = f"give them another engine, dtype or options, or exclude it: `matrix: {{exclude: [{{{excluded}}}]}}`"
+        return self._report(layers, "self-comparison", message, help, "reference", at_key=True)
+
+
+def _owner(layers: Layers, *path: str) -> Map | None:
+    """Return the strongest mapping in which a field was written."""
+    for layer in layers.maps:
+        node: Any = layer
+        for step in path:
+            node = node.get(step) if isinstance(node, dict) else None
+        if node is not None:
+            return layer
+    return None

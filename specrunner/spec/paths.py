@@ -1,0 +1,118 @@
+"""Spec files from what the user named: files, directories, `file.yaml::case` and `file.yaml::case[engine=hf]`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from specrunner.errors import UsageError
+from specrunner.spec.diagnostics import suggest
+from specrunner.spec.model import Case
+
+EXTENSIONS = (".yaml", ".yml")
+SEPARATOR = "::"
+
+
+@dataclass(frozen=True, slots=True)
+class CaseSelector:
+    """What stands after `::`: a case's name, and parameters that must agree.
+
+    Attributes:
+        text: as the user wrote it.
+        name: the case's name.
+        parameters: `key=value` pairs, all of which an expanded case must have.
+    """
+
+    text: str
+    name: str
+    parameters: frozenset[tuple[str, str]]
+
+    @classmethod
+    def parse(cls, text: str) -> CaseSelector:
+        """Read `name` or `name[key=value,…]`.
+
+        Raises:
+            UsageError: it is neither.
+        """
+        name, bracket, rest = text.partition("[")
+        pairs = [part.partition("=") for part in rest.removesuffix("]").split(",")] if rest.strip("]") else []
+        if not name or (bracket and not rest.endswith("]")) or not all(key and equals for key, equals, _ in pairs):
+            raise UsageError(f"`{text}` is not a case", help="write `file.yaml::name` or `file.yaml::name[engine=hf]`")
+        return cls(text, name, frozenset((key, value) for key, _, value in pairs))
+
+    def selects(self, case: Case) -> bool:
+        """Tell whether a case is meant."""
+        return case.name == self.name and self.parameters <= set(case.parameters)
+
+
+@dataclass(slots=True)
+class SpecFile:
+    """A spec file to read.
+
+    Attributes:
+        path: as shown to the user, with forward slashes; relative to the working directory where it lies below it.
+        selectors: the cases that are meant, or None for all.
+    """
+
+    path: str
+    selectors: list[CaseSelector] | None
+
+    @property
+    def suite(self) -> str:
+        """The path without its extension."""
+        return os.path.splitext(self.path)[0]
+
+
+def find_files(paths: Sequence[str]) -> list[SpecFile]:
+    """Return the spec files that `paths` name, each once, in the order named; directories are searched, sorted by name.
+
+    Raises:
+        UsageError: a path does not exist, or names a case of a directory.
+    """
+    found: dict[str, SpecFile] = {}
+    for named in paths:
+        path, separator, case = named.partition(SEPARATOR)
+        if not os.path.exists(path):
+            raise UsageError(f"no such file or directory: {path or named}", help=_nearest(path))
+        if separator and os.path.isdir(path):
+            raise UsageError(f"`{named}` names a case of a directory", help="write `file.yaml::name`")
+        selector = CaseSelector.parse(case) if separator else None
+        for file in _walk(path) if os.path.isdir(path) else [path]:
+            shown = _display(file)
+            spec = found.setdefault(os.path.realpath(file), SpecFile(shown, [] if selector else None))
+            if selector is None:
+                spec.selectors = None
+            elif spec.selectors is not None:
+                spec.selectors.append(selector)
+    return list(found.values())
+
+
+def _walk(directory: str) -> Iterator[str]:
+    """Yield the spec files below a directory, sorted by path; hidden files and directories are skipped."""
+    files = []
+    for root, directories, names in os.walk(directory):
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        files += [os.path.join(root, n) for n in names if n.endswith(EXTENSIONS) and not n.startswith(".")]
+    yield from sorted(files, key=lambda file: PurePath(file).parts)
+
+
+def _display(path: str) -> str:
+    if os.path.isabs(path):
+        relative = os.path.relpath(path)
+        path = path if relative.startswith(os.pardir) else relative
+    return Path(os.path.normpath(path)).as_posix()
+
+
+def _nearest(path: str) -> str | None:
+    """Suggest an existing path that differs in one part."""
+    parent = Path(path).parent
+    while not parent.is_dir():
+        path, parent = str(parent), parent.parent
+    try:
+        names = [entry.name for entry in parent.iterdir() if entry.is_dir() or entry.suffix in EXTENSIONS]
+    except OSError:
+        return None
+    guess = suggest(Path(path).name, names)
+    return f"did you mean `{(parent / guess).as_posix()}`?" if guess else None

@@ -1,0 +1,46 @@
+"""Comparison rules: from how a spec writes them to complete parameters. The schema says what each rule takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from specrunner.spec.model import Rule
+from specrunner.spec.schema import field_schema
+
+
+def rule_names() -> tuple[str, ...]:
+    """Return the names of all rules."""
+    return tuple(field_schema("rules")["properties"])
+
+
+def read_rules(written: str | Mapping[str, Any]) -> tuple[Rule, ...]:
+    """Return the rules of one tensor pattern, in the order of writing.
+
+    Args:
+        written: valid under the schema's `rules`, e.g. `exact` or `{sqnr: 40, kl: {mean: 1e-3}}`.
+    """
+    if isinstance(written, str):
+        return (complete_rule(written, True),)
+    return tuple(complete_rule(name, value) for name, value in written.items())
+
+
+def complete_rule(name: str, value: Any) -> Rule:
+    """Return a rule with every parameter filled in.
+
+    A short form (`ulp: 2`, `cosine: 0.999`) gives the rule's one required parameter. A parameter that is neither
+    written nor has a default is None: that bound is not set (`kl` without `p99`).
+    """
+    schema = field_schema("rules")["properties"][name]
+    parameters = schema.get("properties", {})
+    if not parameters:
+        return Rule(name)
+    given = value if isinstance(value, dict) else {schema["required"][0]: value}
+    return Rule(name, {key: _number(given.get(key, part.get("default")), part) for key, part in parameters.items()})
+
+
+def _number(value: Any, schema: Mapping[str, Any]) -> Any:
+    """Return a number in the type that the schema states: 0 is 0.0 for a tolerance, 2.0 is 2 for a count."""
+    if value is None:
+        return None
+    return int(value) if schema.get("type") == "integer" else float(value) if schema.get("type") == "number" else value
