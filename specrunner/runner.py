@@ -26,6 +26,7 @@ from specrunner.results import CaseResult, CheckResult, Failure, Verdict
 from specrunner.sessions.captures import StoredCapture
 from specrunner.sessions.environments import Environment
 from specrunner.sessions.pool import Answer, Pool
+from specrunner.spec.model import Case
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +180,7 @@ class Run:
                 "load_seconds": round(message.seconds, 3),
                 "facts": dict(message.facts),
                 "requests": sum(
-                    len(planned.requests)
-                    for planned in self._plan.sessions
-                    if planned.session.key == message.session
+                    len(planned.requests) for planned in self._plan.sessions if planned.session.key == message.session
                 ),
             }
         self._publish(message)
@@ -222,9 +221,8 @@ class Run:
                 captures[role] = delivery.answer
                 facts[role] |= {"request": dict(delivery.answer.facts)}
         if failure is None:
-            from specrunner.checks.evidence import check_captures
-
-            checks = tuple(check_captures(case, captures))
+            checks = check_captures(case, captures)
+            failure = find_missing_evidence(checks)
         seconds += time.monotonic() - started
         return CaseResult(
             case,
@@ -258,6 +256,31 @@ class Run:
         if not self._verdicts[Verdict.PASSED] and not self._verdicts[Verdict.XFAILED]:
             return ExitCode.NOTHING_VERIFIED
         return ExitCode.PASSED
+
+
+def check_captures(case: Case, captures: Mapping[str, StoredCapture]) -> tuple[CheckResult, ...]:
+    """Make every check of a case on its captures by role; torch is imported here, when the first case is judged."""
+    from specrunner.checks.evidence import LoadedCapture, check_case
+    from specrunner.checks.sources import open_tensors
+
+    loaded = {
+        role: LoadedCapture(
+            stored.prompt_token_ids,
+            open_tensors(stored.tensors_path) if stored.tensors_path else {},
+            stored.output_token_ids,
+        )
+        for role, stored in captures.items()
+    }
+    return tuple(check_case(case, loaded["candidate"], loaded.get("reference"), loaded.get("peer")))
+
+
+def find_missing_evidence(checks: Sequence[CheckResult]) -> Failure | None:
+    """Return why there is no evidence, when nothing measured is wrong but something could not be compared."""
+    failed = [check for check in checks if not check.passed]
+    missing = [check for check in failed if check.rule == "evidence"]
+    if not missing or len(missing) < len(failed):
+        return None
+    return Failure("missing-evidence", f"{missing[0].subject}: {missing[0].message}")
 
 
 def settle_verdict(planned: PlannedCase, checks: Sequence[CheckResult], failure: Failure | None) -> Verdict:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from specrunner.cli.selection import add_selection_arguments, select_cases
-from specrunner.config import load_settings
-from specrunner.errors import ExitCode
+from specrunner.config import Settings, load_settings
+from specrunner.errors import ExitCode, UsageError
+from specrunner.spec.model import Case
 
 EXAMPLES = """\
 examples:
-  specrunner run                                    everything under specs/
-  specrunner run specs/smoke -k 'logits and not bf16'
+  specrunner run                                       everything under specs/
+  specrunner run specs/smoke -k 'logits and not bfloat16'
   specrunner run specs/ -t correctness -p dtype=bfloat16 --junit-xml report.xml
   specrunner run 'specs/smoke/glass.yaml::logits[engine=hf,dtype=float32]'
+  specrunner run --failed -x                           what did not pass last time, up to the first failure
 """
+
+LAST_RUN = Path(".specrunner") / "last-run.json"
+"""Where every run leaves its JSON report, for `show` and `--failed`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,20 +33,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_selection_arguments(parser)
     parser.add_argument("--failed", action="store_true", help="only the cases that did not pass in the last run")
     parser.add_argument("--plan", action="store_true", help="show the sessions and requests, run nothing")
-    parser.add_argument("-j", "--jobs", type=int, metavar="N", help="engine processes at once (default: 2, or 1 on one core)")
+    parser.add_argument("-j", "--jobs", metavar="N", help="engine processes at once (default: 2, or 1 on one core)")
     parser.add_argument("-x", dest="max_fail", action="store_const", const=1, help="stop after the first failure")
-    parser.add_argument("--max-fail", type=int, metavar="N", help="stop after N failures")
+    parser.add_argument("--max-fail", metavar="N", help="stop after N cases that failed or had no evidence")
     parser.add_argument("--strict", action="store_true", default=None, help="a skipped case is an error")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="the longest a request may take, for all cases")
+    parser.add_argument("--timeout", metavar="SECONDS", help="the longest a request may take, above what cases state")
     parser.add_argument("--junit-xml", metavar="FILE", help="write a JUnit report")
     parser.add_argument("--json", metavar="FILE", help="write a report with every number; - is stdout")
-    parser.add_argument("--output-format", choices=("full", "concise", "github"), help="what to print (default: full)")
-    parser.add_argument("--color", choices=("auto", "always", "never"), help="colours (default: auto)")
-    parser.add_argument("--profile", metavar="NAME", help="settings from [tool.specrunner.profiles.NAME] of pyproject.toml")
+    parser.add_argument("--output-format", metavar="FORMAT", help="full (default), concise or github")
+    parser.add_argument("--color", metavar="WHEN", help="auto (default), always or never")
+    parser.add_argument("--profile", metavar="NAME", help="settings of [tool.specrunner.profiles.NAME]")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command."""
+    """Run the command and return its exit status."""
     settings = load_settings(vars(options), os.environ, Path.cwd())
-    cases = select_cases(options)
-    return int(ExitCode.PASSED)
+    cases = select_cases(options, settings)
+    if options.failed:
+        cases = keep_unverified(cases, LAST_RUN)
+    if not cases:
+        return {"fail": ExitCode.NOTHING_VERIFIED, "warn": ExitCode.PASSED, "pass": ExitCode.PASSED}[settings.no_cases]
+    if settings.overrides_cases("timeout"):
+        cases = [replace(case, timeout=settings.timeout) for case in cases]
+    return run_cases(cases, settings, plan_only=options.plan)
+
+
+def run_cases(cases: Sequence[Case], settings: Settings, *, plan_only: bool = False) -> int:
+    """Plan and run cases under settings; with `plan_only`, print the plan instead."""
+    from specrunner.plan.build import Planner, make_plan
+
+    planner = Planner()
+    plan = make_plan(cases, planner)
+    if plan_only:
+        from specrunner.plan.text import format_plan
+
+        print("\n".join(format_plan(plan)))
+        return ExitCode.PASSED
+    from specrunner.reporters import create_reporters
+    from specrunner.runner import Run, RunOptions
+
+    reporters = create_reporters(
+        junit=Path(settings.junit_xml) if settings.junit_xml else None,
+        json="-" if settings.json == "-" else Path(settings.json) if settings.json else None,
+        last_run=LAST_RUN,
+        output_format=settings.output_format,
+        color=settings.color,
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+    )
+    run_options = RunOptions(
+        jobs=settings.jobs,
+        strict=settings.strict,
+        max_fail=settings.max_fail,
+        command=("specrunner", *sys.argv[1:]),
+    )
+    try:
+        return int(Run(plan, planner.environments, reporters, run_options).execute())
+    finally:
+        for reporter in reporters:
+            reporter.close()
+
+
+def keep_unverified(cases: Sequence[Case], last_run: Path) -> list[Case]:
+    """Keep the cases that did not pass in the last run, and those that it did not contain.
+
+    Raises:
+        UsageError: there is no last run to read.
+    """
+    try:
+        report = json.loads(last_run.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--failed needs the last run's report {last_run}: {error}", help="run once without --failed"
+        ) from error
+    passed = {case["node_id"] for case in report["cases"] if case["verdict"] in ("passed", "xfailed")}
+    return [case for case in cases if case.node_id not in passed]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE, Cha
 
 LOG_TAIL_LINES = 40
 LOG_TAIL_BYTES = 16_384
+KILL_PATIENCE = 10.0
+"""Seconds to wait for killed processes to be gone."""
 
 
 class Cancelled(Exception):
@@ -147,11 +150,9 @@ class WorkerProcess:
     def close(self, grace: float = 10.0) -> None:
         """Let the engine shut down in order, for at most `grace` seconds, then end what is left."""
         if not self._ended:
-            try:
+            with suppress(ChannelClosed, subprocess.TimeoutExpired):
                 self._channel.send({"type": "close"})
                 self._process.wait(timeout=grace)
-            except (ChannelClosed, subprocess.TimeoutExpired):
-                pass
             self.kill()
 
     def kill(self) -> None:
@@ -159,15 +160,14 @@ class WorkerProcess:
         if self._ended:
             return
         self._ended = True
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        for pid in find_marked(self._mark):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        deadline = time.monotonic() + KILL_PATIENCE
+        while (strays := find_marked(self._mark)) and time.monotonic() < deadline:
+            for pid in strays:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
         self._process.wait()
         self._channel.close()
 

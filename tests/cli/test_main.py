@@ -1,0 +1,46 @@
+"""The command line's frame: what it imports, and how commands end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from specrunner.cli import COMMANDS, main
+
+HEAVY = {"torch", "transformers", "numpy", "safetensors"}
+
+
+def modules_after(arguments: list[str]) -> set[str]:
+    """Top-level modules imported by a command, run in a process of its own."""
+    script = f"""
+import sys
+from specrunner.cli import main
+main({arguments!r})
+print("MODULES", *sorted({{name.split(".")[0] for name in sys.modules}}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.rsplit("MODULES", 1)[1].split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    assert modules_after(arguments) & (HEAVY | {"yaml", "jsonschema"}) == set()
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert "example" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--no-such-flag"], ["run", "--no-such-flag"], ["nonsense"], []])
+def test_a_wrong_command_line_exits_4(arguments: list[str]) -> None:
+    assert main(arguments) == 4
+
+
+def test_a_bug_of_ours_exits_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("specrunner.cli.make_parser", lambda command: 1 / 0)
+    assert main(["run"]) == 3
+    assert "bug of specrunner" in capsys.readouterr().err

@@ -1,0 +1,152 @@
+"""Planning: equal requests once, one load per engine configuration, reasons for what will not run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specrunner.engines.base import Capabilities
+from specrunner.errors import EngineMissing
+from specrunner.plan.build import Planner, make_plan
+from specrunner.plan.model import Request, Session
+from specrunner.plan.text import format_plan
+from specrunner.sessions.environments import Environment
+from specrunner.spec.model import Case, Decode, EngineChoice, Location, Model, Prompt
+
+CASE = Case(
+    suite="specs/a",
+    name="capital",
+    parameters=(("engine", "hf"),),
+    location=Location("specs/a.yaml", 4, 5),
+    candidate=EngineChoice("hf", "bfloat16", "cpu"),
+    reference=EngineChoice("hf", "float32", "cpu"),
+    model=Model(recipe="glass-0.8m"),
+    prompt=Prompt(text="The capital of France is"),
+    tensors=("logits",),
+)
+
+
+def find(engine: str, capabilities: Capabilities, device: str) -> Environment:
+    """Every engine but vllm is installed."""
+    if engine == "vllm":
+        raise EngineMissing("vllm is not installed", help="specrunner engines install vllm")
+    return Environment(engine, Path("/usr/bin/python3"), MappingProxyType({}), "d1", MappingProxyType({}), "own")
+
+
+def plan_of(*cases: Case) -> Planner:
+    """A planner that knows the environments above."""
+    planner = Planner(find=find)
+    for case in cases:
+        planner.add(case)
+    return planner
+
+
+def test_equal_requests_run_once_and_one_configuration_is_loaded_once() -> None:
+    cases = [replace(CASE, name=f"case-{index}", suite=f"specs/{index % 3}") for index in range(20)]
+    plan = plan_of(*cases).build()
+    assert [len(planned.requests) for planned in plan.sessions] == [1, 1]
+    assert len(plan.cases) == 20
+    assert len({planned.evidence["candidate"] for planned in plan.cases}) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(CASE, prompt=Prompt(text="The capital of Spain is")),
+        replace(CASE, prompt=replace(CASE.prompt, length=2)),
+        replace(CASE, tensors=("logits", "embeddings")),
+        replace(CASE, decode=Decode(max_new_tokens=3)),
+    ],
+)
+def test_another_request_is_another_capture_on_the_same_session(other: Case) -> None:
+    plan = plan_of(CASE, other).build()
+    assert [len(planned.requests) for planned in plan.sessions] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        EngineChoice("hf", "float16", "cpu"),
+        EngineChoice("hf", "bfloat16", "cpu", {"attn_implementation": "eager"}),
+        EngineChoice("oracle", "float64", "cpu"),
+    ],
+)
+def test_another_configuration_is_another_session(candidate: EngineChoice) -> None:
+    plan = plan_of(CASE, replace(CASE, candidate=candidate)).build()
+    assert len(plan.sessions) == 3
+
+
+def test_a_case_whose_engine_is_absent_is_skipped_with_the_command_that_installs_it() -> None:
+    missing = replace(CASE, candidate=EngineChoice("vllm", "float32", "cpu"))
+    plan = plan_of(missing, CASE).build()
+    skip = plan.cases[0].skip
+    assert skip is not None and skip.kind == "engine-missing"
+    assert skip.help == "specrunner engines install vllm"
+    assert plan.cases[1].skip is None
+    assert any(
+        "1 skipped: vllm is not installed (specrunner engines install vllm)" in line for line in format_plan(plan)
+    )
+
+
+@pytest.mark.parametrize(
+    ("requires", "words"),
+    [
+        ({"device": "cuda"}, "CUDA"),
+        ({"memory_gb": 1e9}, "GB of memory"),
+        ({"packages": ["no_such_package_at_all"]}, "no_such_package_at_all"),
+    ],
+)
+def test_requirements_that_the_machine_does_not_meet_skip(
+    requires: dict[str, object], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specrunner.plan.build.has_cuda", lambda: False)
+    skip = plan_of(replace(CASE, requires=requires)).build().cases[0].skip
+    assert skip is not None and words in skip.message and skip.kind == "capability-missing"
+
+
+def test_cuda_asked_for_where_there_is_none_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specrunner.plan.build.has_cuda", lambda: False)
+    skip = plan_of(replace(CASE, candidate=EngineChoice("hf", "float32", "cuda"))).build().cases[0].skip
+    assert skip is not None and "no CUDA device" in skip.message
+
+
+def test_the_plan_says_how_many_loads_and_requests() -> None:
+    lines = list(format_plan(plan_of(CASE, replace(CASE, name="again")).build()))
+    assert lines[0] == "2 cases on 2 sessions, 2 distinct requests of 4 asked for"
+    assert sum("1 load, 1 requests" in line for line in lines) == 2
+
+
+texts = st.text(max_size=20)
+prompts = st.one_of(
+    st.builds(Prompt, text=texts, length=st.none() | st.integers(1, 9)),
+    st.builds(Prompt, token_ids=st.lists(st.integers(0, 9), min_size=1).map(tuple)),
+    st.builds(Prompt, messages=st.lists(st.fixed_dictionaries({"role": texts, "content": texts})).map(tuple)),
+)
+requests = st.builds(
+    Request,
+    prompt=prompts,
+    tensors=st.lists(texts, max_size=3).map(tuple),
+    decode=st.none() | st.builds(Decode, max_new_tokens=st.integers(1, 9)),
+)
+
+
+@given(requests, requests)
+def test_requests_survive_the_pipe_and_differ_by_key_exactly_when_they_differ(one: Request, other: Request) -> None:
+    assert Request.from_json(one.to_json()) == one
+    assert (one.key == other.key) == (one == other)
+
+
+@given(st.dictionaries(texts, st.integers() | st.booleans() | texts, max_size=3))
+def test_sessions_survive_the_pipe(options: dict[str, object]) -> None:
+    session = Session("hf", "own", Model(id="a/b", revision="c"), "float32", "cpu", options)
+    assert Session.from_json(session.to_json()) == session
+    assert Session.from_json(session.to_json()).key == session.key
+
+
+def test_make_plan_takes_cases_as_they_come() -> None:
+    assert len(make_plan([CASE], Planner(find=find)).cases) == 1

@@ -1,0 +1,151 @@
+"""The pool: one load for many requests, and that a crash costs its own requests alone."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from specrunner.errors import EngineError, EngineTimeout, ModelUnavailable, WorkerDied
+from specrunner.events import Event, SessionEnded, SessionReady
+from specrunner.plan.model import PlannedSession, Request, Session
+from specrunner.sessions.captures import StoredCapture
+from specrunner.sessions.environments import Environment
+from specrunner.sessions.pool import Answer, Pool
+from specrunner.sessions.process import find_marked
+from specrunner.spec.model import Model, Prompt
+
+HERE = Path(__file__).parent
+OWN = Environment(
+    "own", Path(sys.executable), MappingProxyType({"PYTHONPATH": str(HERE)}), "d1", MappingProxyType({}), "own"
+)
+
+
+class Served:
+    """What came of serving sessions: answers by prompt text, and the events."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.facts: dict[str, Any] = {}
+        self.events: list[Event] = []
+
+    def of(self, kind: type) -> list[Any]:
+        """Return the events of a kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+Serve = Callable[..., Served]
+
+
+@pytest.fixture
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """Serve one session a list of prompts; an item is the prompts, or (prompts, options)."""
+    monkeypatch.syspath_prepend(str(HERE))
+    import misbehaving
+
+    monkeypatch.setattr("specrunner.sessions.pool.find_engine", lambda name: misbehaving.MisbehavingEngine)
+
+    def serve_sessions(*sessions: list[str] | tuple[list[str], dict[str, Any]], jobs: int = 2, **more: Any) -> Served:
+        served = Served()
+        planned = []
+        prompts: dict[str, str] = {}
+        for index, entry in enumerate(sessions):
+            texts, options = entry if isinstance(entry, tuple) else (entry, {})
+            requests = tuple(Request(Prompt(text=text), ("logits",)) for text in texts)
+            prompts |= {request.key: request.prompt.text or "" for request in requests}
+            session = Session("misbehaving", "own", Model(path="."), "float32", "cpu", {**options, "index": index})
+            planned.append(PlannedSession(session, requests))
+
+        def deliver(session: str, request: str, answer: Answer, facts: Any, seconds: float) -> None:
+            assert prompts[request] not in served.answers, "a request was answered twice"
+            served.answers[prompts[request]] = answer
+            served.facts[prompts[request]] = facts
+
+        pool = Pool(
+            tmp_path,
+            jobs=jobs,
+            environments={one.session.key: OWN for one in planned},
+            timeouts={
+                (one.session.key, request.key): more.get("timeout", 60.0) for one in planned for request in one.requests
+            },
+            publish=served.events.append,
+            deliver=deliver,
+        )
+        if "before" in more:
+            more["before"](pool)
+        for one in planned:
+            pool.start(one)
+        if "during" in more:
+            more["during"](pool, served)
+        pool.shutdown()
+        return served
+
+    return serve_sessions
+
+
+def test_many_requests_cost_one_load(serve: Serve) -> None:
+    served = serve(["ok", "ok 2", "ok 3"])
+    assert all(isinstance(answer, StoredCapture) for answer in served.answers.values())
+    assert len(served.of(SessionReady)) == 1
+    assert [event.reason for event in served.of(SessionEnded)] == [""]
+
+
+@pytest.mark.parametrize("accident", ["kill", "exit"])
+def test_a_crash_costs_its_own_request_and_the_rest_goes_on(serve: Serve, accident: str) -> None:
+    served = serve(["before", accident, "after"], ["elsewhere"])
+    assert isinstance(served.answers[accident], WorkerDied)
+    for text in ("before", "after", "elsewhere"):
+        assert isinstance(served.answers[text], StoredCapture), text
+    assert len(served.of(SessionReady)) == 3
+    assert [event.reason for event in served.of(SessionEnded)].count("the process died") == 1
+
+
+def test_a_hang_costs_its_own_request(serve: Serve) -> None:
+    served = serve(["hang", "after"], timeout=1.0)
+    assert isinstance(served.answers["hang"], EngineTimeout)
+    assert isinstance(served.answers["after"], StoredCapture)
+
+
+def test_an_error_inside_the_engine_keeps_the_process(serve: Serve) -> None:
+    served = serve(["raise", "after"])
+    assert isinstance(served.answers["raise"], EngineError)
+    assert isinstance(served.answers["after"], StoredCapture)
+    assert len(served.of(SessionReady)) == 1
+
+
+@pytest.mark.parametrize(("on_load", "error"), [("unavailable", ModelUnavailable), ("kill", WorkerDied)])
+def test_a_load_that_fails_costs_the_session_and_no_other(serve: Serve, on_load: str, error: type) -> None:
+    served = serve((["a", "b"], {"on_load": on_load}), ["c"])
+    assert isinstance(served.answers["a"], error)
+    assert isinstance(served.answers["b"], error)
+    assert isinstance(served.answers["c"], StoredCapture)
+
+
+def test_stopping_starts_nothing_more(serve: Serve) -> None:
+    served = serve(["a", "b"], before=lambda pool: pool.stop())
+    assert served.answers == {}
+    assert served.of(SessionReady) == []
+
+
+def test_killing_ends_a_hanging_engine_at_once(serve: Serve) -> None:
+    def kill_when_ready(pool: Pool, served: Served) -> None:
+        while not served.of(SessionReady):
+            time.sleep(0.01)
+        pool.kill()
+
+    started = time.monotonic()
+    served = serve(["child hang", "b"], during=kill_when_ready, timeout=120.0)
+    assert time.monotonic() - started < 60
+    assert served.answers == {}
+    assert [event.reason for event in served.of(SessionEnded)] == ["interrupted"]
+
+
+def test_nothing_is_left_on_disk_but_captures(serve: Serve, tmp_path: Path) -> None:
+    serve(["ok", "kill"])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["captures"]
+    assert find_marked("nothing") == []
