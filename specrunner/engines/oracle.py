@@ -1,0 +1,190 @@
+"""The engine `oracle`: our own LLaDA2 in plain float64, the reference that owes nothing to an engine."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specrunner.engines.base import Capabilities, Capture, Engine
+from specrunner.engines.checkpoint_digest import describe_checkpoint
+from specrunner.engines.denoising import PassLog
+from specrunner.engines.plain_tokenizer import PlainTokenizer
+from specrunner.engines.prompts import encode_prompt
+from specrunner.errors import CaptureIncomplete, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
+from specrunner.spec.model import Decode
+from specrunner.spec.tensor_names import TEMPLATES, match_name
+
+if TYPE_CHECKING:
+    from specrunner.models.llada2 import LLaDA2
+    from specrunner.plan.model import Request, Session
+
+ARCHITECTURE = "LLaDA2MoeModelLM"
+GEOMETRIES = ("block_causal", "causal", "bidirectional")
+
+
+class OracleEngine(Engine):
+    """Plain numpy. Its options shape the forward over a prompt: `attention`, one of `GEOMETRIES`, and `block_length`."""
+
+    name = "oracle"
+
+    def __init__(self, session: Session, model_path: str, workspace: Path) -> None:
+        super().__init__(session, model_path, workspace)
+        self._model: LLaDA2 | None = None
+        self._tokenizer: PlainTokenizer | None = None
+        self._attention: Any = session.options.get("attention", "block_causal")
+        self._block_length: int | None = session.options.get("block_length")
+
+    @classmethod
+    def capabilities(cls) -> Capabilities:
+        """State what the oracle does: one dtype on one device."""
+        return Capabilities(
+            dtypes={"cpu": ("float64",)},
+            algorithms=("low_confidence",),
+            packages=("numpy", "tokenizers"),
+            install_hint="pip install 'specrunner[hf]'",
+        )
+
+    @classmethod
+    def tensor_templates(cls, architecture: str) -> tuple[str, ...] | None:
+        """Return every name of the vocabulary for LLaDA2; the oracle knows no other architecture."""
+        return TEMPLATES if architecture == ARCHITECTURE else None
+
+    def load(self) -> dict[str, Any]:
+        """Open the checkpoint; weights are read when they are needed."""
+        from specrunner.models.llada2 import LLaDA2
+
+        self._check_options()
+        folder = Path(self.model_path)
+        architecture = read_architecture(folder, self.session.model.label)
+        with translate_errors(f"load {self.session.model.label}"):
+            self._model = LLaDA2.load(folder)
+            self._tokenizer = PlainTokenizer.load(folder)
+        return {
+            "versions": {
+                "python": platform.python_version(),
+                "specrunner": version_or_absent("specrunner"),
+                "numpy": version_or_absent("numpy"),
+                "tokenizers": version_or_absent("tokenizers"),
+            },
+            "architecture": architecture,
+            "model_class": f"{LLaDA2.__module__}.{LLaDA2.__name__}",
+            "device": "cpu",
+            "dtype": "float64",
+            "attention_backend": f"numpy, {self._attention}",
+            "options": dict(self.session.options),
+            "patches": [],
+            **describe_checkpoint(folder),
+        }
+
+    def capture(self, request: Request) -> Capture:
+        """Run one forward for the tensors, then a decode for the tokens."""
+        assert self._model is not None, "capture before load"
+        with translate_errors("answer the request"):
+            ids = encode_prompt(request.prompt, self._tokenizer, self._model.config.vocab_size)
+            capture = Capture(prompt_token_ids=ids)
+            patterns = [pattern for pattern in request.tensors if not pattern.startswith("passes.")]
+            if patterns:
+                capture.tensors = self._forward(self._model, ids, patterns)
+            if request.decode is not None:
+                self._decode(self._model, capture, request.decode, request.tensors)
+            elif len(patterns) < len(request.tensors):
+                raise ModelUnsupported("`passes.*` tensors come from a decode, and the request has none")
+            return capture
+
+    def close(self) -> None:
+        """Drop the model."""
+        self._model = self._tokenizer = None
+
+    def _check_options(self) -> None:
+        unknown = sorted(set(self.session.options) - {"attention", "block_length"})
+        if unknown:
+            raise ModelUnsupported(
+                f"the oracle has no option {', '.join(unknown)}", help="its options are attention and block_length"
+            )
+        if self._attention not in GEOMETRIES:
+            raise ModelUnsupported(
+                f"the oracle has no attention {self._attention!r}", help=f"it knows {', '.join(GEOMETRIES)}"
+            )
+
+    def _forward(self, model: LLaDA2, ids: list[int], patterns: list[str]) -> dict[str, Any]:
+        """Run the prompt once; return the tensors that `patterns` select."""
+        tensors: dict[str, Any] = {}
+        used: set[str] = set()
+
+        def keep(name: str, value: Any) -> None:
+            matching = {pattern for pattern in patterns if match_name(pattern, name)}
+            if matching:
+                used.update(matching)
+                tensors[name] = value.copy()
+
+        model.forward(ids, attention=self._attention, block_length=self._block_length, on_tensor=keep)
+        for pattern in patterns:
+            if pattern not in used:
+                raise CaptureIncomplete(f"no tensor of this model matches {pattern!r}")
+        return tensors
+
+    def _decode(self, model: LLaDA2, capture: Capture, decode: Decode, patterns: tuple[str, ...]) -> None:
+        """Generate tokens; put them, their facts and the wanted passes into `capture`."""
+        if decode.algorithm != "low_confidence":
+            raise ModelUnsupported(f"{ARCHITECTURE} decodes by low_confidence, not {decode.algorithm}")
+        if self._attention != "block_causal":
+            raise ModelUnsupported(f"block diffusion needs block_causal attention, not {self._attention}")
+        log = PassLog(patterns)
+        capture.output_token_ids = model.decode(
+            capture.prompt_token_ids,
+            max_new_tokens=decode.max_new_tokens,
+            block_length=decode.block_length,
+            threshold=0.95 if decode.threshold is None else decode.threshold,
+            eos_id=-1 if decode.ignore_eos else None,
+            on_pass=log.add,
+        )
+        capture.tensors |= log.finish()
+        stopped = capture.output_token_ids[-1:] == [model.config.eos_token_id] and not decode.ignore_eos
+        capture.facts |= log.facts() | {"finish_reason": "stop" if stopped else "length"}
+
+
+def read_architecture(folder: Path, label: str) -> str:
+    """Return the architecture that a checkpoint states.
+
+    Raises:
+        ModelUnavailable: no readable `config.json`.
+        ModelUnsupported: it is not LLaDA2.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(
+            f"no readable config.json in {folder}", help="the oracle loads directories, not hub ids"
+        ) from error
+    architectures = config.get("architectures") or ["none"]
+    if ARCHITECTURE not in architectures:
+        raise ModelUnsupported(f"the oracle computes {ARCHITECTURE}, and {label} is {architectures[0]}")
+    return ARCHITECTURE
+
+
+@contextmanager
+def translate_errors(what: str) -> Iterator[None]:
+    """Turn numpy's and the model's own complaints into an EngineError."""
+    try:
+        yield
+    except MemoryError as error:
+        raise EngineOutOfMemory(f"out of memory while trying to {what}: {error}") from error
+    except OSError as error:
+        raise ModelUnavailable(f"could not {what}: {error}") from error
+    except ValueError as error:
+        raise ModelUnsupported(f"could not {what}: {error}") from error
+
+
+def version_or_absent(package: str) -> str:
+    """Return a distribution's version; `absent` where it runs from a checkout."""
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
