@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from specrunner.errors import NothingVerified, UsageError
 from specrunner.spec.loader import LoadedSpecs, load_specs
 from specrunner.spec.model import Case
-from specrunner.spec.select import Selection, parse_parameter, select_cases as narrow_cases
+from specrunner.spec.select import Selection, parse_parameter
+from specrunner.spec.select import select_cases as narrow_cases
 
 DEFAULT_PATH = "specs"
 
@@ -63,7 +64,7 @@ def load_paths(paths: Sequence[str]) -> LoadedSpecs:
         UsageError: a path does not exist, or none was given and there is no directory `specs`.
     """
     if not paths:
-        if not os.path.isdir(DEFAULT_PATH):
+        if not Path(DEFAULT_PATH).is_dir():
             raise UsageError(
                 "no spec was named, and there is no directory `specs` here", help="name a spec file or directory"
             )

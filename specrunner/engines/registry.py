@@ -47,8 +47,8 @@ def find_engine(name: str) -> type[Engine]:
         found = getattr(import_module(module), attribute)
     except Exception as error:  # a plugin may fail in any way; its name must reach the user
         cause = f"{type(error).__name__}: {error}"
-        help = "reinstall or remove the package that provides it"
-        raise ConfigurationError(f"engine `{name}` ({target}) cannot be loaded: {cause}", help=help) from error
+        advice = "reinstall or remove the package that provides it"
+        raise ConfigurationError(f"engine `{name}` ({target}) cannot be loaded: {cause}", help=advice) from error
     if not (isinstance(found, type) and issubclass(found, Engine)):
         raise ConfigurationError(f"engine `{name}` ({target}) is not a subclass of specrunner.engines.base.Engine")
     return found

@@ -57,8 +57,8 @@ class _Checker:
         self._check_dtype(case, choice, capabilities, prefix)
         if case.decode is not None and case.decode.algorithm not in capabilities.algorithms:
             message = f"engine `{choice.engine}` cannot decode by `{case.decode.algorithm}`"
-            help = accepted_values("", capabilities.algorithms, "it can")
-            self._report(case, "impossible-algorithm", message, help, "decode.algorithm")
+            advice = accepted_values("", capabilities.algorithms, "it can")
+            self._report(case, "impossible-algorithm", message, advice, "decode.algorithm")
         if case.tensors:
             self._check_tensors(case, choice, engine)
 
@@ -88,14 +88,14 @@ class _Checker:
         templates = engine.tensor_templates(architecture)
         if templates is None:
             message = f"engine `{choice.engine}` has no map of tensor names for {architecture}"
-            help = "compare `tokens` alone, or add a map under specrunner/engines/names"
-            self._report(case, "no-name-map", message, help, "tensors")
+            advice = "compare `tokens` alone, or add a map under specrunner/engines/names"
+            self._report(case, "no-name-map", message, advice, "tensors")
             return
         for index, pattern in enumerate(case.tensors):
             if not can_match(pattern, tuple(templates)):
                 message = f"engine `{choice.engine}` has no tensor `{pattern}` in {architecture}"
-                help = accepted_values(pattern, vocabulary(templates), "tensors")
-                self._report(case, "impossible-tensor", message, help, "tensors", index, pattern)
+                advice = accepted_values(pattern, vocabulary(templates), "tensors")
+                self._report(case, "impossible-tensor", message, advice, "tensors", index, pattern)
 
     def _report(
         self, case: Case, code: str, message: str, help: str, field: str, index: int | None = None, pattern: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from specrunner.spec.consistency import CaseChecker
@@ -76,8 +76,8 @@ class CaseReader:
         line = self.source.locate(first.values_at["name"][0]).line
         message = f"two cases are called `{name}`"
         note = (f"the first is at line {line}",)
-        help = "give each case a name of its own; an alias of a whole case repeats its name, too"
-        self.diagnostics.append(self.source.diagnose("duplicate-id", message, layers.name_span(), help, note))
+        advice = "give each case a name of its own; an alias of a whole case repeats its name, too"
+        self.diagnostics.append(self.source.diagnose("duplicate-id", message, layers.name_span(), advice, note))
 
     def _expand(self, fields: Fields, layers: Layers, checker: CaseChecker) -> list[Case]:
         matrix = fields.get("matrix", {})
@@ -147,7 +147,7 @@ class CaseReader:
             requires=self._remember("requires", fields.get("requires", _NOTHING), _requires),
             timeout=float(fields.get("timeout", self._timeout)),
             xfail=None if xfail is None else Xfail(xfail["reason"], tuple(xfail.get("engines", ()))),
-            description=layers.entry.get("description", fields.get("description", "")),
+            description=fields.get("description", ""),
             marks=Marks(layers),
         )
         return case if checker.check_case(case, layers) else None
@@ -198,7 +198,7 @@ class CaseReader:
     def _model(self, model: Mapping[str, Any]) -> Model:
         path = model.get("path")
         if path is not None:
-            path = PurePosixPath(os.path.abspath(os.path.join(os.path.dirname(self.source.path), path))).as_posix()
+            path = Path(os.path.normpath(Path.cwd() / Path(self.source.path).parent / path)).as_posix()
         return Model(
             id=model.get("id"),
             path=path,

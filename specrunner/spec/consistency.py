@@ -40,15 +40,15 @@ class CaseChecker:
     def _check_engine(self, layers: Layers, name: str, *path: str | int, at_key: bool = False) -> bool:
         if name in self._engines:
             return True
-        help = accepted_values(name, list(self._engines), "engines")
-        return self._report(layers, "unknown-engine", f"unknown engine `{name}`", help, *path, at_key=at_key)
+        advice = accepted_values(name, list(self._engines), "engines")
+        return self._report(layers, "unknown-engine", f"unknown engine `{name}`", advice, *path, at_key=at_key)
 
     def check_shared(self, fields: Fields, layers: Layers) -> bool:
         """Check what is the same for all combinations of the matrix: the engines."""
         engines = fields.get("engines")
         if not engines:
-            help = "list them under `engines`, in the case or at the top of the spec"
-            return self._report(layers, "no-engine", f"case `{fields['name']}` has no engine to run on", help)
+            advice = "list them under `engines`, in the case or at the top of the spec"
+            return self._report(layers, "no-engine", f"case `{fields['name']}` has no engine to run on", advice)
         found = [self._check_engine(layers, name, "engines", index) for index, name in enumerate(engines)]
         return all(found)
 
@@ -93,9 +93,9 @@ class CaseChecker:
         elif not any(kind in model for kind in ("id", "path", "recipe")):
             fine = self._report(layers, "no-model", "the model has no source", _ONE_MODEL, "model", at_key=True)
         elif "recipe" in model and self._recipes is not None and model["recipe"] not in self._recipes:
-            help = accepted_values(model["recipe"], list(self._recipes), "recipes")
+            advice = accepted_values(model["recipe"], list(self._recipes), "recipes")
             message = f"unknown recipe `{model['recipe']}`"
-            fine = self._report(layers, "unknown-recipe", message, help, "model", "recipe")
+            fine = self._report(layers, "unknown-recipe", message, advice, "model", "recipe")
         if prompt is None:
             return self._report(layers, "no-input", f"case `{fields['name']}` has no prompt", _ONE_PROMPT)
         if not isinstance(prompt, str):
@@ -114,22 +114,22 @@ class CaseChecker:
         if decode is None:
             return True
         if "max_new_tokens" not in decode:
-            help = "state the most tokens to generate"
-            return self._report(layers, "missing-key", "`decode` lacks `max_new_tokens`", help, "decode", at_key=True)
+            advice = "state the most tokens to generate"
+            return self._report(layers, "missing-key", "`decode` lacks `max_new_tokens`", advice, "decode", at_key=True)
         only = ("block_length", "threshold")
         if decode.get("algorithm", "greedy") == "low_confidence":
             missing = [name for name in only if name not in decode]
             if missing:
                 names = " and ".join(f"`{name}`" for name in missing)
-                help = "e.g. `block_length: 32, threshold: 0.95`"
+                advice = "e.g. `block_length: 32, threshold: 0.95`"
                 message = f"algorithm `low_confidence` needs {names}"
-                return self._report(layers, "missing-key", message, help, "decode", "algorithm")
+                return self._report(layers, "missing-key", message, advice, "decode", "algorithm")
         elif not algorithm_varies:
             for name in only:
                 if name in decode:
-                    help = "remove it, or set `algorithm: low_confidence`"
+                    advice = "remove it, or set `algorithm: low_confidence`"
                     message = f"`{name}` means nothing to the algorithm `greedy`"
-                    return self._report(layers, "conflicting-keys", message, help, "decode", name, at_key=True)
+                    return self._report(layers, "conflicting-keys", message, advice, "decode", name, at_key=True)
         return True
 
     def _check_purpose(self, fields: Fields, layers: Layers) -> bool:
@@ -137,12 +137,12 @@ class CaseChecker:
         tokens, decode, tolerance = fields.get("tokens"), fields.get("decode"), fields.get("tolerance")
         tensors = fields.get("tensors", tolerance and list(tolerance))
         if not tensors and not tokens:
-            help = "list `tensors` with their `tolerance`, or `decode` with `tokens: exact`"
-            return self._report(layers, "no-check", f"case `{name}` checks nothing", help)
+            advice = "list `tensors` with their `tolerance`, or `decode` with `tokens: exact`"
+            return self._report(layers, "no-check", f"case `{name}` checks nothing", advice)
         fine = True
         if tokens and decode is None:
-            help = "e.g. `decode: {max_new_tokens: 32}`"
-            fine = self._report(layers, "no-decode", "`tokens` needs `decode`", help, "tokens", at_key=True)
+            advice = "e.g. `decode: {max_new_tokens: 32}`"
+            fine = self._report(layers, "no-decode", "`tokens` needs `decode`", advice, "tokens", at_key=True)
         if fields.get("reference") is None:
             what = "tensors" if tensors else "tokens"
             message = f"case `{name}` compares {what}, but has no reference"
@@ -163,30 +163,30 @@ class CaseChecker:
             name = first_uncovered((pattern,), rules)
             if name is not None:
                 pair = f"`{pattern}`" if name == pattern else f"`{pattern}` selects `{name}`, which"
-                help = "add it under `tolerance`: every tensor that is listed needs a rule"
+                advice = "add it under `tolerance`: every tensor that is listed needs a rule"
                 message = f"{pair} has no rule" if name != pattern else f"{pair} has no rule under `tolerance`"
-                fine = self._report(layers, "no-rule", message, help, "tensors", index)
+                fine = self._report(layers, "no-rule", message, advice, "tensors", index)
         fine = self._check_idle(layers, tensors, rules) and fine
         decode = fields.get("decode")
         diffusion = decode is not None and decode.get("algorithm") == "low_confidence"
         if needs_passes(tensors) and not diffusion and not needs_forward(tensors):
-            help = "denoising passes exist with `decode: {algorithm: low_confidence, …}` alone"
+            advice = "denoising passes exist with `decode: {algorithm: low_confidence, …}` alone"
             return self._report(
-                layers, "no-decode", "`passes.*` needs block-diffusion decoding", help, "tolerance", at_key=True
+                layers, "no-decode", "`passes.*` needs block-diffusion decoding", advice, "tolerance", at_key=True
             )
         if decode is not None and not fields.get("tokens") and not needs_passes(tensors) and "decode" in layers.entry:
-            help = "add `tokens: exact`, or remove `decode`"
+            advice = "add `tokens: exact`, or remove `decode`"
             return self._report(
-                layers, "unused-decode", "nothing checks what is generated", help, "decode", at_key=True
+                layers, "unused-decode", "nothing checks what is generated", advice, "decode", at_key=True
             )
         return fine
 
     def _check_possible(self, layers: Layers, pattern: str, *path: str | int, at_key: bool = False) -> bool:
         if can_match(pattern):
             return True
-        help = accepted_values(pattern, vocabulary(), "names")
+        advice = accepted_values(pattern, vocabulary(), "names")
         message = f"no tensor name can match `{pattern}`"
-        return self._report(layers, "impossible-pattern", message, help, *path, at_key=at_key)
+        return self._report(layers, "impossible-pattern", message, advice, *path, at_key=at_key)
 
     def _check_idle(self, layers: Layers, tensors: tuple[str, ...], rules: tuple[str, ...]) -> bool:
         """Report rules written beside the tensors they miss, or below a rule of the same mapping that hides them."""
@@ -194,13 +194,13 @@ class CaseChecker:
         for pattern, hidden_by in idle_patterns(tensors, rules):
             owner = _owner(layers, "tolerance", pattern)
             if hidden_by is None and owner is not None and owner is _owner(layers, "tensors"):
-                help = "list the tensor under `tensors`, or remove the rule"
+                advice = "list the tensor under `tensors`, or remove the rule"
                 message = f"rule for `{pattern}`, but no listed tensor matches it"
-                fine = self._report(layers, "unused-rule", message, help, "tolerance", pattern, at_key=True)
+                fine = self._report(layers, "unused-rule", message, advice, "tolerance", pattern, at_key=True)
             elif hidden_by is not None and owner is not None and owner is _owner(layers, "tolerance", hidden_by):
-                help = "the first pattern that matches wins: put the narrower one first"
+                advice = "the first pattern that matches wins: put the narrower one first"
                 message = f"the rule for `{pattern}` is never reached: `{hidden_by}` comes first"
-                fine = self._report(layers, "unused-rule", message, help, "tolerance", pattern, at_key=True)
+                fine = self._report(layers, "unused-rule", message, advice, "tolerance", pattern, at_key=True)
         return fine
 
     def check_case(self, case: Case, layers: Layers) -> bool:
@@ -210,8 +210,8 @@ class CaseChecker:
         choice = case.candidate
         message = f"candidate and reference are the same ({choice.label} on {choice.device}): this compares nothing"
         excluded = ", ".join(f"{name}: {value}" for name, value in case.parameters)
-        help = f"give them another engine, dtype or options, or exclude it: `matrix: {{exclude: [{{{excluded}}}]}}`"
-        return self._report(layers, "self-comparison", message, help, "reference", at_key=True)
+        advice = f"give them another engine, dtype or options, or exclude it: `matrix: {{exclude: [{{{excluded}}}]}}`"
+        return self._report(layers, "self-comparison", message, advice, "reference", at_key=True)
 
 
 def _owner(layers: Layers, *path: str) -> Map | None:

@@ -105,18 +105,23 @@ def _show(value: Any) -> str:
     return f"`{text[:60]}…`" if len(text) > 60 else f"`{text}`"
 
 
+def _any(value: Any) -> Any:
+    """Return `value`; jsonschema's types allow attributes that are unset, which those of reported errors never are."""
+    return value
+
+
 def _properties(schema: Any) -> list[str]:
     return list(schema.get("properties", {})) if isinstance(schema, dict) else []
 
 
 def _unknown_keys(error: ValidationError, path: Path) -> Iterator[Finding]:
     known = _properties(error.schema)
-    for key in error.instance:
+    for key in _any(error.instance):
         if key not in known:
-            help = accepted_values(key, known)
+            advice = accepted_values(key, known)
             if key in _rule_parameters() and path and "tolerance" in path:
-                help = f"`{key}` is a parameter of the rule `{_rule_parameters()[key]}`; {help}"
-            yield Finding("unknown-key", f"unknown key `{key}`{_where(path)}", (*path, key), True, help)
+                advice = f"`{key}` is a parameter of the rule `{_rule_parameters()[key]}`; {advice}"
+            yield Finding("unknown-key", f"unknown key `{key}`{_where(path)}", (*path, key), True, advice)
 
 
 @cache
@@ -130,8 +135,8 @@ def _where(path: Path) -> str:
 
 
 def _missing_keys(error: ValidationError, path: Path) -> Iterator[Finding]:
-    for key in error.validator_value:
-        if key not in error.instance:
+    for key in _any(error.validator_value):
+        if key not in _any(error.instance):
             where = _where(path) or (" in this case" if path[:1] == ("cases",) and len(path) == 2 else "")
             schema = error.schema.get("properties", {}).get(key, {}) if isinstance(error.schema, dict) else {}
             schema = resolve_reference(schema["$ref"]) if "$ref" in schema else schema
@@ -146,28 +151,28 @@ def _example(key: str, schema: Mapping[str, Any]) -> str | None:
 
 
 def _wrong_type(error: ValidationError, path: Path) -> Iterator[Finding]:
-    wanted = error.validator_value
+    wanted = _any(error.validator_value)
     kinds = [wanted] if isinstance(wanted, str) else list(wanted)
     expected = " or ".join(_KINDS[kind] for kind in kinds if kind != "null" or len(kinds) == 1)
     found = kind_of(error.instance)
     got = "nothing" if found == "null" else _KINDS[found]
-    help = None
+    advice = None
     if "string" in kinds and found in ("integer", "number", "boolean"):
-        help = "quote it"
+        advice = "quote it"
     elif "array" in kinds and found in ("string", "integer", "number"):
-        help = f"write a list: [{error.instance}]"
+        advice = f"write a list: [{error.instance}]"
     elif found == "string" and kinds[0] in ("integer", "number"):
-        help = "write a number without quotes"
+        advice = "write a number without quotes"
     elif found == "null":
-        help = "give it a value, or remove it"
+        advice = "give it a value, or remove it"
     schema = error.schema if isinstance(error.schema, dict) else {}
     if found == "string" and "object" in kinds and "properties" in schema:
-        help = accepted_values("", _properties(schema), "keys")
-    yield Finding("wrong-type", f"{_name(path)} must be {expected}, not {got}", path, help=help)
+        advice = accepted_values("", _properties(schema), "keys")
+    yield Finding("wrong-type", f"{_name(path)} must be {expected}, not {got}", path, help=advice)
 
 
 def _not_listed(error: ValidationError, path: Path) -> Iterator[Finding]:
-    values = [str(value) for value in error.validator_value]
+    values = [str(value) for value in _any(error.validator_value)]
     word = str(error.instance)
     rules = load_schema()["$defs"]["rules"]["properties"]
     if values == ["exact"] and "tolerance" in path:
@@ -215,8 +220,8 @@ def _out_of_range(error: ValidationError, path: Path) -> Iterator[Finding]:
     }
     unit = error.schema.get("x-unit", "") if isinstance(error.schema, dict) else ""
     bound = f"{words[str(error.validator)]} {error.validator_value}"
-    help = f"the unit is {unit}" if unit else None
-    yield Finding("out-of-range", f"{_name(path)} must be {bound}, not {_show(error.instance)}", path, help=help)
+    advice = f"the unit is {unit}" if unit else None
+    yield Finding("out-of-range", f"{_name(path)} must be {bound}, not {_show(error.instance)}", path, help=advice)
 
 
 def _too_few(error: ValidationError, path: Path) -> Iterator[Finding]:
@@ -225,7 +230,7 @@ def _too_few(error: ValidationError, path: Path) -> Iterator[Finding]:
 
 
 def _repeated(error: ValidationError, path: Path) -> Iterator[Finding]:
-    items: list[Any] = error.instance
+    items: list[Any] = _any(error.instance)
     for index, item in enumerate(items):
         if item in items[:index]:
             yield Finding("repeated-item", f"{_show(item)} is listed twice in {_name(path)}", (*path, index))

@@ -95,8 +95,8 @@ def read_spec(
     if root is None:
         return [], diagnostics
     if not isinstance(root, Map):
-        help = "a spec begins with `version: 1` and lists its `cases`"
-        return [], [*diagnostics, source.diagnose("wrong-type", "a spec must be a mapping", (0, 1), help)]
+        advice = "a spec begins with `version: 1` and lists its `cases`"
+        return [], [*diagnostics, source.diagnose("wrong-type", "a spec must be a mapping", (0, 1), advice)]
     is_sound = compile_definition("spec")(root)
     check = compile_definition("case")
     entries = root.get("cases")
@@ -149,6 +149,6 @@ def _select(cases: Sequence[Case], file: SpecFile, has_problems: bool) -> list[C
         if not has_problems and not any(selector.selects(case) for case in cases):
             names = list(dict.fromkeys(case.name for case in cases))
             known = [case.id for case in cases if case.name == selector.name] if selector.name in names else names
-            help = accepted_values(selector.text, known, "cases")
-            raise UsageError(f"no case `{selector.text}` in {file.path}", help=help)
+            advice = accepted_values(selector.text, known, "cases")
+            raise UsageError(f"no case `{selector.text}` in {file.path}", help=advice)
     return [case for case in cases if any(selector.selects(case) for selector in selectors)]

@@ -10,9 +10,10 @@ from typing import Any
 
 from specrunner.spec.diagnostics import Diagnostic, accepted_values
 from specrunner.spec.explain import explain
-from specrunner.spec.merge import Layers, span_at
+from specrunner.spec.merge import Layers
 from specrunner.spec.schema import compile_definition, field_schema
-from specrunner.spec.tree import Map, Span
+from specrunner.spec.syntax import Span
+from specrunner.spec.tree import Map
 
 EXCLUDE = "exclude"
 ENGINE = "engine"
@@ -96,17 +97,17 @@ class MatrixReader:
     def _read_axis(self, name: str, values: Any, layers: Layers) -> Axis | None:
         span = layers.span("matrix", name, at_key=True)
         if name == ENGINE:
-            help = "list the engines under `engines`: they are the first axis of every matrix"
-            self._report(layers, "bad-axis", "`engine` cannot be an axis", span, help)
+            advice = "list the engines under `engines`: they are the first axis of every matrix"
+            self._report(layers, "bad-axis", "`engine` cannot be an axis", span, advice)
             return None
         if isinstance(values, dict):
             return Axis(name, tuple(Choice(label, label, change) for label, change in values.items()))
         fields = list(field_schema("variant")["properties"])
         if name.split(".")[0] not in fields:
-            help = (
+            advice = (
                 accepted_values(name, axis_fields(), "fields") + "; an axis of your own maps labels to what they change"
             )
-            self._report(layers, "unknown-axis", f"axis `{name}` is not a field of a case", span, help)
+            self._report(layers, "unknown-axis", f"axis `{name}` is not a field of a case", span, advice)
             return None
         choices = [self._read_value(name, value, layers, index) for index, value in enumerate(values)]
         found = [choice for choice in choices if choice is not None]
@@ -128,8 +129,8 @@ class MatrixReader:
                 self._report(layers, finding.code, finding.message, at, finding.help)
             return None
         if name in _TEXT_FIELDS or not _LABEL.fullmatch(label):
-            help = f"give it a label: `{name.split('.')[0]}-axis: {{my-label: {{{name.split('.')[0]}: …}}}}`"
-            self._report(layers, "bad-label", "this value cannot be part of a case's id", span, help)
+            advice = f"give it a label: `{name.split('.')[0]}-axis: {{my-label: {{{name.split('.')[0]}: …}}}}`"
+            self._report(layers, "bad-label", "this value cannot be part of a case's id", span, advice)
             return None
         return Choice(label, value, change)
 
@@ -167,12 +168,12 @@ class MatrixReader:
                 unknown = [name for name in exclusion.values if name not in known]
                 if unknown:
                     span = layers.span("matrix", EXCLUDE, index, unknown[0], at_key=True)
-                    help = accepted_values(unknown[0], list(known), "axes")
-                    self._report(layers, "unknown-axis", f"no axis is called `{unknown[0]}`", span, help)
+                    advice = accepted_values(unknown[0], list(known), "axes")
+                    self._report(layers, "unknown-axis", f"no axis is called `{unknown[0]}`", span, advice)
                     continue
                 span = exclusion.span
-                help = "; ".join(accepted_values("", sorted(known[name]), name) for name in exclusion.values)
-                self._report(layers, "unused-exclude", "this entry excludes nothing", span, help)
+                advice = "; ".join(accepted_values("", sorted(known[name]), name) for name in exclusion.values)
+                self._report(layers, "unused-exclude", "this entry excludes nothing", span, advice)
 
 
 def expand(
@@ -228,6 +229,3 @@ def _nest(path: list[str], value: Any, key_span: Span, value_span: Span) -> Map:
     else:
         outer[path[0]] = _nest(path[1:], value, key_span, value_span)
     return outer
-
-
-__all__ = ["Axis", "Choice", "Exclusion", "MatrixReader", "axis_fields", "expand", "span_at"]

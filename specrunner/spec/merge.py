@@ -13,7 +13,8 @@ from typing import Any
 
 from specrunner.spec.model import Location
 from specrunner.spec.source import Source
-from specrunner.spec.tree import Map, Span
+from specrunner.spec.syntax import Span
+from specrunner.spec.tree import Map
 
 Fields = dict[str, Any]
 Path = tuple[str | int, ...]
@@ -35,9 +36,7 @@ def merge_fields(base: Mapping[str, Any], over: Mapping[str, Any]) -> Fields:
         below = merged.get(name)
         if name == "tags" and below:
             merged[name] = list(dict.fromkeys((*below, *value)))
-        elif not isinstance(below, dict) or not isinstance(value, dict) or name in _WHOLE:
-            merged[name] = value
-        elif name in _KINDS and any(kind in value for kind in _KINDS[name]):
+        elif not isinstance(below, dict) or not isinstance(value, dict) or _replaces(name, value):
             merged[name] = value
         elif name == "tolerance":
             merged[name] = {**value, **{pattern: rules for pattern, rules in below.items() if pattern not in value}}
@@ -46,6 +45,11 @@ def merge_fields(base: Mapping[str, Any], over: Mapping[str, Any]) -> Fields:
         else:
             merged[name] = _merge_deep(below, value)
     return merged
+
+
+def _replaces(name: str, value: Mapping[str, Any]) -> bool:
+    """Tell whether a mapping takes the place of the one below it instead of being merged with it."""
+    return name in _WHOLE or any(kind in value for kind in _KINDS.get(name, ()))
 
 
 def _merge_deep(base: Mapping[str, Any], over: Mapping[str, Any]) -> Fields:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePosixPath
 
 from specrunner.errors import UsageError
 from specrunner.spec.diagnostics import suggest
@@ -62,7 +62,7 @@ class SpecFile:
     @property
     def suite(self) -> str:
         """The path without its extension."""
-        return os.path.splitext(self.path)[0]
+        return PurePosixPath(self.path).with_suffix("").as_posix()
 
 
 def find_files(paths: Sequence[str]) -> list[SpecFile]:
@@ -74,14 +74,14 @@ def find_files(paths: Sequence[str]) -> list[SpecFile]:
     found: dict[str, SpecFile] = {}
     for named in paths:
         path, separator, case = named.partition(SEPARATOR)
-        if not os.path.exists(path):
+        if not Path(path).exists():
             raise UsageError(f"no such file or directory: {path or named}", help=_nearest(path))
-        if separator and os.path.isdir(path):
+        if separator and Path(path).is_dir():
             raise UsageError(f"`{named}` names a case of a directory", help="write `file.yaml::name`")
         selector = CaseSelector.parse(case) if separator else None
-        for file in _walk(path) if os.path.isdir(path) else [path]:
+        for file in _walk(path) if Path(path).is_dir() else [Path(path)]:
             shown = _display(file)
-            spec = found.setdefault(os.path.realpath(file), SpecFile(shown, [] if selector else None))
+            spec = found.setdefault(str(file.resolve()), SpecFile(shown, [] if selector else None))
             if selector is None:
                 spec.selectors = None
             elif spec.selectors is not None:
@@ -89,20 +89,19 @@ def find_files(paths: Sequence[str]) -> list[SpecFile]:
     return list(found.values())
 
 
-def _walk(directory: str) -> Iterator[str]:
+def _walk(directory: str) -> Iterator[Path]:
     """Yield the spec files below a directory, sorted by path; hidden files and directories are skipped."""
     files = []
     for root, directories, names in os.walk(directory):
         directories[:] = [name for name in directories if not name.startswith(".")]
-        files += [os.path.join(root, n) for n in names if n.endswith(EXTENSIONS) and not n.startswith(".")]
-    yield from sorted(files, key=lambda file: PurePath(file).parts)
+        files += [Path(root, n) for n in names if n.endswith(EXTENSIONS) and not n.startswith(".")]
+    yield from sorted(files, key=lambda file: file.parts)
 
 
-def _display(path: str) -> str:
-    if os.path.isabs(path):
-        relative = os.path.relpath(path)
-        path = path if relative.startswith(os.pardir) else relative
-    return Path(os.path.normpath(path)).as_posix()
+def _display(path: Path) -> str:
+    relative = Path(os.path.relpath(path))
+    outside = relative.parts[:1] == (os.pardir,)
+    return Path(os.path.normpath(path)).as_posix() if outside else relative.as_posix()
 
 
 def _nearest(path: str) -> str | None:

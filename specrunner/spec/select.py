@@ -74,8 +74,8 @@ def select_cases(cases: Sequence[Case], selection: Selection) -> tuple[Case, ...
         matches = compile_keywords(selection.keywords)
         left = [case for case in left if matches(_names(case))]
         if not left:
-            help = "`specrunner list` shows all cases"
-            raise NothingVerified(f"no case matches `-k {selection.keywords}`", help=help)
+            advice = "`specrunner list` shows all cases"
+            raise NothingVerified(f"no case matches `-k {selection.keywords}`", help=advice)
     return tuple(left)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from specrunner.spec.diagnostics import Diagnostic
 from specrunner.spec.model import Location
-from specrunner.spec.tree import Problem, Span, Tree, build_tree
+from specrunner.spec.syntax import Problem, Span
+from specrunner.spec.tree import build_tree
 
 MAX_BYTES = 16 * 2**20
 """Size of the largest spec file that is read."""
@@ -82,7 +83,7 @@ def read_source(path: str | Path, name: str | None = None) -> Source:
     """
     name = name or Path(path).as_posix()
     try:
-        with open(path, "rb") as stream:
+        with Path(path).open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:
         return _refuse(name, "unreadable-file", f"the file cannot be read: {error.strerror or error}")
@@ -143,12 +144,9 @@ def _diagnose(source: Source, problem: Problem) -> Diagnostic:
 
 
 def _empty(source: Source) -> Diagnostic:
-    help = "a spec begins with `version: 1` and lists its `cases`"
-    return Diagnostic("empty-file", "the file holds no spec", Location(source.path, 1, 1), help=help)
+    advice = "a spec begins with `version: 1` and lists its `cases`"
+    return Diagnostic("empty-file", "the file holds no spec", Location(source.path, 1, 1), help=advice)
 
 
 def _refuse(name: str, code: str, message: str, help: str | None = None) -> Source:
     return Source(name, diagnostics=(Diagnostic(code, message, Location(name, 1, 1), help=help),))
-
-
-__all__ = ["MAX_BYTES", "Source", "Tree", "parse_bytes", "parse_text", "read_source"]

@@ -24,7 +24,7 @@ TEMPLATES: tuple[str, ...] = (
 """Every name a capture may hold, in model order; `{i}` is a number from 0.
 
     embeddings                          [tokens, hidden]
-    layers.{i}.attention.query          [tokens, heads * head_dim], what enters RoPE: after the per-head norm where there is one
+    layers.{i}.attention.query          [tokens, heads * head_dim], what enters RoPE: after a per-head norm
     layers.{i}.attention.key            [tokens, kv_heads * head_dim], likewise
     layers.{i}.attention.value          [tokens, kv_heads * head_dim]
     layers.{i}.attention.output         [tokens, hidden], after the output projection, before the residual is added

@@ -16,15 +16,13 @@ from yaml import events as ev
 
 from specrunner.spec.diagnostics import accepted_values
 from specrunner.spec.scalars import is_core_tag, resolve_plain, resolve_tagged
+from specrunner.spec.syntax import Problem, Span, explain_syntax
 
 MAX_DEPTH = 64
 """Containers inside containers, aliases followed."""
 MAX_ALIASES = 20_000
 MAX_NODES = 1_000_000
 """Values in one file, each alias counted as all that it stands for."""
-
-Span = tuple[int, int]
-"""Character offsets into the text: from, to (exclusive)."""
 
 
 class Map(dict[str, Any]):
@@ -54,18 +52,6 @@ class Seq(list[Any]):
         super().__init__()
         self.span = span
         self.items_at: list[Span] = []
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A defect of the text itself, before anything is known of its meaning."""
-
-    code: str
-    message: str
-    span: Span
-    help: str | None = None
-    related: tuple[str, Span] | None = None
-    """A note and the place it speaks of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +91,7 @@ class _PureParser(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser):
 def new_parser(text: str) -> Any:
     """Return the fastest parser there is; its `get_event` gives the next event."""
     if yaml.__with_libyaml__:
-        return yaml.cyaml.CParser(text)
+        return yaml.cyaml.CParser(text)  # type: ignore[attr-defined]
     return _PureParser(text)
 
 
@@ -369,59 +355,5 @@ def build_tree(text: str) -> Tree:
     except _Stop:
         return Tree(None, tuple(builder.problems), complete=False)
     except yaml.YAMLError as error:
-        return Tree(None, (*builder.problems, _explain_syntax(error, text)), complete=False)
+        return Tree(None, (*builder.problems, explain_syntax(error, text)), complete=False)
     return Tree(builder.root, tuple(builder.problems), complete=True, odd_numbers=tuple(builder.odd_numbers))
-
-
-_SYNTAX_HELP = (
-    (
-        "mapping values are not allowed",
-        "`: ` cannot stand inside a plain value",
-        "quote the value, or check the indentation",
-    ),
-    ("cannot start any token", "a plain value cannot begin with this character", "quote the value"),
-    (
-        "did not find expected key",
-        "a key was expected here",
-        "check the indentation, and quote values that begin or end with quotes",
-    ),
-    (
-        "did not find expected '-' indicator",
-        "a list item was expected here",
-        "align the items of a list under each other",
-    ),
-    (
-        "expected ',' or ']'",
-        "a list in brackets is not closed",
-        "separate the items by `, ` and close the list with `]`",
-    ),
-    (
-        "expected ',' or '}'",
-        "a mapping in braces is not closed",
-        "separate the entries by `, ` and close the mapping with `}`",
-    ),
-    ("could not find expected ':'", "a key lacks its colon", "write `key: value`, with a space after the colon"),
-    ("found unexpected end of stream", "a quoted text is not closed", "add the closing quote"),
-    (
-        "unknown escape character",
-        "an unknown escape in a double-quoted text",
-        "double the backslash, or use single quotes",
-    ),
-)
-
-
-def _explain_syntax(error: yaml.YAMLError, text: str) -> Problem:
-    """Say what libyaml's message means for the reader."""
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    raw = str(getattr(error, "problem", None) or error)
-    at = min(mark.index, len(text)) if mark is not None else 0
-    context_mark = getattr(error, "context_mark", None)
-    related = None
-    if context_mark is not None and mark is not None and context_mark.line != mark.line:
-        related = (str(error.context), (context_mark.index, context_mark.index + 1))  # type: ignore[attr-defined]
-    if text[at : at + 1] == "\t":
-        return Problem("yaml-syntax", "a tab cannot indent", (at, at + 1), "indent with spaces", related)
-    for part, message, help in _SYNTAX_HELP:
-        if part in raw:
-            return Problem("yaml-syntax", message, (at, at + 1), help, related)
-    return Problem("yaml-syntax", raw, (at, at + 1), "check indentation, brackets and quotes around here", related)

@@ -1,0 +1,76 @@
+"""Defects of a YAML text itself, and what libyaml's messages about them mean for the reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import yaml
+
+Span = tuple[int, int]
+"""Character offsets into the text: from, to (exclusive)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A defect of the text itself, before anything is known of its meaning."""
+
+    code: str
+    message: str
+    span: Span
+    help: str | None = None
+    related: tuple[str, Span] | None = None
+    """A note and the place it speaks of."""
+
+
+_MEANINGS = (
+    (
+        "mapping values are not allowed",
+        "`: ` cannot stand inside a plain value",
+        "quote the value, or check the indentation",
+    ),
+    ("cannot start any token", "a plain value cannot begin with this character", "quote the value"),
+    (
+        "did not find expected key",
+        "a key was expected here",
+        "check the indentation, and quote values that begin or end with quotes",
+    ),
+    (
+        "did not find expected '-' indicator",
+        "a list item was expected here",
+        "align the items of a list under each other",
+    ),
+    (
+        "expected ',' or ']'",
+        "a list in brackets is not closed",
+        "separate the items by `, ` and close the list with `]`",
+    ),
+    (
+        "expected ',' or '}'",
+        "a mapping in braces is not closed",
+        "separate the entries by `, ` and close the mapping with `}`",
+    ),
+    ("could not find expected ':'", "a key lacks its colon", "write `key: value`, with a space after the colon"),
+    ("found unexpected end of stream", "a quoted text is not closed", "add the closing quote"),
+    (
+        "unknown escape character",
+        "an unknown escape in a double-quoted text",
+        "double the backslash, or use single quotes",
+    ),
+)
+
+
+def explain_syntax(error: yaml.YAMLError, text: str) -> Problem:
+    """Say what libyaml's message means for the reader."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    raw = str(getattr(error, "problem", None) or error)
+    at = min(mark.index, len(text)) if mark is not None else 0
+    context_mark = getattr(error, "context_mark", None)
+    related = None
+    if context_mark is not None and mark is not None and context_mark.line != mark.line:
+        related = (str(error.context), (context_mark.index, context_mark.index + 1))  # type: ignore[attr-defined]
+    if text[at : at + 1] == "\t":
+        return Problem("yaml-syntax", "a tab cannot indent", (at, at + 1), "indent with spaces", related)
+    for part, message, advice in _MEANINGS:
+        if part in raw:
+            return Problem("yaml-syntax", message, (at, at + 1), advice, related)
+    return Problem("yaml-syntax", raw, (at, at + 1), "check indentation, brackets and quotes around here", related)
