@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import unicodedata
 from typing import TextIO
 
 from specrunner.reporters.json import silence_stream
@@ -41,6 +45,13 @@ class Console:
         except OSError:
             self._gone = True
 
+    @property
+    def width(self) -> int:
+        """Columns of the terminal; 80 where there is none."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            return os.get_terminal_size(self.stream.fileno()).columns or 80
+        return shutil.get_terminal_size().columns
+
     def can_show(self, text: str) -> bool:
         """Tell whether the stream's encoding has every character of `text`."""
         try:
@@ -48,3 +59,26 @@ class Console:
         except UnicodeEncodeError:
             return False
         return True
+
+
+def fit_cells(text: str, width: int) -> str:
+    """Cut `text` to `width` terminal cells, with an ellipsis where something was cut; wide characters take two."""
+    used = 0
+    for index, character in enumerate(text):
+        cells = _cells(character)
+        if used + cells > width:
+            return _cut(text[:index], width - 1) + "…"
+        used += cells
+    return text
+
+
+def _cut(text: str, width: int) -> str:
+    while sum(map(_cells, text)) > width:
+        text = text[:-1]
+    return text
+
+
+def _cells(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from specrunner.reporters.details import describe_case
+from specrunner.reporters.escape import escape_line
 from specrunner.reporters.record import CaseRecord, RunRecord
 from specrunner.reporters.terminal import BAD, TerminalReporter
 
@@ -22,13 +23,14 @@ class GithubReporter(TerminalReporter):
 def annotate_case(case: CaseRecord) -> str:
     """Return the workflow command that puts a case's evidence at its line; control characters are escapes."""
     properties = {
-        "file": case.location["path"],
+        "file": escape_line(case.location["path"]),
         "line": str(case.location["line"]),
         "col": str(case.location["column"]),
-        "title": case.id,
+        "title": escape_line(case.id),
     }
     shown = ",".join(f"{name}={escape_property(text)}" for name, text in properties.items())
-    return f"::error {shown}::{escape_data(chr(10).join([case.message, *describe_case(case)]))}"
+    message = "\n".join([escape_line(case.message), *describe_case(case)])
+    return f"::error {shown}::{escape_data(message)}"
 
 
 def escape_data(text: str) -> str:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import threading
 import time
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TextIO
@@ -22,7 +20,7 @@ from specrunner.events import (
     SessionReady,
     SessionStarted,
 )
-from specrunner.reporters.console import Console
+from specrunner.reporters.console import Console, fit_cells
 from specrunner.reporters.escape import escape_line
 from specrunner.reporters.style import VERDICT_STYLES, Palette, is_ci, is_terminal
 from specrunner.reporters.wording import describe_counts, format_seconds, plural
@@ -30,6 +28,8 @@ from specrunner.results import Verdict
 
 _MOST_SESSIONS = 4
 _REFRESH_SECONDS = 0.2
+_BAR_CELLS = 30
+_LEAST_BAR_CELLS = 6
 
 
 class Progress:
@@ -167,29 +167,12 @@ class LiveProgress(Progress):
             self._drawn = 0
 
     def _draw(self) -> None:
-        columns = shutil.get_terminal_size().columns
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            columns = os.get_terminal_size(self._console.stream.fileno()).columns
-        lines = self._render(max(columns - 1, 20), time.monotonic())
+        lines = self._render(max(self._console.width - 1, 20), time.monotonic())
         self._console.write("\n".join(lines))
         self._drawn = len(lines)
 
     def _render(self, width: int, now: float) -> list[str]:
-        done = sum(self._counts.values())
-        share = done / self._total if self._total else 0.0
-        cells = 24
-        filled = round(cells * share)
-        head = f"{done}/{self._total} "
-        tail = f" {share:4.0%}  {format_clock(now - self._began)}"
-        words = describe_counts(self._counts)
-        plain = f"{head}{self._bar[0] * cells}{tail}  {'  '.join(word for _, word in words)}"
-        if len(plain) > width:
-            bar = fit_cells(f"{head}{tail}  {'  '.join(word for _, word in words)}", width)
-        else:
-            done_bar = self._palette.paint(self._bar[0] * filled, "good" if not self._is_bad() else "bad")
-            counts = "  ".join(self._palette.paint(word, VERDICT_STYLES[verdict]) for verdict, word in words)
-            bar = head + done_bar + self._palette.paint(self._bar[1] * (cells - filled), "dim") + tail + "  " + counts
-        lines = [bar]
+        lines = [self._render_bar(width, now)]
         for session in list(self._sessions.values())[:_MOST_SESSIONS]:
             doing = (
                 f"{session.done}/{plural(session.requests, 'request')}"
@@ -201,6 +184,22 @@ class LiveProgress(Progress):
             lines.append(f"  and {plural(len(self._sessions) - _MOST_SESSIONS, 'more session', 'more sessions')}")
         return lines
 
+    def _render_bar(self, width: int, now: float) -> str:
+        """Return done and total, the bar as wide as there is room for, the clock and the verdicts."""
+        done = sum(self._counts.values())
+        share = done / self._total if self._total else 0.0
+        head = f"{done}/{self._total} "
+        tail = f" {share:4.0%}  {format_clock(now - self._began)}"
+        words = describe_counts(self._counts)
+        counts = "".join(f"  {word}" for _, word in words)
+        cells = min(_BAR_CELLS, width - len(head) - len(tail) - len(counts))
+        if cells < _LEAST_BAR_CELLS:
+            return fit_cells(head + tail + counts, width)
+        filled = round(cells * share)
+        painted = "".join("  " + self._palette.paint(word, VERDICT_STYLES[verdict]) for verdict, word in words)
+        bar = self._palette.paint(self._bar[0] * filled, "bad" if self._is_bad() else "good")
+        return head + bar + self._palette.paint(self._bar[1] * (cells - filled), "dim") + tail + painted
+
     def _is_bad(self) -> bool:
         return bool(self._counts[Verdict.FAILED] or self._counts[Verdict.ERROR] or self._counts[Verdict.XPASSED])
 
@@ -210,29 +209,6 @@ def format_clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def fit_cells(text: str, width: int) -> str:
-    """Cut `text` to `width` terminal cells, with an ellipsis where something was cut; wide characters take two."""
-    used = 0
-    for index, character in enumerate(text):
-        cells = _cells(character)
-        if used + cells > width:
-            return _cut(text[:index], width - 1) + "…"
-        used += cells
-    return text
-
-
-def _cut(text: str, width: int) -> str:
-    while sum(map(_cells, text)) > width:
-        text = text[:-1]
-    return text
-
-
-def _cells(character: str) -> int:
-    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def _describe_plan(event: RunStarted) -> str:

@@ -8,19 +8,21 @@ from typing import TextIO
 from specrunner.events import CaseFinished, Event, RunFinished, RunStarted
 from specrunner.reporters.base import Reporter
 from specrunner.reporters.collector import RunCollector
-from specrunner.reporters.console import Console
-from specrunner.reporters.details import describe_case, paint_label
+from specrunner.reporters.console import Console, fit_cells
+from specrunner.reporters.details import LABELS, describe_case, paint_label
 from specrunner.reporters.escape import escape_line
 from specrunner.reporters.evidence import describe_facts
+from specrunner.reporters.files import FileReporter
 from specrunner.reporters.progress import Progress
 from specrunner.reporters.record import CaseRecord, RunRecord, SessionRecord, count_verdicts
-from specrunner.reporters.style import VERDICT_STYLES, Palette
+from specrunner.reporters.style import VERDICT_STYLES, Palette, is_terminal
 from specrunner.reporters.wording import describe_counts, format_seconds, plural
 from specrunner.results import Verdict
 
 BAD = (Verdict.FAILED, Verdict.ERROR, Verdict.XPASSED)
 _MOST_BLOCKS = 50
 _MOST_NAMES = 5
+_LEAST_MESSAGE = 16
 
 
 class TerminalReporter(Reporter):
@@ -31,7 +33,6 @@ class TerminalReporter(Reporter):
         palette: how they are painted.
         progress: what shares the terminal with them.
         files: the reporters whose files the last lines name.
-        color: whether to paint.
     """
 
     def __init__(self, out: TextIO, palette: Palette, progress: Progress, files: Sequence[Reporter] = ()) -> None:
@@ -66,8 +67,11 @@ class TerminalReporter(Reporter):
         """Return what to print when a case has its verdict."""
         if case.verdict not in BAD or case.was_not_run:
             return []
-        message = escape_line(case.message)
-        return [f"{paint_label(case.verdict, self.palette)} {escape_line(case.node_id)}  {message}"]
+        label, node_id, message = LABELS[case.verdict], escape_line(case.node_id), escape_line(case.message)
+        if is_terminal(self.console.stream):
+            room = self.console.width - max(len(label), 5) - len(node_id) - 3
+            message = fit_cells(message, room) if room >= _LEAST_MESSAGE else ""
+        return [f"{paint_label(case.verdict, self.palette)} {node_id}  {message}".rstrip()]
 
     def show_suite(self, path: str, cases: Sequence[CaseRecord]) -> list[str]:
         """Return what to print when the last case of a spec file has its verdict."""
@@ -80,10 +84,10 @@ class TerminalReporter(Reporter):
     def show_end(self, run: RunRecord) -> list[str]:
         """Return the sections that come before the last line."""
         return [
-            *self._section("FAILURES", self.show_failures(run)),
-            *self._section("EXPECTED FAILURES", self._show_grouped(run, Verdict.XFAILED)),
+            *self._section("SESSIONS", [line for session in run.sessions for line in self._show_session(session)]),
             *self._section("SKIPPED", self._show_grouped(run, Verdict.SKIPPED)),
-            *self._section("SESSIONS", [self._show_session(session) for session in run.sessions]),
+            *self._section("EXPECTED FAILURES", self._show_grouped(run, Verdict.XFAILED)),
+            *self._section("FAILURES", self.show_failures(run)),
             "",
         ]
 
@@ -118,13 +122,14 @@ class TerminalReporter(Reporter):
             if reporter.problem is not None:
                 word = self.palette.paint(*(("warning", "warn") if reporter.optional else ("error", "bad")))
                 self.console.print(f"{word}: {escape_line(reporter.problem.message)}")
-        if run.interrupted:
-            judged = sum(not case.was_not_run for case in run.cases)
-            of = plural(len(run.cases), "case")
-            word = "interrupted" if run.complete else "the run broke off"
-            self.console.print(
-                f"{self.palette.paint(word, 'warn')}: {judged} of {of} had a verdict; the reports hold all of them"
-            )
+            elif isinstance(reporter, FileReporter) and not reporter.optional and str(reporter.path) != "-":
+                self.console.print(f"{reporter.what}: {escape_line(str(reporter.path))}")
+        not_run = sum(case.was_not_run for case in run.cases)
+        if run.interrupted or not_run:
+            word = "stopped early" if not run.interrupted else "interrupted" if run.complete else "the run broke off"
+            rest = f", {not_run} {'was' if not_run == 1 else 'were'} not run" if not_run else ""
+            have = f"{len(run.cases) - not_run} of {plural(len(run.cases), 'case')} have a verdict"
+            self.console.print(f"{self.palette.paint(word, 'warn')}: {have}{rest}")
         self.console.print(self.show_last_line(run))
 
     def _section(self, title: str, lines: Sequence[str]) -> list[str]:
@@ -138,9 +143,9 @@ class TerminalReporter(Reporter):
             lines += ["", f"{paint_label(case.verdict, self.palette)} {escape_line(case.node_id)}"]
             lines += [f"      {line}".rstrip() for line in describe_case(case, self.palette)]
             if same:
-                names = ", ".join(escape_line(one.node_id) for one in same[:_MOST_NAMES])
-                more = f", and {len(same) - _MOST_NAMES} more" if len(same) > _MOST_NAMES else ""
-                lines.append(f"      the same for {plural(len(same), 'other case')}: {names}{more}")
+                lines += ["", f"      the same in {plural(len(same), 'other case')}:"]
+                lines += [f"        {escape_line(one.node_id)}" for one in same[:_MOST_NAMES]]
+                lines += [f"        and {len(same) - _MOST_NAMES} more"] if len(same) > _MOST_NAMES else []
         if len(groups) > _MOST_BLOCKS:
             lines += ["", f"and {len(groups) - _MOST_BLOCKS} more: see `specrunner show`"]
         return lines
@@ -160,17 +165,17 @@ class TerminalReporter(Reporter):
                 lines.append(f"    {self.palette.paint('help', 'note')}  {escape_line(remedy)}")
         return lines
 
-    def _show_session(self, session: SessionRecord) -> str:
-        words = describe_facts(session.facts)
-        words.append(
-            f"ready in {format_seconds(session.load_seconds)}" if session.load_seconds is not None else "never ready"
-        )
+    def _show_session(self, session: SessionRecord) -> list[str]:
+        load = session.load_seconds
+        words = [f"ready in {format_seconds(load)}" if load is not None else "never ready"]
         words.append(f"{session.answered} of {plural(session.requests, 'request')}")
         if session.starts > 1:
             words.append(f"started {session.starts} times")
         if session.end:
             words.append(self.palette.paint(escape_line(session.end), "bad"))
-        return f"  {self.palette.paint(escape_line(session.label), 'bold')}  {' · '.join(map(escape_line, words))}"
+        facts = " · ".join(map(escape_line, describe_facts(session.facts)))
+        lines = [f"  {escape_line(session.label)}  {' · '.join(words)}"]
+        return [*lines, f"    {self.palette.paint(facts, 'dim')}"] if facts else lines
 
 
 def _group_bad(cases: Sequence[CaseRecord]) -> list[tuple[CaseRecord, list[CaseRecord]]]:
