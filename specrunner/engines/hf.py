@@ -80,9 +80,9 @@ class HfEngine(Engine):
 
         device = choose_device(self.session.device)
         folder = resolve_folder(self.session.model, self.model_path)
-        self._tokenizer = load_tokenizer(self.session.model, self.model_path, folder)
         dtype = getattr(torch, self.session.dtype)
         self._model, unused = load_model(self.session.model, self.model_path, dtype, device, options)
+        self._tokenizer = load_tokenizer(self.session.model, self.model_path, folder)
         self._map = choose_map(type(self._model).__name__)
         return {
             "versions": installed_versions(),
