@@ -1,0 +1,399 @@
+"""The engine `vllm`: vLLM's own engine, read through a worker extension; tokens come from its `generate`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specrunner.engines.base import Capabilities, Capture, Engine
+from specrunner.engines.checkpoint_digest import describe_checkpoint
+from specrunner.engines.hooks import finish_tensors
+from specrunner.engines.name_maps import HookPoint, NameMap, load_maps, tensor_templates
+from specrunner.engines.prompts import encode_prompt
+from specrunner.engines.vllm_denoising import denoise_blocks
+from specrunner.engines.vllm_failures import translate_failures
+from specrunner.engines.vllm_options import EngineSetup, plan_environment, plan_setup
+from specrunner.engines.vllm_worker import gather_ranks
+from specrunner.errors import CapabilityMissing, CaptureIncomplete, ModelUnavailable, ModelUnsupported
+from specrunner.spec.model import Decode, Model
+
+if TYPE_CHECKING:
+    import torch
+
+    from specrunner.plan.model import Request, Session
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
+UNMAPPED = NameMap("vllm", "none", (), "num_hidden_layers", {})
+
+
+class VllmEngine(Engine):
+    """vLLM in this process (and, with tensor parallelism, in its workers): one request a capture."""
+
+    name = "vllm"
+
+    def __init__(self, session: Session, model_path: str, workspace: Path) -> None:
+        super().__init__(session, model_path, workspace)
+        self._llm: Any = None
+        self._setup: EngineSetup | None = None
+        self._architecture = ""
+        self._map = UNMAPPED
+        self._captures = 0
+
+    @classmethod
+    def capabilities(cls) -> Capabilities:
+        dtypes = ("float32", "bfloat16", "float16")
+        return Capabilities(
+            dtypes={"cpu": dtypes, "cuda": dtypes},
+            algorithms=("greedy", "low_confidence"),
+            packages=("torch", "transformers", "vllm"),
+            environments=("vllm-cuda", "vllm-cpu"),
+            install_hint="specrunner engines install vllm",
+        )
+
+    @classmethod
+    def tensor_templates(cls, architecture: str) -> tuple[str, ...] | None:
+        return tensor_templates(cls.name, architecture)
+
+    @classmethod
+    def worker_environment(cls, session: Session, workspace: Path) -> dict[str, str]:
+        return plan_environment(session, workspace)
+
+    def load(self) -> dict[str, Any]:
+        label = self.session.model.label
+        with translate_failures(f"load {label}", self._log):
+            import torch
+            import transformers
+            import vllm
+            from vllm.model_executor.models import ModelRegistry
+            from vllm.platforms import current_platform
+            from vllm.plugins import load_general_plugins
+
+            check_device(self.session.device, current_platform.device_type)
+            folder = find_folder(self.session.model, self.model_path)
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            load_general_plugins()
+            supported = frozenset(ModelRegistry.get_supported_archs())
+            has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
+            setup = plan_setup(self.session, self.model_path, config, supported, has_tokenizer)
+            self._setup = setup
+            torch.set_float32_matmul_precision("highest")
+            self._llm = vllm.LLM(**setup.keywords)
+            described = self._llm.collective_rpc("specrunner_describe")[0]
+            check_model_class(described["model_class"], described["bases"])
+            patches = self._patch(setup, config)
+        self._architecture = next(iter(config.get("architectures") or ()), "?")
+        self._map = choose_map(described["model_class"], self._architecture)
+        engine = self._llm.llm_engine.vllm_config
+        return {
+            "versions": {
+                "vllm": vllm.__version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            "architecture": self._architecture,
+            "model_class": described["model_class"],
+            "device": current_platform.device_name,
+            "dtype": str(engine.model_config.dtype).removeprefix("torch."),
+            "dtypes": {"parameters": described["parameters"]},
+            "kv_cache_dtype": engine.cache_config.cache_dtype,
+            "attention_backend": ",".join(described["attention_backends"]),
+            "attention": setup.attention,
+            "block_length": setup.block_length,
+            "attention_windows": described["attention_windows"],
+            "runner": described["runner"],
+            "worker": described["worker"],
+            "name_map": self._map.family,
+            "compiled": not engine.model_config.enforce_eager,
+            "tensor_parallel_size": engine.parallel_config.tensor_parallel_size,
+            "prefix_caching": engine.cache_config.enable_prefix_caching,
+            "threads": torch.get_num_threads(),
+            "plugins": os.environ.get("VLLM_PLUGINS"),
+            "options": dict(self.session.options),
+            "engine_arguments": {name: plain(value) for name, value in setup.keywords.items() if name != "model"},
+            "patches": patches,
+            **describe_checkpoint(folder),
+        }
+
+    def capture(self, request: Request) -> Capture:
+        with translate_failures("answer the request", self._log):
+            config = self._llm.llm_engine.vllm_config.model_config
+            ids = encode_prompt(request.prompt, self._tokenizer(), config.get_vocab_size())
+            self._check_length(len(ids), request.decode)
+            capture = Capture(prompt_token_ids=ids)
+            patterns = [pattern for pattern in request.tensors if not pattern.startswith("passes.")]
+            if len(patterns) < len(request.tensors) and request.decode is None:
+                raise ModelUnsupported("`passes.*` tensors come from a decode, and the request has none")
+            if patterns:
+                self._forward(capture, patterns)
+            if request.decode is not None:
+                self._decode(capture, request.decode, request.tensors)
+            return capture
+
+    def close(self) -> None:
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.llm_engine.engine_core.shutdown()
+
+    @property
+    def _log(self) -> Path:
+        return self.workspace / "worker.log"
+
+    def _tokenizer(self) -> Any:
+        """Return the tokenizer that vLLM itself uses, or None."""
+        skipped = self._llm.llm_engine.vllm_config.model_config.skip_tokenizer_init
+        return None if skipped else self._llm.get_tokenizer()
+
+    def _patch(self, setup: EngineSetup, config: Mapping[str, Any]) -> list[str]:
+        """Change the engine as the setup says; return one sentence for each change."""
+        patches = []
+        if setup.standin is not None:
+            architecture = next(iter(config["architectures"]))
+            patches.append(
+                f"the architecture {architecture} runs as {setup.standin}, vLLM's causal parent (hf_overrides)"
+            )
+        if setup.attention == "block_causal":
+            backends = self._llm.collective_rpc("specrunner_make_bidirectional")[0]
+            patches.append(
+                f"the attention metadata of {', '.join(backends)} says causal=False, and each prefill chunk is one "
+                f"block of {setup.block_length} tokens, which sees the key-value cache and all of itself"
+            )
+        return patches
+
+    def _check_length(self, prompt: int, decode: Decode | None) -> None:
+        """Refuse what vLLM would cut short without a word."""
+        assert self._setup is not None
+        limit = self._llm.llm_engine.vllm_config.model_config.max_model_len
+        total = prompt + (decode.max_new_tokens if decode is not None else 1)
+        if decode is not None and decode.algorithm == "low_confidence" and self._setup.block_length:
+            total = -(-total // self._setup.block_length) * self._setup.block_length + 1
+        if total > limit:
+            raise ModelUnsupported(
+                f"{prompt} prompt tokens with {total - prompt} to come are over max_model_len, {limit}",
+                help="raise max_model_len in the engine's options",
+            )
+
+    def _forward(self, capture: Capture, patterns: Sequence[str]) -> None:
+        """Run the prompt once and put the tensors that `patterns` select into `capture`."""
+        ids = capture.prompt_token_ids
+        rows, tensors = self.run_prompt(ids, patterns)
+        chunks = next(iter(rows.values()), [])
+        capture.facts["forwards"] = chunks
+        assert self._setup is not None
+        block = self._setup.block_length
+        if block is not None and chunks != [min(block, len(ids) - start) for start in range(0, len(ids), block)]:
+            raise CaptureIncomplete(f"the engine split {len(ids)} tokens into {chunks}, not into blocks of {block}")
+        capture.tensors = tensors
+
+    def run_prompt(
+        self, ids: Sequence[int], patterns: Sequence[str], last_rows: int | None = None
+    ) -> tuple[dict[str, list[int]], dict[str, torch.Tensor]]:
+        """Send one prompt through the engine and read its tensors.
+
+        Args:
+            ids: the prompt.
+            patterns: tensor patterns.
+            last_rows: logits of this many rows only; None: a row for every token is required of every tensor.
+
+        Returns:
+            By name of what was hooked, the rows of each forward; the tensors, [tokens, features] on the CPU.
+
+        Raises:
+            CaptureIncomplete: no name map, no match, a hook that did not fire, or missing rows.
+        """
+        from safetensors.torch import load_file
+        from vllm import SamplingParams
+
+        if not self._map.entries:
+            raise CaptureIncomplete(f"no name map of vllm knows {self._architecture}, so no tensor can be captured")
+        llm = self._llm
+        self._captures += 1
+        prefix = self.workspace / f"capture-{self._captures}"
+        key = self._map.architectures[0]
+        names = llm.collective_rpc("specrunner_begin", args=(key, list(patterns), last_rows))[0]
+        points = [point for point in self._points() if point.name in names]
+        gathered = [point.name for point in points if point.entry.gather is not None]
+        try:
+            once = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True, detokenize=False)
+            llm.generate({"prompt_token_ids": list(ids)}, once, use_tqdm=False)
+        finally:
+            ends = llm.collective_rpc("specrunner_end", args=(str(prefix), gathered))
+            ranks = [load_file(f"{prefix}.{rank}") for rank in range(len(ends))]
+            for rank in range(len(ends)):
+                Path(f"{prefix}.{rank}").unlink()
+        for end in ends:
+            if end["error"] is not None:
+                raise CaptureIncomplete(f"a hook failed: {end['error']}")
+        tensors = {}
+        for point in points:
+            parts = [rank[point.name] for rank in ranks if point.name in rank]
+            if parts:
+                tensors[point.name] = gather_ranks(parts, point.entry.gather, self._kv_replicas(point))
+        rows = {name: chunks for name, chunks in ends[0]["rows"].items() if chunks}
+        if last_rows is not None:
+            return rows, tensors
+        return rows, self._finish(tensors, points, patterns, len(ids))
+
+    def _finish(
+        self, tensors: Mapping[str, torch.Tensor], points: Sequence[HookPoint], patterns: Sequence[str], tokens: int
+    ) -> dict[str, torch.Tensor]:
+        """Check that every tensor is there with a row for each token; say why when it is not."""
+        try:
+            return finish_tensors({name: [tensor] for name, tensor in tensors.items()}, points, patterns, tokens)
+        except CaptureIncomplete as error:
+            config = self._llm.llm_engine.vllm_config
+            if "did not fire" in error.message and not config.model_config.enforce_eager:
+                raise CaptureIncomplete(
+                    f"{error.message}: the model is compiled, and compiled code runs no hooks",
+                    help="capture only final_norm and logits, or leave enforce_eager at true",
+                ) from error
+            if "rows for a prompt" in error.message and config.cache_config.enable_prefix_caching:
+                raise CaptureIncomplete(
+                    f"{error.message}: prefix caching skipped the others", help="set enable_prefix_caching: false"
+                ) from error
+            raise
+
+    def _points(self) -> list[HookPoint]:
+        config = self._llm.llm_engine.vllm_config.model_config.hf_text_config
+        return self._map.hook_points(int(getattr(config, self._map.layers_key)))
+
+    def _kv_replicas(self, point: HookPoint) -> int:
+        """Return how many neighbouring ranks hold the same heads of this tensor."""
+        if not point.name.endswith((".attention.key", ".attention.value")):
+            return 1
+        config = self._llm.llm_engine.vllm_config
+        return max(1, config.parallel_config.tensor_parallel_size // config.model_config.get_total_num_kv_heads())
+
+    def _decode(self, capture: Capture, decode: Decode, patterns: Sequence[str]) -> None:
+        """Generate tokens; put them, their facts and the wanted passes into `capture`."""
+        assert self._setup is not None
+        if decode.algorithm == "low_confidence" and self._setup.attention == "causal":
+            raise ModelUnsupported("low_confidence decoding needs specrunner_attention: block_causal, or a plugin")
+        if decode.algorithm != "low_confidence" and self._setup.attention == "block_causal":
+            raise ModelUnsupported(f"{decode.algorithm} decoding needs specrunner_attention: causal")
+        if self._setup.attention == "block_causal":
+            denoise_blocks(self, capture, decode, patterns)
+        else:
+            self._generate(capture, decode, patterns)
+        stopped = bool(capture.output_token_ids) and capture.output_token_ids[-1] in self.eos_ids()
+        capture.facts["finish_reason"] = "stop" if stopped and not decode.ignore_eos else "length"
+
+    def _generate(self, capture: Capture, decode: Decode, patterns: Sequence[str]) -> None:
+        """Let the engine decode, by its own scheduler and sampler, at temperature 0."""
+        from vllm import SamplingParams
+
+        if any(pattern.startswith("passes.") for pattern in patterns):
+            raise CaptureIncomplete("the engine decodes by itself: the logits of its passes cannot be read")
+        # The tokenizer's end of sequence may differ from the model's; the stop ids below are the latter.
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=decode.max_new_tokens,
+            ignore_eos=True,
+            stop_token_ids=[] if decode.ignore_eos else sorted(self.eos_ids()),
+            detokenize=False,
+        )
+        prompt = {"prompt_token_ids": list(capture.prompt_token_ids)}
+        (answer,) = self._llm.generate(prompt, params, use_tqdm=False)
+        output = answer.outputs[0]
+        capture.output_token_ids = [int(token) for token in output.token_ids]
+        capture.facts["engine_finish_reason"] = output.finish_reason
+        capture.facts["cached_prompt_tokens"] = answer.num_cached_tokens or 0
+
+    def eos_ids(self) -> set[int]:
+        """Return the ids that end a sequence: the generation config's, else the model config's."""
+        config = self._llm.llm_engine.vllm_config.model_config
+        eos = config.try_get_generation_config().get("eos_token_id")
+        if eos is None:
+            eos = getattr(config.hf_text_config, "eos_token_id", None)
+        return set(eos) if isinstance(eos, list | tuple) else set() if eos is None else {eos}
+
+    def mask_id(self) -> int:
+        """Return the id that stands for a masked token.
+
+        Raises:
+            ModelUnsupported: the model's config names none.
+        """
+        config = self._llm.llm_engine.vllm_config.model_config.hf_text_config
+        mask = getattr(config, "mask_token_id", None)
+        if mask is None:
+            raise ModelUnsupported("the model's config has no mask_token_id, which low_confidence decoding needs")
+        return int(mask)
+
+    @property
+    def prefix_caching(self) -> bool:
+        """Whether the engine reuses keys and values of earlier requests."""
+        return bool(self._llm.llm_engine.vllm_config.cache_config.enable_prefix_caching)
+
+    @property
+    def block_length(self) -> int:
+        """Tokens in a block of this session; only under `block_causal`."""
+        assert self._setup is not None and self._setup.block_length is not None
+        return self._setup.block_length
+
+
+def check_device(asked: str, found: str) -> None:
+    """Refuse a vLLM that is built for another device.
+
+    Raises:
+        CapabilityMissing: the build's device is not the one asked for.
+    """
+    if asked not in ("auto", found):
+        raise CapabilityMissing(
+            f"this vllm is built for {found or 'no device'}, the session asks for {asked}",
+            help="specrunner engines install vllm-cuda" if asked == "cuda" else "specrunner engines install vllm-cpu",
+        )
+
+
+def check_model_class(path: str, bases: Sequence[str]) -> None:
+    """Refuse a model that is not vLLM's (or a plugin's) own.
+
+    Args:
+        path: module and name of the model's class.
+        bases: likewise of the classes it inherits from.
+
+    Raises:
+        ModelUnsupported: Transformers' code behind vLLM's backend, or a plugin's mock.
+    """
+    if any(".models.transformers." in f"{base}." or base.startswith("transformers.") for base in [path, *bases]):
+        raise ModelUnsupported(
+            f"vllm fell back to Transformers' model code ({path.rpartition('.')[2]}): it would be compared with itself"
+        )
+    if "mock" in path.lower():
+        raise ModelUnsupported(f"{path} is a mock: its logits say nothing about the model")
+
+
+def choose_map(model_class: str, architecture: str) -> NameMap:
+    """Return the name map of what really runs, by class name, or by the architecture where the class is vLLM's."""
+    maps = load_maps("vllm")
+    name = model_class.rpartition(".")[2]
+    if name in maps:
+        return maps[name]
+    return maps.get(architecture, UNMAPPED) if model_class.startswith("vllm.") else UNMAPPED
+
+
+def find_folder(model: Model, path: str) -> Path:
+    """Return the checkpoint's directory, for a hub id the one in the hub's cache.
+
+    Raises:
+        ModelUnavailable: no such directory, or no `config.json` in it.
+    """
+    if model.id is not None and path == model.id:
+        from transformers.utils import cached_file
+
+        return Path(cached_file(path, "config.json", revision=model.revision)).parent
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        missing = f"no config.json in {path}" if folder.is_dir() else f"no directory {path}"
+        raise ModelUnavailable(missing, help="name a directory in the Transformers layout")
+    return folder
+
+
+def plain(value: Any) -> Any:
+    """Return `value` if JSON can hold it, else its text."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return value

@@ -1,0 +1,86 @@
+"""vLLM's failures as engine errors: one line each, with the cause that vLLM itself only logs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from specrunner.errors import EngineError, EngineOutOfMemory, ModelUnavailable, ModelUnsupported, WorkerDied
+
+TRUST_HELP = "set `model.trust_remote_code: true` in the spec if you trust that code"
+LOG_BYTES = 1 << 16
+CAUSE = re.compile(r"\b([A-Za-z_.]*(?:Error|Exception|Interrupt|OutOfMemory)): (\S.*)$")
+VAGUE = ("Engine core initialization failed", "WorkerProc initialization failed", "EngineCore encountered an issue")
+
+
+@contextmanager
+def translate_failures(what: str, log: Path) -> Iterator[None]:
+    """Turn what vLLM raises into an EngineError.
+
+    Args:
+        what: what was tried, e.g. `load SmolLM2`.
+        log: the file that this process and vLLM's own ones print to.
+
+    Raises:
+        EngineError: a subclass that fits.
+    """
+    try:
+        yield
+    except EngineError:
+        raise
+    except SystemExit as error:
+        raise explain_failure(what, RuntimeError(f"vllm exited with status {error.code}"), log) from error
+    except Exception as error:
+        raise explain_failure(what, error, log) from error
+
+
+def explain_failure(what: str, error: BaseException, log: Path) -> EngineError:
+    """Choose the EngineError for an exception of vLLM."""
+    name, line = type(error).__name__, first_line(error)
+    dead = name == "EngineDeadError"
+    if dead or any(phrase in str(error) for phrase in VAGUE):
+        name, line = find_cause(log) or (name, line)
+    text = f"{name}: {line} {error}"
+    if "No available memory for the cache blocks" in text or "larger than the available KV cache memory" in text:
+        return EngineOutOfMemory(f"no room for the key-value cache: {line}", help="lower max_model_len")
+    if re.search(r"out of memory|can't allocate memory|OutOfMemory|MemoryError|is less than requested memory", text):
+        return EngineOutOfMemory(f"out of memory while trying to {what}: {line}")
+    if dead:
+        return WorkerDied(f"the engine's core died: {name}: {line}")
+    if "trust_remote_code" in text:
+        return ModelUnsupported("the checkpoint needs code of its own, and the spec does not allow it", help=TRUST_HELP)
+    if name in ("SafetensorError", "OSError", "FileNotFoundError", "EntryNotFoundError", "RepositoryNotFoundError"):
+        return ModelUnavailable(f"could not {what}: {line}")
+    if re.search(
+        r"not supported|unsupported|does not support|failed to be inspected|not recognize", text, re.IGNORECASE
+    ):
+        return ModelUnsupported(f"vllm cannot {what}: {line}")
+    if name in ("ValidationError", "VLLMValidationError", "ValueError", "TypeError", "NotImplementedError"):
+        return ModelUnsupported(f"vllm cannot {what}: {name}: {line}")
+    return EngineError(f"could not {what}: {name}: {line}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the line of a message that says what is wrong; pydantic puts a heading and the field's name above it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and re.match(r"\d+ validation errors? for", lines[0]):
+        lines = [line for line in lines[1:] if not line.startswith("For further information")] or lines
+        lines = [line for line in lines if " " in line] or lines
+    return re.sub(r"^Value error, |\s*\[type=.*$", "", lines[0]) if lines else "no message"
+
+
+def find_cause(log: Path) -> tuple[str, str] | None:
+    """Return the last exception in a log, its class name and message; those that only point elsewhere do not count."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - LOG_BYTES))
+            text = stream.read().decode("utf-8", errors="replace")
+    except OSError:
+        return None
+    for line in reversed(text.splitlines()):
+        found = CAUSE.search(line)
+        if found and not any(phrase in line for phrase in VAGUE):
+            return found.group(1).rpartition(".")[2], found.group(2).strip()
+    return None
