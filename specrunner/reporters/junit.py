@@ -37,10 +37,10 @@ def render_junit(run: RunRecord) -> bytes:
     for case in run.cases:
         suites.setdefault(case.suite, []).append(case)
     root = ElementTree.Element("testsuites", {"name": "specrunner"})
-    properties = _describe_run(run)
+    run_facts = _describe_run(run)
     totals = dict.fromkeys(("tests", "failures", "errors"), 0)
     for name, cases in suites.items():
-        element = _build_suite(name, cases, run.started_at, properties)
+        element = _build_suite(name, cases, run.started_at, run_facts)
         for total in totals:
             totals[total] += int(element.get(total, "0"))
         root.append(element)
@@ -53,17 +53,18 @@ def render_junit(run: RunRecord) -> bytes:
 
 
 def _build_suite(
-    name: str, cases: Iterable[CaseRecord], started_at: str, properties: Mapping[str, str]
+    name: str, cases: Iterable[CaseRecord], started_at: str, run_facts: Mapping[str, str]
 ) -> ElementTree.Element:
     import junit_xml
 
     cases = list(cases)
+    facts = {**run_facts, **_describe_engines(cases)}
     suite = junit_xml.TestSuite(
         escape_line(name),
         [_build_case(case) for case in cases],
         hostname=escape_line(platform.node()) or "localhost",
         timestamp=started_at,
-        properties=properties,
+        properties={escape_line(name): escape_line(text) for name, text in facts.items()},
     )
     element: ElementTree.Element = suite.build_xml_doc(encoding="utf-8")
     element.attrib.pop("disabled", None)
@@ -109,12 +110,21 @@ def _build_attempt(case: CaseRecord, attempt: Attempt) -> ElementTree.Element:
 
 
 def _describe_run(run: RunRecord) -> dict[str, str]:
-    """Return the facts that belong to every suite: the command, the machine, and what each session really ran."""
+    """Return the facts that belong to every suite: the command and the machine."""
     facts = {"command": " ".join(run.command)}
     facts |= {name: str(value) for name, value in run.environment.items() if isinstance(value, str | int | float)}
-    for session in run.sessions:
-        facts[f"session {session.label}"] = " · ".join(describe_facts(session.facts)) or session.end or "never ready"
-    return {escape_line(name): escape_line(text) for name, text in facts.items()}
+    return facts
+
+
+def _describe_engines(cases: Iterable[CaseRecord]) -> dict[str, str]:
+    """Return what the suite's engines really ran, by engine, dtype and model."""
+    told: dict[str, str] = {}
+    for case in cases:
+        for side in (case.candidate, case.reference):
+            facts = " · ".join(describe_facts(side.facts)) if side is not None else ""
+            if side is not None and facts:
+                told[f"engine {side.label} {case.model['label']}"] = facts
+    return told
 
 
 def _dotted(suite: str) -> str:
