@@ -46,7 +46,7 @@ class Settings:
     """How a run behaves.
 
     Attributes:
-        jobs: engine processes at once.
+        jobs: engine processes at once; 2, or 1 on a machine with one core, unless stated.
         timeout: seconds one request may take.
         strict: a skipped case is an error.
         max_fail: stop after this many cases that failed or had no evidence; None is never.
@@ -59,7 +59,7 @@ class Settings:
         origins: by setting, where its value was stated.
     """
 
-    jobs: int = 1
+    jobs: int = field(default_factory=lambda: min(2, os.cpu_count() or 1))
     timeout: float = 600.0
     strict: bool = False
     max_fail: int | None = None

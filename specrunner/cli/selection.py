@@ -52,8 +52,7 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-cases",
         choices=("fail", "warn", "pass"),
-        default="fail",
-        help="what an empty selection is: exit 5, a warning, or nothing to mention (default: %(default)s)",
+        help="what an empty selection is: exit 5, a warning, or nothing to mention (default: fail)",
     )
 
 
@@ -72,8 +71,12 @@ def load_paths(paths: Sequence[str]) -> LoadedSpecs:
     return load_specs(paths)
 
 
-def select_cases(options: argparse.Namespace) -> tuple[Case, ...]:
+def select_cases(options: argparse.Namespace, no_cases: str | None = None) -> tuple[Case, ...]:
     """Return the cases that the command line means, in order; none at all only where `--no-cases` allows it.
+
+    Args:
+        options: the parsed arguments.
+        no_cases: what an empty selection is, where a setting decides it; None is what the arguments say.
 
     Raises:
         SpecError: a spec is invalid.
@@ -88,8 +91,9 @@ def select_cases(options: argparse.Namespace) -> tuple[Case, ...]:
     try:
         return narrow_cases(cases, Selection(options.keywords, tuple(options.tags), parameters))
     except NothingVerified as error:
-        if options.no_cases == "fail":
+        no_cases = no_cases or options.no_cases or "fail"
+        if no_cases == "fail":
             raise
-        if options.no_cases == "warn":
+        if no_cases == "warn":
             print(f"warning: {error.message}", file=sys.stderr)
         return ()

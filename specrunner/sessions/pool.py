@@ -175,6 +175,7 @@ class Pool:
         variables = {
             "OMP_NUM_THREADS": threads,
             "TMPDIR": str(workspace),
+            **({"PYTHONPATH": os.environ.get("PYTHONPATH", "")} if environment.source == "own" else {}),
             **engine.worker_environment(session, workspace),
             **environment.env,
         }

@@ -34,8 +34,12 @@ class MisbehavingEngine(Engine):
     def capture(self, request: Request) -> Capture:
         """Misbehave, then answer."""
         text = request.prompt.text or ""
-        misbehave(text)
+        reference = self.session.options.get("role") == "reference"
+        if not reference or text.endswith("hang"):
+            misbehave(text)
         tensors = {} if text == "nothing" else {"logits": numpy.ones((2, 3), numpy.float32)}
+        if text.startswith("wrong") and not reference:
+            tensors["logits"][1, 1] = 2.0
         return Capture(prompt_token_ids=[1, 2], tensors=tensors, facts={"pid": os.getpid()})
 
 
@@ -45,7 +49,8 @@ def misbehave(what: str) -> None:
         os._exit(7)
     elif what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    elif what == "hang":
+    elif what.startswith("hang"):
+        print("hanging", flush=True)
         time.sleep(600)
     elif what == "raise":
         raise ValueError("the kernel\nwent away")

@@ -1,0 +1,273 @@
+"""`specrunner run` as a user starts it: verdicts, exit codes and whole reports, whatever the engines do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from junitparser import JUnitXml
+
+MISBEHAVING = Path(__file__).parent / "sessions" / "misbehaving.py"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+    report: dict[str, Any]
+    junit: Path
+
+    def verdicts(self) -> dict[str, str]:
+        """Verdicts by case name."""
+        return {case["name"]: case["verdict"] for case in self.report["cases"]}
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A directory with a spec and an installed plugin engine."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def write_spec(self, cases: dict[str, str], *, options: str = "{}", name: str = "spec.yaml") -> None:
+        """Write a spec whose cases hold prompts for the misbehaving engine."""
+        lines = [f"  - {{name: {case}, prompt: {text!r}}}" for case, text in cases.items()]
+        head = textwrap.dedent(
+            f"""\
+            version: 1
+            model: {{path: .}}
+            engines: [misbehaving]
+            options: {{misbehaving: {options}}}
+            reference: {{engine: misbehaving, dtype: float32, options: {{role: reference}}}}
+            defaults:
+              tolerance: {{logits: exact}}
+            cases:
+            """
+        )
+        (self.folder / name).write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a run."""
+        command = [sys.executable, "-m", "specrunner", "run", *arguments, "--json", "r.json", "--junit-xml", "r.xml"]
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def finish(self, process: subprocess.Popen[str]) -> Outcome:
+        """Wait for a run and read its reports."""
+        stdout, stderr = process.communicate(timeout=240)
+        report = json.loads((self.folder / "r.json").read_text())
+        return Outcome(process.returncode, stdout, stderr, report, self.folder / "r.xml")
+
+    def run(self, *arguments: str) -> Outcome:
+        """Run to the end."""
+        return self.finish(self.start(*arguments))
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Iterator[Workplace]:
+    """A workplace whose plugin is found by its entry point, as an installed one is."""
+    plugin = tmp_path / "plugin"
+    info = plugin / "misbehaving-1.0.dist-info"
+    info.mkdir(parents=True)
+    (plugin / "misbehaving.py").write_text(MISBEHAVING.read_text())
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: misbehaving\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[specrunner.engines]\nmisbehaving = misbehaving:MisbehavingEngine\n")
+    folder = tmp_path / "work"
+    folder.mkdir()
+    marker = str(tmp_path)
+    yield Workplace(folder, {**os.environ, "PYTHONPATH": str(plugin), "SPECRUNNER_TEST": marker})
+    assert find_processes(marker) == [], "a process was left behind"
+
+
+def find_processes(marker: str) -> list[int]:
+    """List processes that carry this test's marker in their environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"SPECRUNNER_TEST={marker}".encode() in entry.read_bytes().split(b"\0"):
+                found.append(int(entry.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def count_junit(path: Path) -> tuple[int, int, int, int]:
+    """Count (tests, failures, errors, skipped) with a consumer that is not ours, and against the elements themselves."""
+    suites = JUnitXml.fromfile(str(path))
+    counts = (suites.tests, suites.failures, suites.errors, suites.skipped)
+    root = ElementTree.parse(path).getroot()
+    cases = root.findall(".//testcase")
+    told = tuple(sum(case.find(kind) is not None for case in cases) for kind in ("failure", "error", "skipped"))
+    assert counts == (len(cases), *told)
+    return counts
+
+
+def test_all_passed_exits_0(workplace: Workplace) -> None:
+    workplace.write_spec({"one": "a", "two": "b"})
+    outcome = workplace.run("spec.yaml")
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.verdicts() == {"one": "passed", "two": "passed"}
+    assert count_junit(outcome.junit) == (2, 0, 0, 0)
+
+
+def test_a_failure_exits_1_and_closes_with_a_command_to_paste(workplace: Workplace) -> None:
+    workplace.write_spec({"good": "a", "bad": "wrong"})
+    outcome = workplace.run("spec.yaml")
+    assert outcome.code == 1
+    assert outcome.verdicts() == {"good": "passed", "bad": "failed"}
+    assert "specrunner run 'spec.yaml::bad[engine=misbehaving]'" in outcome.stdout
+    assert count_junit(outcome.junit) == (2, 1, 0, 0)
+
+
+@pytest.mark.parametrize("accident", ["kill", "exit"])
+def test_a_worker_that_dies_costs_its_open_case_alone(workplace: Workplace, accident: str) -> None:
+    workplace.write_spec({"first": "a", "fatal": accident, "last": "b"})
+    outcome = workplace.run("spec.yaml")
+    assert outcome.code == 10
+    assert outcome.verdicts() == {"first": "passed", "fatal": "error", "last": "passed"}
+    assert count_junit(outcome.junit) == (3, 0, 1, 0)
+
+
+def test_kill_9_from_outside_in_the_middle(workplace: Workplace) -> None:
+    workplace.write_spec({"first": "a", "stuck": "hang", "last": "b"})
+    workplace.write_spec({"other": "c"}, options="{other: 1}", name="other.yaml")
+    process = workplace.start("spec.yaml", "other.yaml", "-j", "2")
+    wait_for(lambda: len(hanging_workers(workplace)) >= 2, "both engines are stuck")
+    for pid in hanging_workers(workplace):
+        os.kill(pid, signal.SIGKILL)
+    outcome = workplace.finish(process)
+    assert outcome.code == 10
+    verdicts = outcome.verdicts()
+    assert verdicts == {"first": "passed", "stuck": "error", "last": "passed", "other": "passed"}
+    assert "killed by SIGKILL" in outcome.stdout
+    assert count_junit(outcome.junit) == (4, 0, 1, 0)
+
+
+def hanging_workers(workplace: Workplace) -> list[int]:
+    """Workers that said that they hang."""
+    marker = workplace.environment["SPECRUNNER_TEST"]
+    found = []
+    for pid in find_processes(marker):
+        try:
+            log = Path(f"/proc/{pid}/fd/1").resolve()
+            if log.name == "worker.log" and "hanging" in log.read_text(errors="replace"):
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition: Callable[[], bool], what: str, patience: float = 120.0) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, f"never came true: {what}"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_leaves_whole_reports_and_no_process(workplace: Workplace, presses: int) -> None:
+    workplace.write_spec({"first": "a", "stuck": "child hang", "last": "b"})
+    process = workplace.start("spec.yaml", "--timeout", "5" if presses == 1 else "100")
+    wait_for(lambda: len(hanging_workers(workplace)) >= 2, "both engines are stuck")
+    for _ in range(presses):
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.3)
+    outcome = workplace.finish(process)
+    assert outcome.code == 2
+    verdicts = outcome.verdicts()
+    assert verdicts["first"] == "passed"
+    assert verdicts["stuck"] == verdicts["last"] == "error"
+    assert count_junit(outcome.junit) == (3, 0, 2, 0)
+
+
+def test_a_timeout_ends_the_request_and_the_rest_goes_on(workplace: Workplace) -> None:
+    workplace.write_spec({"stuck": "child hang", "last": "b"})
+    outcome = workplace.run("spec.yaml", "--timeout", "2")
+    assert outcome.code == 10
+    assert outcome.verdicts() == {"stuck": "error", "last": "passed"}
+    assert "longer than 2 s" in outcome.stdout
+
+
+def test_a_load_that_fails_is_one_error_a_case_with_the_engine_s_last_words(workplace: Workplace) -> None:
+    workplace.write_spec({"one": "a", "two": "b"}, options="{on_load: unavailable}")
+    outcome = workplace.run("spec.yaml")
+    assert outcome.code == 10
+    assert outcome.verdicts() == {"one": "error", "two": "error"}
+    assert "no model here" in outcome.stdout and "bring one" in outcome.stdout
+
+
+def test_rubbish_on_stdout_and_hostile_text_break_nothing(workplace: Workplace) -> None:
+    workplace.write_spec({"noise": "rubbish", "bad": "wrong]]>\x1b[31m\u0085</testcase>"})
+    outcome = workplace.run("spec.yaml")
+    assert outcome.code == 1
+    assert outcome.verdicts() == {"noise": "passed", "bad": "failed"}
+    assert "\x1b" not in outcome.stdout
+    assert count_junit(outcome.junit) == (2, 1, 0, 0)
+
+
+def test_a_missing_tensor_is_no_evidence(workplace: Workplace) -> None:
+    workplace.write_spec({"empty": "nothing"})
+    outcome = workplace.run("spec.yaml")
+    assert outcome.code == 10
+    assert outcome.verdicts() == {"empty": "error"}
+
+
+def test_a_selection_of_nothing_exits_5(workplace: Workplace) -> None:
+    workplace.write_spec({"one": "a"})
+    process = workplace.start("spec.yaml", "-k", "no_such_case")
+    process.communicate(timeout=60)
+    assert process.returncode == 5
+
+
+def test_an_invalid_spec_exits_4_with_file_and_line(workplace: Workplace) -> None:
+    (workplace.folder / "spec.yaml").write_text("version: 1\ncaes: []\n")
+    process = workplace.start("spec.yaml")
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert "spec.yaml:2:1" in stderr
+
+
+def test_max_fail_stops_and_accounts_for_every_case(workplace: Workplace) -> None:
+    workplace.write_spec({"bad": "wrong", **{f"later-{index}": f"hang {index}" for index in range(3)}})
+    outcome = workplace.run("spec.yaml", "-x", "--timeout", "5")
+    assert outcome.code == 1
+    assert outcome.verdicts()["bad"] == "failed"
+    assert set(list(outcome.verdicts().values())[1:]) == {"error"}
+
+
+def test_failed_runs_again_what_did_not_pass(workplace: Workplace) -> None:
+    workplace.write_spec({"good": "a", "bad": "wrong"})
+    workplace.run("spec.yaml")
+    outcome = workplace.run("spec.yaml", "--failed")
+    assert outcome.verdicts() == {"bad": "failed"}
+
+
+def test_plan_runs_nothing(workplace: Workplace) -> None:
+    workplace.write_spec({"one": "a", "two": "a"})
+    process = workplace.start("spec.yaml", "--plan")
+    stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "2 cases on 2 sessions, 2 distinct requests of 4 asked for" in stdout
+    assert not (workplace.folder / "r.json").exists()
