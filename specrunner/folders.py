@@ -18,12 +18,15 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 @contextmanager
-def hold_lock(file: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+def hold_lock(file: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[int]:
     """Hold an exclusive lock on `file`, made with its folder when missing. It goes with the process, however it ends.
 
     Args:
         file: the lock file; it stays behind, empty.
         on_wait: called once when another process has the lock, before waiting for it.
+
+    Yields:
+        The lock's file descriptor; a child process that inherits it shares the lock, and holds it if we are killed.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as stream:
@@ -32,4 +35,4 @@ def hold_lock(file: Path, on_wait: Callable[[], None] = lambda: None) -> Iterato
         except BlockingIOError:
             on_wait()
             fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        yield stream.fileno()

@@ -99,8 +99,8 @@ def find_environment(
     locks = list_locks()
     if name is None:
         if table.python is not None:
-            return _require_build(_configured(engine, table.python, table.env, capabilities), device)
-        own = _own(engine, table.env, capabilities)
+            return _require_build(find_configured(engine, table, capabilities), device)
+        own = find_own(engine, table, capabilities)
         if own is not None and (not capabilities.environments or _runs_on(own, device)):
             return _require_build(own, device)
         names: Iterable[str] = capabilities.environments or (engine, "hf")
@@ -119,7 +119,14 @@ def _installed(lock: Lock, mark: Mapping[str, Any], env: Mapping[str, str], capa
     return Environment(lock.name, python, _with_path(python, env), lock.digest, versions, "installed")
 
 
-def _configured(engine: str, stated: Path, env: Mapping[str, str], capabilities: Capabilities) -> Environment:
+def find_configured(engine: str, table: EngineTable, capabilities: Capabilities) -> Environment:
+    """Return the interpreter that pyproject.toml names for an engine.
+
+    Raises:
+        ConfigurationError: it is not there.
+    """
+    stated = table.python
+    assert stated is not None
     python = stated / "bin" / "python" if stated.is_dir() else stated
     if not (python.is_file() and os.access(python, os.X_OK)):
         raise ConfigurationError(
@@ -128,19 +135,18 @@ def _configured(engine: str, stated: Path, env: Mapping[str, str], capabilities:
         )
     found = installed_versions(site_folders(python))
     versions = notable_versions(found, capabilities.packages)
-    return Environment(
-        engine, python, _with_path(python, env), _digest([str(python), *found.items()]), versions, "configured"
-    )
+    digest = _digest([str(python), *found.items()])
+    return Environment(engine, python, _with_path(python, table.env), digest, versions, "configured")
 
 
-def _own(engine: str, env: Mapping[str, str], capabilities: Capabilities) -> Environment | None:
-    """Return the caller's interpreter if it has the engine's packages."""
+def find_own(engine: str, table: EngineTable, capabilities: Capabilities) -> Environment | None:
+    """Return the caller's interpreter if it has the engine's packages; nothing is imported."""
     if missing_packages(capabilities):
         return None
     python = Path(sys.executable)
     found = installed_versions(Path(entry) for entry in sys.path if entry)
     versions = notable_versions(found, capabilities.packages)
-    return Environment(engine, python, _with_path(python, env), _digest(found.items()), versions, "own")
+    return Environment(engine, python, _with_path(python, table.env), _digest(found.items()), versions, "own")
 
 
 def missing_packages(capabilities: Capabilities) -> list[str]:
