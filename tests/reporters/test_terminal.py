@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import re
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 from typing import TextIO
 
 import pytest
@@ -213,15 +217,36 @@ def test_a_stream_without_unicode_gets_escapes() -> None:
     assert " - transformers 5.23.0" in text
 
 
-class GonePipe(io.StringIO):
-    """A pipe whose reader has left."""
+def test_a_reader_that_leaves_does_not_stop_the_run(tmp_path: Path) -> None:
+    report = tmp_path / "r.json"
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from specrunner.reporters import create_reporters\n"
+        "from tests.reporters.builders import make_all_verdicts, make_events, play\n"
+        f"reporters = create_reporters(json=Path({str(report)!r}), stdout=sys.stdout, stderr=sys.stderr)\n"
+        "play(make_events(make_all_verdicts()), *reporters)\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        root = Path(__file__).parents[2]
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=root, check=False
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == 0
+    assert "BrokenPipe" not in done.stderr
+    assert report.exists()
 
-    def write(self, text: str) -> int:
-        raise BrokenPipeError
 
-
-def test_a_reader_that_leaves_does_not_stop_the_run() -> None:
-    show(make_events(make_all_verdicts()), out=GonePipe())
+def test_a_flood_of_failures_is_cut_but_counted() -> None:
+    results = [make_result(make_case(f"c{index}"), Verdict.FAILED) for index in range(60)]
+    _, _, failures = show(make_events(results, exit_code=1)).partition("\nFAILURES\n")
+    assert failures.count("is the first that went wrong") == 50
+    assert "\nand 10 more: see `specrunner show`\n" in failures
+    assert failures.endswith("60 failed in 3.25 s\n")
 
 
 @pytest.mark.parametrize("output_format", ["full", "concise", "github"])
