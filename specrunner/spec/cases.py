@@ -12,7 +12,7 @@ from specrunner.spec.consistency import CaseChecker
 from specrunner.spec.diagnostics import Diagnostic
 from specrunner.spec.matrix import MAX_CASES, Choice, MatrixReader, expand
 from specrunner.spec.merge import Fields, Layers, Marks, merge_fields, plain
-from specrunner.spec.model import Case, Decode, EngineChoice, Model, Prompt, Rule, Tolerance, Xfail
+from specrunner.spec.model import Case, Decode, EngineChoice, Model, Prompt, Tolerance, Xfail
 from specrunner.spec.rules import read_rules
 from specrunner.spec.schema import default_of
 from specrunner.spec.source import Source
@@ -127,7 +127,7 @@ class CaseReader:
         chosen = any(name == "decode.algorithm" for name in names) or any("decode" in c.change for c in choices)
         if not checker.check_fields(fields, layers, algorithm_varies=chosen):
             return None
-        tolerance = self._tolerance(fields.get("tolerance", {}), layers)
+        tolerance = self._remember("tolerance", fields.get("tolerance", _NOTHING), lambda t: _tolerance(t, layers))
         decode = fields.get("decode")
         xfail = fields.get("xfail")
         case = Case(
@@ -185,16 +185,6 @@ class CaseReader:
             options=self._options(fields, engine) if own is None else self._remember("options", own, plain),
         )
 
-    def _tolerance(self, tolerance: Mapping[str, Any], layers: Layers) -> tuple[Tolerance, ...]:
-        return tuple(
-            Tolerance(pattern, self._rules(written), layers.location("tolerance", pattern, at_key=True))
-            for pattern, written in tolerance.items()
-        )
-
-    def _rules(self, written: str | Map) -> tuple[Rule, ...]:
-        rules: tuple[Rule, ...] = self._remember("rules", written, read_rules)
-        return rules
-
     def _model(self, model: Mapping[str, Any]) -> Model:
         path = model.get("path")
         if path is not None:
@@ -209,6 +199,13 @@ class CaseReader:
 
 
 _NOTHING: Mapping[str, Any] = {}
+
+
+def _tolerance(tolerance: Mapping[str, Any], layers: Layers) -> tuple[Tolerance, ...]:
+    return tuple(
+        Tolerance(pattern, read_rules(written), layers.location("tolerance", pattern, at_key=True))
+        for pattern, written in tolerance.items()
+    )
 
 
 def _prompt(prompt: str | Mapping[str, Any]) -> Prompt:

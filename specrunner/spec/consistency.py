@@ -13,6 +13,10 @@ from specrunner.spec.tree import Map
 
 _ONE_MODEL = "state exactly one of `id`, `path` and `recipe`"
 _ONE_PROMPT = "write `prompt: some text`, or a mapping with `text`, `messages` or `token_ids`"
+_CHECKED = (
+    *("options", "requires", "xfail", "reference", "model", "prompt"),
+    *("decode", "tokens", "tensors", "tolerance"),
+)
 _REFERENCE = "e.g. `reference: {engine: hf, dtype: float32}`"
 
 
@@ -29,6 +33,8 @@ class CaseChecker:
         self._engines = engines
         self._recipes = recipes
         self._diagnostics = diagnostics
+        self._entry: Map | None = None
+        self._checked: dict[tuple[object, ...], tuple[Fields, bool]] = {}
 
     def _report(
         self, layers: Layers, code: str, message: str, help: str | None, *path: str | int, at_key: bool = False
@@ -60,13 +66,19 @@ class CaseChecker:
             layers: where they were written.
             algorithm_varies: whether the matrix chooses how to decode, so that fields of the other algorithm may stand.
         """
-        found = [
-            self._check_names(fields, layers),
-            self._check_input(fields, layers),
-            self._check_decode(fields, layers, algorithm_varies),
-            self._check_purpose(fields, layers),
-        ]
-        return all(found)
+        if layers.entry is not self._entry:
+            self._entry, self._checked = layers.entry, {}
+        # Most combinations of a matrix leave these fields alone, so one look serves them all.
+        key = (algorithm_varies, *(id(fields.get(name)) for name in _CHECKED))
+        if key not in self._checked:
+            found = (
+                self._check_names(fields, layers),
+                self._check_input(fields, layers),
+                self._check_decode(fields, layers, algorithm_varies),
+                self._check_purpose(fields, layers),
+            )
+            self._checked[key] = fields, all(found)
+        return self._checked[key][1]
 
     def _check_names(self, fields: Fields, layers: Layers) -> bool:
         found = [self._check_engine(layers, name, "options", name, at_key=True) for name in fields.get("options", ())]

@@ -26,6 +26,7 @@ def sample_names(patterns: tuple[str, ...], templates: tuple[str, ...] = TEMPLAT
         *mentioned,
         *(stem + digit for stem in mentioned for digit in "0123456789"),
     }
+    numbers = {number for number in numbers if number == "0" or not number.startswith("0")}
     names = {template.replace("{i}", number) for template in templates for number in numbers}
     return tuple(sorted(names, key=model_order))
 

@@ -14,6 +14,7 @@ from specrunner.spec.model import Location
 MAX_LINE = 120
 """Columns of a source line that are shown; a longer line is cut around the culprit."""
 _TAB = 4
+_FEW = 8
 _RED, _BLUE, _GREEN, _BOLD, _RESET = "\x1b[1;31m", "\x1b[1;34m", "\x1b[1;32m", "\x1b[1m", "\x1b[0m"
 
 
@@ -79,12 +80,14 @@ def suggest(word: str, candidates: Iterable[str]) -> str | None:
 
 
 def accepted_values(word: str, candidates: Sequence[str], what: str = "accepted") -> str:
-    """Return a help text: did-you-mean where a candidate is close, then all of them (at most twenty)."""
+    """Return a help text: did-you-mean for a close candidate; all candidates where they are few or none is close."""
     names = sorted(dict.fromkeys(candidates)) if len(candidates) > 6 else list(dict.fromkeys(candidates))
     guess = suggest(word, names)
     listed = ", ".join(f"`{name}`" for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     if not names:
         return f"{what}: none"
+    if guess and len(names) > _FEW:
+        return f"did you mean `{guess}`?"
     return f"did you mean `{guess}`? {what}: {listed}" if guess else f"{what}: {listed}"
 
 

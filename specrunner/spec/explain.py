@@ -77,7 +77,7 @@ def _validator(definition: str) -> Draft202012Validator:
 
 def _translate(error: ValidationError) -> Iterator[Finding]:
     path: Path = tuple(error.absolute_path)
-    translate = _TRANSLATORS.get(str(error.validator)) if error.validator is not None else _excluded
+    translate = _TRANSLATORS.get(str(error.validator))
     if "propertyNames" in error.absolute_schema_path:
         name = str(error.instance)
         yield Finding("bad-value", f"key `{name}` is not a valid name", (*path, name), True, _pattern_help(error))
@@ -166,12 +166,15 @@ def _wrong_type(error: ValidationError, path: Path) -> Iterator[Finding]:
     elif found == "null":
         advice = "give it a value, or remove it"
     schema = error.schema if isinstance(error.schema, dict) else {}
-    if found == "string" and "object" in kinds and "properties" in schema:
+    if advice is None and "object" in kinds and "properties" in schema:
         advice = accepted_values("", _properties(schema), "keys")
     yield Finding("wrong-type", f"{_name(path)} must be {expected}, not {got}", path, help=advice)
 
 
 def _not_listed(error: ValidationError, path: Path) -> Iterator[Finding]:
+    wanted = error.schema.get("type") if isinstance(error.schema, dict) else None
+    if isinstance(wanted, str) and kind_of(error.instance) != wanted:
+        return  # said by the type already
     values = [str(value) for value in _any(error.validator_value)]
     word = str(error.instance)
     rules = load_schema()["$defs"]["rules"]["properties"]
@@ -237,26 +240,24 @@ def _repeated(error: ValidationError, path: Path) -> Iterator[Finding]:
 
 
 def _excluded(error: ValidationError, path: Path) -> Iterator[Finding]:
-    """A key that another key rules out: `properties: {path: false}` in an if/then."""
-    schema: Any = error.absolute_schema_path
-    node: Any = load_schema() if schema and schema[0] != "$ref" else {"$ref": ""}
-    reason = ""
-    for step in schema:
-        if step == "then" and isinstance(node, dict) and "if" in node:
-            reason = " and ".join(f"`{name}`" for name in node["if"].get("required", ()))
-        node = _descend(node, step, error)
-        if node is None:
-            break
+    """A key that another key rules out: `if: {required: [id]}, then: {properties: {path: {not: {}}}}`."""
+    others: list[str] = []
+    for step in _steps(error):
+        if isinstance(step, dict) and "if" in step:
+            others = list(step["if"].get("required", ()))
+    reason = " and ".join(f"`{name}`" for name in others)
     message = f"`{path[-1]}` cannot stand beside {reason}" if reason else f"`{path[-1]}` is not allowed here"
     yield Finding("conflicting-keys", message, path, True, "keep one of the two" if reason else None)
 
 
-def _descend(node: Any, step: str | int, error: ValidationError) -> Any:
-    if step == "$ref":
-        return None if not isinstance(node, dict) else resolve_reference(node["$ref"]) if node["$ref"] else node
-    if isinstance(node, dict):
-        return node.get(step)
-    return node[step] if isinstance(node, list) and isinstance(step, int) else node
+def _steps(error: ValidationError) -> Iterator[Any]:
+    """Yield the parts of the schema on the way to what was broken; jsonschema's path leaves out `$ref` and `if`."""
+    node: Any = load_schema()
+    for step in error.absolute_schema_path:
+        while isinstance(node, dict) and step not in node and "$ref" in node:
+            node = resolve_reference(node["$ref"])
+        yield node
+        node = node[step]
 
 
 _TRANSLATORS = {
@@ -274,4 +275,5 @@ _TRANSLATORS = {
     "minProperties": _too_few,
     "minLength": _too_few,
     "uniqueItems": _repeated,
+    "not": _excluded,
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from specrunner.engines.registry import engine_names
@@ -58,6 +60,23 @@ def load_specs(
     Raises:
         UsageError: a path does not exist, or a valid file has no case of the name given.
     """
+    with _collection_paused():
+        return _load(paths, engines, recipes)
+
+
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Keep the cyclic garbage collector still: loading makes many objects, keeps nearly all, and makes no cycles."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _load(paths: Sequence[str], engines: Sequence[str] | None, recipes: Sequence[str] | None) -> LoadedSpecs:
     known_engines = engine_names() if engines is None else tuple(engines)
     known_recipes = recipe_names() if recipes is None else tuple(recipes)
     cases: list[Case] = []
@@ -88,10 +107,7 @@ def read_spec(
     """Return the cases of one file, and what is wrong with it."""
     diagnostics = list(source.diagnostics)
     root = source.root
-    diagnostics += [
-        source.diagnose("odd-number", "a number must be finite", span, "quote it if it is text")
-        for span in source.odd_numbers
-    ]
+    diagnostics += [source.diagnose("odd-number", "a number must be finite", span) for span in source.odd_numbers]
     if root is None:
         return [], diagnostics
     if not isinstance(root, Map):
@@ -102,7 +118,7 @@ def read_spec(
     entries = root.get("cases")
     valid = [check(entry) for entry in entries] if isinstance(entries, Seq) else []
     if not is_sound or not all(valid):
-        diagnostics += _explain(source, root, valid)
+        diagnostics += _explain(source, root, valid, diagnostics)
     if not is_sound:
         return [], diagnostics
     reader = CaseReader(source, suite, engines, recipes)
@@ -110,8 +126,11 @@ def read_spec(
     return cases, diagnostics + reader.diagnostics
 
 
-def _explain(source: Source, root: Map, valid: Sequence[bool]) -> list[Diagnostic]:
-    """Say what breaks the schema; of the cases only the broken ones are looked at, since jsonschema is slow."""
+def _explain(source: Source, root: Map, valid: Sequence[bool], diagnostics: Sequence[Diagnostic]) -> list[Diagnostic]:
+    """Say what breaks the schema where `diagnostics` say nothing yet.
+
+    Of the cases only the broken ones are looked at, since jsonschema is slow.
+    """
     from specrunner.spec.explain import explain
 
     broken = [index for index, is_valid in enumerate(valid) if not is_valid][:MAX_DIAGNOSTICS]
@@ -120,12 +139,15 @@ def _explain(source: Source, root: Map, valid: Sequence[bool]) -> list[Diagnosti
     if valid:
         document["cases"] = [root["cases"][index] for index in shown]
     found = []
+    known = {diagnostic.location for diagnostic in diagnostics}
     for finding in explain("spec", document):
         path = finding.path
         if len(path) > 1 and path[0] == "cases" and isinstance(path[1], int):
             path = ("cases", shown[path[1]], *path[2:])
         span, _ = span_at(root, path, finding.at_key)
-        found.append(source.diagnose(finding.code, finding.message, span, finding.help))
+        diagnostic = source.diagnose(finding.code, finding.message, span, finding.help)
+        if diagnostic.location not in known:
+            found.append(diagnostic)
     return found
 
 

@@ -104,9 +104,8 @@ class MatrixReader:
             return Axis(name, tuple(Choice(label, label, change) for label, change in values.items()))
         fields = list(field_schema("variant")["properties"])
         if name.split(".")[0] not in fields:
-            advice = (
-                accepted_values(name, axis_fields(), "fields") + "; an axis of your own maps labels to what they change"
-            )
+            advice = accepted_values(name, axis_fields(), "fields")
+            advice += (" " if advice.endswith("?") else "; ") + "an axis of your own maps labels to what they change"
             self._report(layers, "unknown-axis", f"axis `{name}` is not a field of a case", span, advice)
             return None
         choices = [self._read_value(name, value, layers, index) for index, value in enumerate(values)]
@@ -129,7 +128,9 @@ class MatrixReader:
                 self._report(layers, finding.code, finding.message, at, finding.help)
             return None
         if name in _TEXT_FIELDS or not _LABEL.fullmatch(label):
-            advice = f"give it a label: `{name.split('.')[0]}-axis: {{my-label: {{{name.split('.')[0]}: …}}}}`"
+            parts = name.split(".")
+            example = ": ".join("{" + part for part in parts) + ": …" + "}" * len(parts)
+            advice = f"give it a label: `{parts[-1]}: {{my-label: {example}}}`"
             self._report(layers, "bad-label", "this value cannot be part of a case's id", span, advice)
             return None
         return Choice(label, value, change)

@@ -83,13 +83,14 @@ def span_at(root: Any, path: Path, at_key: bool = False) -> tuple[Span, int]:
         if isinstance(node, Map) and step in node.keys_at:
             name = str(step)
             value_span, value = node.values_at[name], node[name]
-            by_key = (at_key and depth == len(path) - 1) or isinstance(value, dict | list)
+            is_block = isinstance(value, dict | list) and value_span[0] == value_span[1]
+            by_key = (at_key and depth == len(path) - 1) or is_block
             span, node = node.keys_at[name] if by_key else value_span, value
         elif isinstance(node, list) and isinstance(step, int) and step < len(node):
             spans = getattr(node, "items_at", None)
             value = node[step]
             span = spans[step] if spans else span
-            if isinstance(value, Map) and value.keys_at:
+            if isinstance(value, Map) and value.keys_at and (span[0] == span[1] or depth < len(path) - 1):
                 span = next(iter(value.keys_at.values()))
             node = value
         else:
@@ -118,6 +119,8 @@ class Layers:
             span, depth = span_at(layer, path, at_key)
             if depth > best_depth:
                 best, best_depth = span, depth
+            if depth == len(path):
+                break
         return best
 
     def name_span(self) -> Span:
@@ -145,6 +148,9 @@ class Marks(Mapping[str, Location]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys(name for layer in self._layers.maps for name in layer))
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in layer for layer in self._layers.maps)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

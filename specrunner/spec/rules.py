@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from specrunner.spec.model import Rule
@@ -31,11 +32,16 @@ def complete_rule(name: str, value: Any) -> Rule:
     A short form (`ulp: 2`, `cosine: 0.999`) gives the rule's one required parameter. A parameter that is neither
     written nor has a default is None: that bound is not set (`kl` without `p99`).
     """
+    return _complete(name, tuple(value.items()) if isinstance(value, dict) else value)
+
+
+@lru_cache(maxsize=1024)
+def _complete(name: str, written: Any) -> Rule:
     schema = field_schema("rules")["properties"][name]
     parameters = schema.get("properties", {})
     if not parameters:
         return Rule(name)
-    given = value if isinstance(value, dict) else {schema["required"][0]: value}
+    given = dict(written) if isinstance(written, tuple) else {schema["required"][0]: written}
     return Rule(name, {key: _number(given.get(key, part.get("default")), part) for key, part in parameters.items()})
 
 

@@ -32,7 +32,7 @@ _KNOWN = _ANNOTATIONS.union(
     _ARRAY_KEYWORDS,
     _STRING_KEYWORDS,
     _NUMBER_KEYWORDS,
-    ("$ref", "type", "enum", "const", "allOf", "if"),
+    ("$ref", "type", "enum", "const", "allOf", "if", "not"),
 )
 
 
@@ -133,6 +133,9 @@ class Compiler:
         if "enum" in schema:
             checks.append(_one_of(schema["enum"]))
         checks.extend(self.compile(part) for part in schema.get("allOf", ()))
+        if "not" in schema:
+            forbidden = self.compile(schema["not"])
+            checks.append(lambda value: not forbidden(value))
         if "if" in schema:
             condition, consequence = self.compile(schema["if"]), self.compile(schema.get("then", True))
             checks.append(lambda value: not condition(value) or consequence(value))
@@ -157,12 +160,9 @@ class Compiler:
             for name in required:
                 if name not in value:
                     return False
-            for name, item in value.items():
-                if names is not None and not names(name):
-                    return False
-                if not properties.get(name, additional)(item):
-                    return False
-            return True
+            if names is not None and not all(map(names, value)):
+                return False
+            return all(properties.get(name, additional)(item) for name, item in value.items())
 
         return check
 
@@ -222,15 +222,27 @@ def _join(types: str | list[str] | None, anywhere: list[Check], by_type: dict[st
     for kind in ("object", "array", "string", "integer", "number", "boolean", "null"):
         checks = [*by_type.get(kind, ()), *anywhere]
         table[kind] = _all_of(checks) if allowed is None or kind in allowed else False
-    by_class = {str: table["string"], bool: table["boolean"], int: table["integer"], type(None): table["null"]}
+    whole, broken = _decide(table["integer"]), _decide(table["number"])
+    by_class: dict[type, Check] = {
+        str: _decide(table["string"]),
+        bool: _decide(table["boolean"]),
+        int: whole,
+        float: lambda value: (whole if value.is_integer() else broken)(value),
+        type(None): _decide(table["null"]),
+    }
 
     def check(value: Any) -> bool:
         found = by_class.get(value.__class__)
         if found is None:
-            found = table[kind_of(value)]
-        return found if found is True or found is False else found(value)
+            found = by_class[value.__class__] = _decide(table[kind_of(value)])
+        return found(value)
 
     return check
+
+
+def _decide(check: Check | bool) -> Check:
+    """Return a predicate for what may be a foregone conclusion."""
+    return (lambda value: check) if isinstance(check, bool) else check
 
 
 def _all_of(checks: list[Check]) -> Check | bool:

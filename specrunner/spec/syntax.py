@@ -50,7 +50,6 @@ _MEANINGS = (
         "separate the entries by `, ` and close the mapping with `}`",
     ),
     ("could not find expected ':'", "a key lacks its colon", "write `key: value`, with a space after the colon"),
-    ("found unexpected end of stream", "a quoted text is not closed", "add the closing quote"),
     (
         "unknown escape character",
         "an unknown escape in a double-quoted text",
@@ -63,6 +62,11 @@ def explain_syntax(error: yaml.YAMLError, text: str) -> Problem:
     """Say what libyaml's message means for the reader."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     raw = str(getattr(error, "problem", None) or error)
+    opening = getattr(error, "context_mark", None)
+    if "found unexpected end of stream" in raw and opening is not None:
+        return Problem(
+            "yaml-syntax", "a quoted text is not closed", (opening.index, opening.index + 1), "add the quote"
+        )
     at = min(mark.index, len(text)) if mark is not None else 0
     context_mark = getattr(error, "context_mark", None)
     related = None

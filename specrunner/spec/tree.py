@@ -29,9 +29,9 @@ class Map(dict[str, Any]):
     """A mapping with the span of every key and value.
 
     Attributes:
-        span: where the mapping stands.
+        span: where the mapping stands; empty, at its first character, when it is written in block style.
         keys_at: span of each key.
-        values_at: span of each value; of a block collection only its first character.
+        values_at: span of each value.
     """
 
     __slots__ = ("keys_at", "span", "values_at")
@@ -114,6 +114,7 @@ class _Frame:
     start_nodes: int
     anchor: str | None
     is_key: bool
+    is_flow: bool
     key: Any = None
     key_span: Span = (0, 0)
     height: int = 1
@@ -150,7 +151,7 @@ class _Builder:
             elif kind is map_start or kind is seq_start:
                 self._open(event, kind is map_start)
             elif kind is map_end or kind is seq_end:
-                self._close()
+                self._close(event)
             elif kind is alias:
                 self._take_alias(event)
             elif kind is ev.DocumentStartEvent:
@@ -269,12 +270,14 @@ class _Builder:
         if len(self._frames) >= MAX_DEPTH:
             self._stop("too-deep", f"nested more than {MAX_DEPTH} deep", span)
         container = Map(span) if is_map else Seq(span)
-        self._frames.append(_Frame(container, is_map, self._nodes, event.anchor, is_key))
+        self._frames.append(_Frame(container, is_map, self._nodes, event.anchor, is_key, event.flow_style))
         if event.anchor is not None:
             self._anchors[event.anchor] = _Anchor(container, 0)
 
-    def _close(self) -> None:
+    def _close(self, event: Any) -> None:
         frame = self._frames.pop()
+        if frame.is_flow:
+            frame.container.span = (frame.container.span[0], event.end_mark.index)
         if frame.anchor is not None:
             anchor = self._anchors[frame.anchor]
             if anchor.value is frame.container:
