@@ -1,0 +1,75 @@
+"""One thing broken in the modeling file turns cases red, and the report names the first tensor in model order."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import specrunner
+
+CHECKPOINT = Path(specrunner.__file__).parent / "models" / "tiny_llada2"
+
+SPEC = """\
+version: 1
+model: {path: %s, trust_remote_code: true}
+engines: [hf]
+reference: {engine: oracle, dtype: float64}
+cases:
+  - name: every-tensor
+    prompt: {text: "add 17 and 25 = and then reverse the word engine = ", length: 40}
+    tolerance:
+      "**.expert_ids": exact
+      "**": {sqnr: 80}
+  - name: decode
+    prompt: "copy: specrunner = "
+    decode: {max_new_tokens: 24, algorithm: low_confidence, block_length: 16, threshold: 0.95}
+    tokens: exact
+"""
+
+BREAKS = {
+    "nothing": ("", "", None),
+    "causal mask": (
+        "mask = block_causal_mask(position_ids, self.config.block_length)",
+        "mask = block_causal_mask(position_ids, 1)",
+        "layers.0.attention.output",
+    ),
+    "expert bias ignored": (
+        "ranked = scores + self.expert_bias.float()",
+        "ranked = scores",
+        "layers.1.router.expert_ids",
+    ),
+    "scaling factor dropped": (
+        "weights = weights * self.routed_scaling_factor",
+        "weights = weights",
+        "layers.1.router.expert_weights",
+    ),
+}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("broken", BREAKS)
+def test_a_broken_line_turns_cases_red_at_the_right_tensor(tmp_path: Path, broken: str) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(CHECKPOINT, model)
+    line, replacement, first = BREAKS[broken]
+    modeling = model / "modeling_llada2_moe.py"
+    text = modeling.read_text()
+    assert not line or text.count(line) == 1
+    modeling.write_text(text.replace(line, replacement) if line else text)
+    (tmp_path / "spec.yaml").write_text(SPEC % model)
+    command = [sys.executable, "-m", "specrunner", "run", "spec.yaml", "--json", "r.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    cases = {case["name"]: case for case in json.loads((tmp_path / "r.json").read_text())["cases"]}
+    if first is None:
+        assert done.returncode == 0, done.stdout + done.stderr
+        return
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert cases["every-tensor"]["verdict"] == "failed"
+    red = [check["subject"] for check in cases["every-tensor"]["checks"] if not check["passed"]]
+    assert red[0] == first
+    assert f"{first} is the first that went wrong" in done.stdout
