@@ -39,11 +39,9 @@ class Console:
         try:
             self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             self.stream.flush()
-        except (BrokenPipeError, ValueError):
+        except (OSError, ValueError):
             self._gone = True
             silence_stream(self.stream)
-        except OSError:
-            self._gone = True
 
     @property
     def width(self) -> int:
