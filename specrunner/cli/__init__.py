@@ -66,7 +66,7 @@ def make_parser(command: str | None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (DESIGN section 10)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a submodule here once it was imported
     command = next((word for word in arguments if word in COMMANDS), None)
     try:
         parser = make_parser(command)

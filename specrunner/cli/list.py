@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from specrunner.cli.selection import add_selection_arguments, select_cases
 from specrunner.errors import ExitCode
-from specrunner.spec.diagnostics import count, escape_controls
-from specrunner.spec.model import Case
+
+if TYPE_CHECKING:
+    from specrunner.spec.model import Case
 
 EXAMPLES = """\
 examples:
@@ -28,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the selected cases."""
+    from specrunner.spec.diagnostics import count, escape_controls
+
     cases = select_cases(options)
     if options.json:
         print(json.dumps({"version": 1, "cases": [describe_case(case) for case in cases]}, indent=2, ensure_ascii=True))

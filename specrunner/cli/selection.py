@@ -6,12 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from specrunner.errors import NothingVerified, UsageError
-from specrunner.spec.loader import LoadedSpecs, load_specs
-from specrunner.spec.model import Case
-from specrunner.spec.select import Selection, parse_parameter
-from specrunner.spec.select import select_cases as narrow_cases
+
+if TYPE_CHECKING:  # the loader brings the YAML library, which `--help` does not need
+    from specrunner.spec.loader import LoadedSpecs
+    from specrunner.spec.model import Case
 
 DEFAULT_PATH = "specs"
 
@@ -62,6 +63,8 @@ def load_paths(paths: Sequence[str]) -> LoadedSpecs:
     Raises:
         UsageError: a path does not exist, or none was given and there is no directory `specs`.
     """
+    from specrunner.spec.loader import load_specs
+
     if not paths:
         if not Path(DEFAULT_PATH).is_dir():
             raise UsageError(
@@ -84,6 +87,8 @@ def select_cases(options: argparse.Namespace, no_cases: str | None = None) -> tu
         NothingVerified: no case is left, under `--no-cases fail`.
     """
     from specrunner.plan.capabilities import check_capabilities
+    from specrunner.spec.select import Selection, parse_parameter
+    from specrunner.spec.select import select_cases as narrow_cases
 
     loaded = load_paths(options.paths)
     cases = check_capabilities(loaded).require_valid()

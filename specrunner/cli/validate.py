@@ -7,8 +7,6 @@ import sys
 
 from specrunner.cli.selection import add_path_argument, load_paths
 from specrunner.errors import ExitCode
-from specrunner.plan.capabilities import check_capabilities
-from specrunner.spec.diagnostics import count, print_diagnostics
 
 EXAMPLES = """\
 examples:
@@ -25,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what is wrong with all specs, or how many cases are valid."""
+    from specrunner.plan.capabilities import check_capabilities
+    from specrunner.spec.diagnostics import count, print_diagnostics
+
     loaded = check_capabilities(load_paths(options.paths))
     if loaded.diagnostics:
         color = {"always": True, "never": False}.get(options.color)
