@@ -43,24 +43,27 @@ class HighPercentile:
 
     def __init__(self, count: int, percent: int = 99) -> None:
         self._keep = max(1, count + 1 + (-percent * count) // 100)
-        self._parts: list[torch.Tensor] = []
+        # One buffer for all values: thousands of small tensors between large ones would fragment the heap.
+        self._buffer = torch.empty(max(1, min(count, 2 * self._keep + 65536)), dtype=torch.float64)
         self._held = 0
 
     def update(self, values: torch.Tensor) -> None:
         """Take in a vector of values; NaN counts as larger than everything."""
-        self._parts.append(values.clone())
-        self._held += values.numel()
-        if self._held > 2 * self._keep + 65536:
-            self._shrink()
+        room = max(1, self._buffer.numel() - self._keep)
+        for start in range(0, values.numel(), room):
+            part = values[start : start + room]
+            if self._held + part.numel() > self._buffer.numel():
+                self._shrink()
+            self._buffer[self._held : self._held + part.numel()] = part
+            self._held += part.numel()
 
-    def _shrink(self) -> torch.Tensor:
-        values = torch.cat(self._parts)
-        if values.numel() > self._keep:
-            values = values.topk(self._keep).values
-        self._parts, self._held = [values], values.numel()
-        return values
+    def _shrink(self) -> None:
+        if self._held > self._keep:
+            self._buffer[: self._keep] = self._buffer[: self._held].topk(self._keep).values
+            self._held = self._keep
 
     def value(self) -> float:
         """Return the percentile of all values seen; all of them must have come."""
-        values = self._shrink()
+        self._shrink()
+        values = self._buffer[: self._held]
         return math.nan if bool(values.isnan().any()) else float(values.amin())

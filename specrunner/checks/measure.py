@@ -21,6 +21,7 @@ from specrunner.checks.rows import (
     REFERENCE,
     SQUARES_LOST,
     TINY,
+    TINY_REFERENCE,
     RowErrors,
     needed_factor,
     relative_error,
@@ -117,7 +118,7 @@ class _Survey:
         candidate.copy_(stored[0])
         reference.copy_(stored[1])
         if self.divergence is not None:
-            self.divergence.update(candidate, reference, block.row, block.completes)
+            self.divergence.update(candidate, reference, block.row, block.completes, (distance, scratch))
         for overlap in self.overlaps.values():
             overlap.update(*stored, block.row, block.column, block.completes)
         bad = None
@@ -132,8 +133,8 @@ class _Survey:
         sums[REFERENCE] += norms
         sums[PRODUCT] += vecdot(candidate, reference)
         if self.doubles:
-            for side, square in ((candidate, squares), (reference, norms)):
-                sums[TINY] += (square < SQUARES_LOST) & (side.abs().amax(-1) > 0)
+            for mark, side, square in ((TINY, candidate, squares), (TINY_REFERENCE, reference, norms)):
+                sums[mark] += (square < SQUARES_LOST) & (side.abs().amax(-1) > 0)
         torch.sub(candidate, reference, out=distance)
         sums[DISTANCE] += vecdot(distance, distance)
         if self.peered:

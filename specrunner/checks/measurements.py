@@ -205,26 +205,26 @@ class Measurements:
             "max_abs": self.max_abs.value,
             "max_abs_token": self.max_abs.token,
             "mean_abs": self.mean_abs,
-            "max_rel": self.max_rel.value,
-            "max_rel_token": self.max_rel.token,
-            "rel_l2": self.rel_l2,
-            "token_rel_l2_max": self.token_rel_l2.value,
-            "token_rel_l2_p99": self.token_rel_l2_p99,
-            "token_rel_l2_token": self.token_rel_l2.token,
-            "cosine_min": self.cosine.value,
-            "cosine_token": self.cosine.token,
-            "sqnr_min": self.sqnr.value,
-            "sqnr_token": self.sqnr.token,
-            "ulp_max": self.ulp.value,
-            "ulp_token": self.ulp.token,
-            "ulp_over_one": self.ulp_over_one,
+            "max_relative": self.max_rel.value,
+            "max_relative_token": self.max_rel.token,
+            "relative_l2": self.rel_l2,
+            "max_relative_l2": self.token_rel_l2.value,
+            "p99_relative_l2": self.token_rel_l2_p99,
+            "max_relative_l2_token": self.token_rel_l2.token,
+            "min_cosine": self.cosine.value,
+            "min_cosine_token": self.cosine.token,
+            "min_sqnr": self.sqnr.value,
+            "min_sqnr_token": self.sqnr.token,
+            "max_ulp": int(self.ulp.value),
+            "max_ulp_token": self.ulp.token,
+            "over_one_ulp": self.ulp_over_one,
             "candidate_nan": counts.candidate_nan,
             "candidate_inf": counts.candidate_inf,
             "reference_nan": counts.reference_nan,
             "reference_inf": counts.reference_inf,
         }
         if self.cosine_undefined:
-            numbers["cosine_undefined"] = self.cosine_undefined
+            numbers["undefined_cosines"] = self.cosine_undefined
         if counts.any:
             numbers["compared"] = self.compared
             numbers["equal_infinities"] = counts.equal_infinities
@@ -233,21 +233,21 @@ class Measurements:
             numbers["differing"] = self.differing
         if self.kl is not None:
             numbers |= {
-                "kl_mean": self.kl.mean,
-                "kl_p99": self.kl.p99,
-                "kl_max": self.kl.max.value,
-                "kl_token": self.kl.max.token,
+                "mean_kl": self.kl.mean,
+                "p99_kl": self.kl.p99,
+                "max_kl": self.kl.max.value,
+                "max_kl_token": self.kl.max.token,
             }
         for k, overlap in self.top_k.items():
             numbers |= {
-                f"top_{k}_overlap_mean": overlap.mean,
-                f"top_{k}_overlap_min": overlap.min.value,
-                f"top_{k}_token": overlap.min.token,
+                f"mean_top_{k}_overlap": overlap.mean,
+                f"min_top_{k}_overlap": overlap.min.value,
+                f"min_top_{k}_token": overlap.min.token,
                 "top_1_agreement": overlap.top_1,
             }
         if self.floor is not None:
             numbers |= {
-                "peer_rel_l2": self.floor.whole[1],
+                "peer_relative_l2": self.floor.whole[1],
                 "floor_needed": self.floor.needed,
                 "floor_needed_by_token": self.floor.needed_by_token.value,
                 "floor_token": self.floor.needed_by_token.token,

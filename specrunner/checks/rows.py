@@ -14,8 +14,8 @@ ROW_ERRORS_KEPT = 1 << 16
 SQUARES_LOST = 1e-280
 """A sum of squares below this may have lost digits to underflow; only float64 values come here."""
 
-CANDIDATE, REFERENCE, PRODUCT, DISTANCE, PEER, TINY = range(6)
-"""Places in the sums of a row: a.a, r.r, a.r, |a-r|^2, |p-r|^2, and a mark for values too small to square."""
+CANDIDATE, REFERENCE, PRODUCT, DISTANCE, PEER, TINY, TINY_REFERENCE = range(7)
+"""Places in the sums of a row: a.a, r.r, a.r, |a-r|^2, |p-r|^2, and marks of what is too small to square in a, in r."""
 
 
 def relative_error(distance: float, norm: float) -> float:
@@ -50,25 +50,25 @@ class RowErrors:
         undefined: rows of which exactly one side is zero.
         needed: the largest k a row needs and its row.
         worst: the candidate's and the peer's error in that row.
-        totals: the six sums over all rows.
+        totals: the seven sums over all rows.
     """
 
     def __init__(self, row_count: int, epsilon: float, peered: bool, capacity: int) -> None:
         self.error, self.cosine, self.needed = Peak(), Peak(), Peak()
         self.undefined = 0
         self.worst = (math.nan, math.nan)
-        self.totals = torch.zeros(6, dtype=torch.float64)
+        self.totals = torch.zeros(7, dtype=torch.float64)
         self.percentile = HighPercentile(row_count)
         self.kept: list[torch.Tensor] | None = [] if row_count <= ROW_ERRORS_KEPT else None
         self.peer_kept: list[torch.Tensor] | None = [] if peered and row_count <= ROW_ERRORS_KEPT else None
         self._epsilon = epsilon
         self._peered = peered
-        self._buffer = torch.zeros(6, min(capacity, max(1, row_count)), dtype=torch.float64)
+        self._buffer = torch.zeros(7, min(capacity, max(1, row_count)), dtype=torch.float64)
         self._filled = 0
         self._done = 0
 
     def slots(self, rows: int) -> torch.Tensor:
-        """Return [6, rows] sums to add to, for the rows that come next; zero unless a piece of the row came before."""
+        """Return [7, rows] sums to add to, for the rows that come next; zero unless a piece of the row came before."""
         if self._filled + rows > self._buffer.shape[1]:
             self.flush()
         return self._buffer[:, self._filled : self._filled + rows]
@@ -85,7 +85,8 @@ class RowErrors:
         self.totals += sums.sum(-1)
         squares, norms, products, distances = sums[CANDIDATE], sums[REFERENCE], sums[PRODUCT], sums[DISTANCE]
         lost = ~torch.isfinite(sums[:4].sum(0))
-        lost |= (sums[TINY] > 0) & (torch.minimum(squares, norms) < SQUARES_LOST)
+        lost |= (sums[TINY] > 0) & (squares < SQUARES_LOST)
+        lost |= (sums[TINY_REFERENCE] > 0) & (norms < SQUARES_LOST)
         errors = self._errors(distances, norms).masked_fill_(lost, math.nan)
         one_zero = ((squares == 0) ^ (norms == 0)) & ~lost
         cosines = (products / (squares.sqrt() * norms.sqrt())).clamp_(-1.0, 1.0)

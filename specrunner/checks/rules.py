@@ -137,40 +137,39 @@ def _judge_ulp(measured: Measurements, limits: Mapping[str, Any]) -> Judgement:
 def _judge_cosine(measured: Measurements, limits: Mapping[str, Any]) -> Judgement:
     if measured.cosine_undefined:
         return f"only one side is zero in {measured.cosine_undefined} of {measured.rows} rows: no cosine", {}
-    return _below("cosine {:.9g}", measured.cosine, limits["min"]), {}
+    return _below("cosine {:.9g}", "{:.9g}", measured.cosine, limits["min"]), {}
 
 
 def _judge_sqnr(measured: Measurements, limits: Mapping[str, Any]) -> Judgement:
-    return _below("sqnr {:.4g} dB", measured.sqnr, limits["min"]), {}
+    return _below("sqnr {:.4g} dB", "{:.4g} dB", measured.sqnr, limits["min"]), {}
 
 
-def _below(form: str, measured: At, least: float) -> str:
+def _below(form: str, bound: str, measured: At, least: float) -> str:
     if measured.value >= least:
         return ""
-    return f"{form.format(measured.value)} at token {measured.token} is below {least:g}"
+    return f"{form.format(measured.value)} at token {measured.token} is below {bound.format(least)}"
 
 
 def _judge_kl(measured: Measurements, limits: Mapping[str, Any]) -> Judgement:
     kl = measured.kl
     assert kl is not None
     worst = f"worst {_number(kl.max.value)} at token {kl.max.token}"
-    if not kl.mean <= limits["mean"]:
-        return f"mean kl {_number(kl.mean)} exceeds {_number(limits['mean'])}, {worst}", {}
-    if not kl.p99 <= limits["p99"]:
-        return f"p99 of kl {_number(kl.p99)} exceeds {_number(limits['p99'])}, {worst}", {}
-    return "", {}
+    bounds = [(name, value, limits[name]) for name, value in (("mean", kl.mean), ("p99", kl.p99))]
+    for name, value, bound in bounds:
+        if bound is not None and not value <= bound:
+            return f"{name} kl {_number(value)} exceeds {_number(bound)}, {worst}", {}
+    return "" if any(bound is not None for _, _, bound in bounds) else "the rule bounds nothing", {}
 
 
 def _judge_top_k(measured: Measurements, limits: Mapping[str, Any]) -> Judgement:
     k = int(limits["k"])
     overlap = measured.top_k[k]
-    extra = {"top_k_overlap_mean": overlap.mean, "top_k_overlap_min": overlap.min.value}
     if overlap.mean >= limits["overlap"]:
-        return "", extra
+        return "", {}
     return (
         f"mean overlap of the {k} largest {_number(overlap.mean)} is below {_number(limits['overlap'])}, "
         f"worst {_number(overlap.min.value)} at token {overlap.min.token}"
-    ), extra
+    ), {}
 
 
 def _judge_noise_floor(measured: Measurements, limits: Mapping[str, Any]) -> Judgement:
@@ -183,8 +182,8 @@ def _judge_noise_floor(measured: Measurements, limits: Mapping[str, Any]) -> Jud
         return f"{measured.non_finite.peer} elements of the peer are NaN or infinite: no floor", {}
     needed = [floor.needed, floor.needed_by_token.value]
     extra = {
-        "floor_ratio": _ratio(*floor.whole),
-        "floor_ratio_by_token": _ratio(*floor.worst),
+        "floor_ratio": encode_number(_ratio(*floor.whole)),
+        "floor_ratio_by_token": encode_number(_ratio(*floor.worst)),
         "margin": encode_number(_margin(k, needed)),
     }
     if needed[0] <= k and needed[1] <= k:
@@ -202,8 +201,8 @@ def _judge_noise_floor(measured: Measurements, limits: Mapping[str, Any]) -> Jud
     ), extra
 
 
-def _ratio(error: float, peer_error: float) -> float | str:
-    return encode_number(error / peer_error if peer_error else (math.inf if error else 1.0))
+def _ratio(error: float, peer_error: float) -> float:
+    return error / peer_error if peer_error else (math.inf if error else 1.0)
 
 
 def _margin(k: float, needed: list[float]) -> float:

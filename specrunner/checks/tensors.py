@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from specrunner.checks.integers import compare_integers
-from specrunner.checks.measure import measure
+from specrunner.checks.measure import Wanted, measure
+from specrunner.checks.measurements import Measurements
 from specrunner.checks.rules import judge, wanted_by
 from specrunner.checks.sources import TensorSource
 from specrunner.results import CheckResult
 from specrunner.spec.model import Rule
+from specrunner.spec.tensor_names import model_order
 
 
 def compare_tensors(
@@ -43,7 +46,9 @@ def compare_tensors(
     """
     if not rules:
         return [
-            CheckResult(name, "none", False, "no rule is stated for this tensor: compared nothing", {}, {}, location)
+            CheckResult(
+                name, "evidence", False, "no rule is stated for this tensor: compared nothing", {}, {}, location
+            )
         ]
     facts = _facts(candidate, reference, peer)
     refusal = _refuse(candidate, reference)
@@ -59,6 +64,56 @@ def compare_tensors(
         else judge(name, rule, measured, location=location)
         for rule in rules
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One tensor of two captures, measured without a rule.
+
+    Attributes:
+        name: the tensor's name.
+        measured: the measurements, or None when there is nothing to measure.
+        problem: why there is nothing to measure, or "".
+    """
+
+    name: str
+    measured: Measurements | None
+    problem: str = ""
+
+
+def measure_all(
+    candidate: Mapping[str, TensorSource],
+    reference: Mapping[str, TensorSource],
+    *,
+    peer: Mapping[str, TensorSource] | None = None,
+    wanted: Wanted | None = None,
+) -> list[Comparison]:
+    """Measure every float tensor of two captures, for a look without rules and for localisation.
+
+    Args:
+        candidate: sources by name.
+        reference: sources by name.
+        peer: sources by name, or None; a tensor that it lacks is measured without a floor.
+        wanted: what to measure beyond the ordinary.
+
+    Returns:
+        One comparison for each name on either side, in model order; a problem where shapes, dtypes or a missing side
+        leave nothing to measure.
+    """
+    comparisons = []
+    for name in sorted(candidate.keys() | reference.keys(), key=lambda name: (model_order(name), name)):
+        missing = [side for side, held in (("candidate", candidate), ("reference", reference)) if name not in held]
+        if missing:
+            comparisons.append(Comparison(name, None, f"missing in {missing[0]}"))
+            continue
+        ours, theirs = candidate[name], reference[name]
+        floor = peer.get(name) if peer else None
+        problem = _refuse(ours, theirs) or _refuse_peer(floor, theirs)
+        if not problem and not theirs.dtype.is_floating_point:
+            problem = compare_integers(ours, theirs)[0] or "integers, all equal"
+        measured = None if problem else measure(ours, theirs, peer=floor, wanted=wanted)
+        comparisons.append(Comparison(name, measured, problem))
+    return comparisons
 
 
 def _facts(candidate: TensorSource, reference: TensorSource, peer: TensorSource | None) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from typing import Any
 
 from specrunner.results import CheckResult
 
+WINDOW = 4
+"""How many ids on either side of the first mismatch are recorded, for the reader of a report."""
+
 
 def compare_tokens(
     candidate_ids: Sequence[int] | None,
@@ -30,7 +33,7 @@ def compare_tokens(
     """
     if candidate_ids is None or reference_ids is None:
         missing = [side for side, ids in (("candidate", candidate_ids), ("reference", reference_ids)) if ids is None]
-        return CheckResult(subject, rule, False, f"missing in {' and '.join(missing)}", {}, {}, location)
+        return CheckResult(subject, "evidence", False, f"missing in {' and '.join(missing)}", {}, {}, location)
     candidate, reference = [int(token) for token in candidate_ids], [int(token) for token in reference_ids]
     prefix = common_prefix(candidate, reference)
     numbers: dict[str, Any] = {
@@ -48,6 +51,12 @@ def compare_tokens(
         ours = candidate[prefix] if prefix < len(candidate) else None
         theirs = reference[prefix] if prefix < len(reference) else None
         numbers |= {"first_mismatch": prefix, "candidate_token": ours, "reference_token": theirs}
+        start = max(0, prefix - WINDOW)
+        numbers |= {
+            "window_start": start,
+            "candidate_window": candidate[start : prefix + WINDOW + 1],
+            "reference_window": reference[start : prefix + WINDOW + 1],
+        }
         message = (
             f"first mismatch at position {prefix}: {_name(ours)} against {_name(theirs)} "
             f"({len(candidate)} tokens against {len(reference)})"

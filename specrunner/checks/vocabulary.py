@@ -25,15 +25,22 @@ class Divergence:
         self.percentile = HighPercentile(row_count)
         self._state: tuple[torch.Tensor, ...] | None = None
 
-    def update(self, candidate: torch.Tensor, reference: torch.Tensor, row: int, completes: bool) -> None:
-        """Take in [rows, columns] pieces in float64 that start at `row`."""
+    def update(
+        self,
+        candidate: torch.Tensor,
+        reference: torch.Tensor,
+        row: int,
+        completes: bool,
+        scratch: tuple[torch.Tensor, torch.Tensor],
+    ) -> None:
+        """Take in [rows, columns] pieces in float64 that start at `row`; `scratch` of their shape is overwritten."""
         top_r, top_c = reference.amax(-1), candidate.amax(-1)
         if self._state is not None:
             top_r, top_c = torch.maximum(top_r, self._state[0]), torch.maximum(top_c, self._state[3])
-        weights = torch.exp(reference - top_r.unsqueeze(-1))
+        weights = torch.sub(reference, top_r.unsqueeze(-1), out=scratch[0]).exp_()
         sum_r = weights.sum(-1)
-        moment = torch.linalg.vecdot(weights, reference - candidate)
-        sum_c = torch.exp(candidate - top_c.unsqueeze(-1)).sum(-1)
+        moment = torch.linalg.vecdot(weights, torch.sub(reference, candidate, out=scratch[1]))
+        sum_c = torch.sub(candidate, top_c.unsqueeze(-1), out=scratch[1]).exp_().sum(-1)
         if self._state is not None:
             old_top_r, old_sum_r, old_moment, old_top_c, old_sum_c = self._state
             shrink_r, shrink_c = torch.exp(old_top_r - top_r), torch.exp(old_top_c - top_c)
@@ -80,17 +87,14 @@ class Largest:
 
 
 def _largest_columns(values: torch.Tensor, k: int) -> torch.Tensor:
-    best, columns = values.topk(k, dim=-1)
-    last = best[:, -1:]
-    ambiguous = ((values >= last).sum(-1) > k).nonzero().view(-1)
-    for row in ambiguous.tolist():
-        ties = (values[row] == last[row]).nonzero().view(-1)
-        sure = int((best[row] > last[row]).sum())
-        columns[row, sure:] = ties[: k - sure]
-    order = columns.sort(dim=-1).indices
-    columns = columns.gather(-1, order)
-    order = values.gather(-1, columns).sort(dim=-1, descending=True, stable=True).indices
-    return columns.gather(-1, order)
+    """Return the columns of the k largest of each row, [rows, k]; of equal values the lower column comes first."""
+    best, columns = values.topk(min(k + 1, values.shape[-1]), dim=-1)
+    tied = (best[:, 1:] == best[:, :-1]).any(-1).nonzero().view(-1).tolist()
+    for row in tied:
+        place = (values[row] >= best[row, k - 1]).nonzero().view(-1)
+        order = values[row][place].sort(descending=True, stable=True).indices[:k]
+        columns[row, :k] = place[order]
+    return columns[:, :k]
 
 
 class Overlap:
