@@ -1,0 +1,273 @@
+"""The engine `sglang`: SGLang in the worker or as a full Engine, read from inside; it generates the tokens itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specrunner.engines.base import Capabilities, Capture, Engine
+from specrunner.engines.checkpoint_digest import describe_checkpoint
+from specrunner.engines.denoising import PassLog
+from specrunner.engines.hf_checkpoint import resolve_folder
+from specrunner.engines.name_maps import tensor_templates
+from specrunner.engines.prompts import encode_prompt
+from specrunner.engines.sglang_failures import translate_failures
+from specrunner.engines.sglang_models import check_model_class, use_model_alone
+from specrunner.engines.sglang_notes import Note, Order, SeenPass, assemble_tensors, check_notes
+from specrunner.engines.sglang_options import SglangSetup, plan_environment, plan_setup
+from specrunner.engines.sglang_plugin import choose_map
+from specrunner.errors import CapabilityMissing, CaptureIncomplete, ModelUnavailable, ModelUnsupported
+from specrunner.spec.model import Decode
+
+if TYPE_CHECKING:
+    from specrunner.engines.sglang_runner import Runner
+    from specrunner.engines.sglang_server import Server
+    from specrunner.plan.model import Request, Session
+
+PACKAGES = ("sglang", "torch", "transformers", "triton", "safetensors")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+STATED_VARIABLES = ("SGLANG_USE_CPU_ENGINE", "TORCHDYNAMO_DISABLE", "SGLANG_ENABLE_DETERMINISTIC_INFERENCE")
+MASK_ID = 156895
+"""The mask token that SGLang has written into its code for LLaDA2."""
+
+
+class SglangEngine(Engine):
+    """SGLang, one request at a time."""
+
+    name = "sglang"
+
+    def __init__(self, session: Session, model_path: str, workspace: Path) -> None:
+        super().__init__(session, model_path, workspace)
+        self._setup = SglangSetup("runner", {})
+        self._driver: Runner | Server | None = None
+        self._tokenizer: Any = None
+        self._described: Mapping[str, Any] = {}
+        self._algorithms: tuple[str, ...] = ("greedy",)
+        self._requests = 0
+
+    @classmethod
+    def capabilities(cls) -> Capabilities:
+        dtypes = ("float32", "bfloat16", "float16")
+        return Capabilities(
+            dtypes={"cpu": dtypes, "cuda": dtypes},
+            algorithms=("greedy", "low_confidence"),
+            packages=("torch", "transformers", "sglang"),
+            environments=("sglang-cuda", "sglang-cpu"),
+            install_hint="specrunner engines install sglang",
+        )
+
+    @classmethod
+    def tensor_templates(cls, architecture: str) -> tuple[str, ...] | None:
+        return tensor_templates(cls.name, architecture)
+
+    @classmethod
+    def worker_environment(cls, session: Session, workspace: Path) -> dict[str, str]:
+        return plan_environment(session, workspace)
+
+    def load(self) -> dict[str, Any]:
+        folder = resolve_folder(self.session.model, self.model_path)
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelUnavailable(f"config.json of {self.session.model.label} cannot be read: {error}") from error
+        architecture = next(iter(config.get("architectures") or ()), "?")
+        use_model_alone(architecture, self.workspace)
+        name_map = choose_map(architecture)
+        self._algorithms = name_map.algorithms
+        setup = plan_setup(self.session, self.model_path, config, self._algorithms)
+        self._setup = setup
+        check_device(setup.keywords["device"])
+        keywords = dict(setup.keywords)
+        if setup.algorithm is not None:
+            keywords["dllm_algorithm_config"] = write_algorithm(setup.algorithm, self.workspace)
+        with translate_failures(f"load {self.session.model.label}"):
+            import torch
+
+            torch.set_float32_matmul_precision("highest")
+            if setup.mode == "engine":
+                from specrunner.engines.sglang_server import Server
+
+                mask_id = setup.mask_id if setup.mask_id != MASK_ID else None
+                self._driver = Server(keywords, self.workspace, mask_id, setup.algorithm is not None)
+            else:
+                from specrunner.engines.sglang_runner import Runner
+
+                self._driver = Runner(keywords)
+            self._tokenizer = load_tokenizer(folder, self.model_path, self.session.model.trust_remote_code)
+        self._described = self._driver.described
+        check_model_class(self._described["model_class"], architecture)
+        return {
+            "versions": installed_versions(),
+            "architecture": architecture,
+            "model_class": self._described["model_class"],
+            "device": describe_device(setup.keywords["device"]),
+            "dtype": self.session.dtype,
+            "dtypes": {"parameters": self._described["dtypes"]},
+            "attention_backend": self._described["attention_backend"],
+            "kv_cache_dtype": self._described["kv_cache_dtype"],
+            "mode": setup.mode,
+            "runner": self._described["runner"],
+            "name_map": name_map.family,
+            "parameters": self._described["parameters"],
+            "tensor_parallel_size": self._described["tensor_parallel_size"],
+            "prefix_caching": not setup.keywords["disable_radix_cache"],
+            "block_length": setup.block_length,
+            "mask_token_id": None if setup.block_length is None else setup.mask_id or MASK_ID,
+            "max_total_tokens": self._described["max_total_tokens"],
+            "threads": self._described["threads"],
+            "environment": {name: os.environ.get(name) for name in STATED_VARIABLES if name in os.environ},
+            "options": dict(self.session.options),
+            "engine_arguments": {name: plain(value) for name, value in keywords.items() if name != "model_path"},
+            "patches": list_patches(setup),
+            **describe_checkpoint(folder),
+        }
+
+    def capture(self, request: Request) -> Capture:
+        decode = request.decode
+        patterns = tuple(pattern for pattern in request.tensors if not pattern.startswith("passes."))
+        wants_passes = len(patterns) < len(request.tensors)
+        self._check_request(decode, wants_passes)
+        assert self._driver is not None
+        with translate_failures("answer the request"):
+            ids = encode_prompt(request.prompt, self._tokenizer, self._described["vocabulary"])
+            self._requests += 1
+            order = Order(
+                number=self._requests,
+                patterns=patterns,
+                prompt_length=len(ids),
+                keep_logits=wants_passes,
+                threshold=decode.threshold if decode is not None else None,
+            )
+            new_tokens = decode.max_new_tokens if decode is not None else 1
+            ignore_eos = decode.ignore_eos if decode is not None else True
+            output, facts, notes = self._driver.run(ids, order, new_tokens, ignore_eos)
+            capture = Capture(prompt_token_ids=ids)
+            if patterns:
+                check_notes(notes)
+                capture.tensors = assemble_tensors(notes, patterns, len(ids), self._described)
+            if decode is not None:
+                capture.output_token_ids = self._cut_output(output, decode)
+                capture.facts |= facts
+                if decode.algorithm == "low_confidence":
+                    self._add_passes(capture, request, notes)
+        return capture
+
+    def close(self) -> None:
+        if self._driver is not None:
+            self._driver.close()
+        self._driver = None
+
+    def _check_request(self, decode: Decode | None, wants_passes: bool) -> None:
+        """Refuse what this session cannot do.
+
+        Raises:
+            ModelUnsupported: an algorithm that is not the model's, another block length than the session's, or passes
+                without a decode.
+        """
+        if decode is None:
+            if wants_passes:
+                raise ModelUnsupported("`passes.*` tensors come from a decode, and the request has none")
+            return
+        if decode.algorithm not in self._algorithms:
+            ways = " or ".join(self._algorithms)
+            raise ModelUnsupported(f"{self._described['class_name']} decodes by {ways}, not {decode.algorithm}")
+        length = self._setup.block_length
+        if decode.block_length is not None and decode.block_length != length:
+            raise ModelUnsupported(
+                f"the request decodes in blocks of {decode.block_length}, and sglang runs blocks of {length}",
+                help=f"set the option specrunner_block_length: {decode.block_length}",
+            )
+
+    def _cut_output(self, output: Sequence[int], decode: Decode) -> list[int]:
+        """Keep the ids up to and including the first end of sequence, at most as many as were asked for."""
+        stops = set() if decode.ignore_eos else set(self._described["eos_token_ids"])
+        kept = list(output[: decode.max_new_tokens])
+        end = next((index for index, token in enumerate(kept) if token in stops), len(kept))
+        return kept[: end + 1]
+
+    def _add_passes(self, capture: Capture, request: Request, notes: Sequence[Sequence[Note]]) -> None:
+        """Put the denoising passes, which every rank has seen alike, into `capture`."""
+        log = PassLog(request.tensors)
+        refreshes = 0
+        for note in notes[0] if notes else ():
+            if note.kind == "pass":
+                log.add(SeenPass(note))
+            refreshes += note.kind == "refresh"
+        capture.tensors |= log.finish()
+        capture.facts |= log.facts() | {"refresh_forwards": refreshes}
+        if not capture.facts["passes"]:
+            raise CaptureIncomplete("the hook on sglang's denoising step did not fire")
+
+
+def check_device(device: str) -> None:
+    """Make sure that the device is there.
+
+    Raises:
+        CapabilityMissing: `cuda` without a device.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CapabilityMissing("torch sees no CUDA device")
+
+
+def load_tokenizer(folder: Path, path: str, trust_remote_code: bool) -> Any:
+    """Load the checkpoint's tokenizer as SGLang does, or return None where it has none."""
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    from sglang.srt.utils.hf_transformers_utils import get_tokenizer
+
+    return get_tokenizer(path, trust_remote_code=trust_remote_code)
+
+
+def write_algorithm(parameters: Mapping[str, Any], workspace: Path) -> str:
+    """Write the parameters of a diffusion algorithm as SGLang reads them; return the file."""
+    import yaml
+
+    file = workspace / "dllm_algorithm.yaml"
+    file.write_text(yaml.safe_dump(dict(parameters)), encoding="utf-8")
+    return str(file)
+
+
+def list_patches(setup: SglangSetup) -> list[str]:
+    """Say what the adapter changes in SGLang, for the reports."""
+    patches = []
+    if setup.mask_id is not None and setup.mask_id != MASK_ID:
+        patches.append(f"mask token {setup.mask_id} of the checkpoint's config, in place of {MASK_ID} in sglang's code")
+    if setup.algorithm is not None:
+        patches.append("the algorithm's threshold is set for each request")
+        patches.append("where a prompt ends inside a block, one more forward over its last tokens alone is read")
+    return patches
+
+
+def describe_device(device: str) -> str:
+    """Return `cpu`, or `cuda` with the device's name."""
+    import torch
+
+    return f"cuda ({torch.cuda.get_device_name()})" if device == "cuda" else device
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of the packages that shape the numbers, and Python's."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "absent"
+    return versions
+
+
+def plain(value: Any) -> Any:
+    """Return a JSON value: `value` itself, or its text."""
+    try:
+        json.dumps(value)
+    except TypeError:
+        return str(value)
+    return value

@@ -1,0 +1,160 @@
+"""SGLang's full Engine: scheduler and detokenizer processes of its own, watched while a request waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from specrunner.engines.sglang_failures import explain_failure
+from specrunner.engines.sglang_notes import NOTES_FOLDER, Mailbox, Note, Order
+from specrunner.engines.sglang_plugin import (
+    FAILURE_FILE,
+    MODEL_FILE,
+    PLUGIN_VARIABLE,
+)
+from specrunner.errors import EngineOutOfMemory, ModelUnsupported, WorkerDied
+
+WATCH_SECONDS = 0.2
+"""How often the engine's processes are looked at while a request runs."""
+
+ENTRY_POINT = "[sglang.srt.plugins]\nspecrunner = specrunner.engines.sglang_plugin:register\n"
+METADATA = "Metadata-Version: 2.1\nName: specrunner-sglang\nVersion: 0\n"
+
+
+class Server:
+    """A running Engine.
+
+    Args:
+        keywords: arguments of `sglang.Engine`.
+        workspace: folder for the plugin, orders and notes.
+        mask_id: the checkpoint's mask token, or None to keep SGLang's.
+        diffusion: whether the model decodes by block diffusion.
+
+    Attributes:
+        described: what was loaded, see `sglang_plugin.describe_model`.
+    """
+
+    def __init__(self, keywords: Mapping[str, Any], workspace: Path, mask_id: int | None, diffusion: bool) -> None:
+        self._folder = workspace / "sglang"
+        (self._folder / NOTES_FOLDER).mkdir(parents=True)
+        self._mailbox = Mailbox(self._folder)
+        self._diffusion = diffusion
+        install_plugin(workspace / "plugin")
+        settings = {"workspace": str(self._folder), "mask_id": mask_id, "diffusion": diffusion}
+        os.environ[PLUGIN_VARIABLE] = json.dumps(settings)
+        from sglang.srt.entrypoints.engine import Engine
+
+        self._children: list[Any] = []
+        try:
+            self._engine = Engine(custom_sigquit_handler=ignore_signal, **keywords)
+        except BaseException as error:
+            self._raise_reported("load the model")
+            if type(error).__name__ == "RuntimeError" and "died" in str(error):
+                raise WorkerDied(f"sglang's scheduler ended while it loaded the model: {error}") from error
+            raise
+        self._engine.tokenizer_manager.signal_handler_class = quiet_handler()
+        self._children = list(multiprocessing.active_children())
+        self.described: dict[str, Any] = json.loads((self._folder / MODEL_FILE).read_text(encoding="utf-8"))
+
+    def run(
+        self, ids: list[int], order: Order, max_new_tokens: int, ignore_eos: bool
+    ) -> tuple[list[int], dict[str, Any], list[list[Note]]]:
+        """Send one request and wait for it, as `Runner.run`.
+
+        Raises:
+            WorkerDied: a process of the engine is gone.
+            ModelUnsupported: the engine refused the request.
+        """
+        self._mailbox.put_order(order)
+        self._check_alive()
+        keywords: dict[str, Any] = {
+            "input_ids": ids,
+            "sampling_params": {"temperature": 0.0, "max_new_tokens": max_new_tokens, "ignore_eos": ignore_eos},
+        }
+        if order.wants_logits and not self._diffusion:
+            keywords |= {"return_logprob": True, "logprob_start_len": 0}
+        answer = self._engine.loop.run_until_complete(self._wait(keywords))
+        reason = answer["meta_info"]["finish_reason"] or {}
+        if reason.get("type") == "abort":
+            raise ModelUnsupported(f"sglang refused the request: {reason.get('message')}")
+        facts = {"finish_reason": reason.get("type"), "cached_tokens": answer["meta_info"].get("cached_tokens", 0)}
+        return list(answer["output_ids"]), facts, self._mailbox.take_notes(order)
+
+    async def _wait(self, keywords: dict[str, Any]) -> dict[str, Any]:
+        task = asyncio.ensure_future(self._engine.async_generate(**keywords))
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=WATCH_SECONDS)
+                if not task.done():
+                    self._check_alive()
+        finally:
+            if not task.done():
+                task.cancel()
+        answer: dict[str, Any] = task.result()
+        return answer
+
+    def _check_alive(self) -> None:
+        """Look after the engine's processes.
+
+        Raises:
+            EngineError: one of them is gone, or has reported why it is about to go.
+        """
+        self._raise_reported("answer the request")
+        for child in self._children:
+            if child.exitcode is not None:
+                self._raise_reported("answer the request")
+                raise WorkerDied(f"a process of sglang (pid {child.pid}) {describe_exit(child.exitcode)}")
+
+    def _raise_reported(self, what: str) -> None:
+        """Raise the exception that a scheduler process has left behind, if there is one."""
+        try:
+            failure = json.loads((self._folder / FAILURE_FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        error = explain_failure(what, failure["type"], failure["text"] or failure["message"])
+        if what != "load the model" and not isinstance(error, EngineOutOfMemory):
+            error = WorkerDied(f"sglang's scheduler failed: {failure['type']}: {failure['message']}")
+        raise error
+
+    def close(self) -> None:
+        """End the engine's processes."""
+        self._engine.shutdown()
+
+
+def install_plugin(folder: Path) -> None:
+    """Make the plugin known to SGLang in this process and its children: an entry point on the import path."""
+    metadata = folder / "specrunner_sglang-0.dist-info"
+    metadata.mkdir(parents=True, exist_ok=True)
+    (metadata / "METADATA").write_text(METADATA, encoding="utf-8")
+    (metadata / "entry_points.txt").write_text(ENTRY_POINT, encoding="utf-8")
+    sys.path.insert(0, str(folder))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    if os.environ.get("SGLANG_PLUGINS"):
+        os.environ["SGLANG_PLUGINS"] += ",specrunner"
+
+
+def ignore_signal(_number: int, _frame: Any) -> None:
+    """Take SIGQUIT, by which a failing scheduler would have SGLang kill this process before it can say why."""
+
+
+def quiet_handler() -> type:
+    """Return SGLang's signal handler without the part that kills this process."""
+    from sglang.srt.managers.tokenizer_manager import SignalHandler
+
+    class QuietHandler(SignalHandler):  # type: ignore[misc]
+        def running_phase_sigquit_handler(self, signum: Any = None, frame: Any = None) -> None:
+            """Leave it to the adapter, which looks after the processes while it waits."""
+
+    return QuietHandler
+
+
+def describe_exit(status: int) -> str:
+    """Say how a process ended."""
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
