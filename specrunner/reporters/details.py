@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from specrunner.reporters.evidence import (
     describe_facts,
     trace_growth,
 )
-from specrunner.reporters.margins import describe_first_difference, describe_worst, find_margins
+from specrunner.reporters.margins import describe_worst, find_margins
 from specrunner.reporters.record import CaseRecord, EngineRecord
 from specrunner.reporters.style import PLAIN, VERDICT_STYLES, Palette
 from specrunner.reporters.wording import format_number, plural
@@ -30,6 +31,7 @@ LABELS: dict[Verdict, str] = {
 _LOG_LINES = 20
 _GROWTH_ROWS = 10
 _PROMPT_CHARACTERS = 90
+_NUMBERS_WIDTH = 100
 
 
 def paint_label(verdict: Verdict, palette: Palette) -> str:
@@ -91,7 +93,6 @@ def describe_divergence(
     numbers = [("limits", format_number(first.limits))] if first.limits else []
     numbers += [("judged", str(margin)) for margin in find_margins(first)]
     numbers.append(("worst", " · ".join(describe_worst(first.measurements))))
-    numbers.append(("first", describe_first_difference(first.measurements)))
     lines += [f"  {line}" for line in _tabulate(numbers, palette)]
     lines += [f"  {line}" for line in describe_token_window(first.measurements, palette)]
     failed, later = count_later_failures(record.checks)
@@ -107,8 +108,8 @@ def describe_numbers(check: CheckResult, palette: Palette) -> list[str]:
     """Return everything that a check measured, and its margins against its limits."""
     pairs = [("limits", format_number(check.limits))] if check.limits else []
     pairs += [("judged", str(margin)) for margin in find_margins(check)]
-    if check.measurements:
-        pairs.append(("measured", format_number(check.measurements)))
+    items = [format_number({name: value}) for name, value in check.measurements.items()]
+    pairs += [("measured", line) for line in textwrap.wrap(", ".join(items), _NUMBERS_WIDTH, break_long_words=False)]
     return _tabulate(pairs, palette)
 
 

@@ -13,9 +13,10 @@ from specrunner.results import CheckResult
 _STREAM = re.compile(r"embeddings|layers\.\d+\.output|final_norm|logits|passes\.\d+\.logits")
 """Tensors that every error passes through: the residual stream after each layer, and what comes of it."""
 
-_MOST_VERSIONS = 3
+_TELLING_PACKAGES = ("vllm", "sglang", "torch", "transformers")
+"""Whose versions are told where there is room for two: the engine's own first."""
 
-GROWTH_MEASURE = "rel_l2"
+GROWTH_MEASURE = "relative_l2"
 """The measurement that is followed: the L2 norm of the difference over that of the reference."""
 
 
@@ -63,8 +64,8 @@ def trace_growth(checks: Sequence[CheckResult], most: int) -> list[GrowthRow]:
         check.subject: GrowthRow(
             check.subject,
             check.measurements[GROWTH_MEASURE],
-            check.measurements.get("token_rel_l2_max"),
-            check.measurements.get("token_rel_l2_token"),
+            check.measurements.get("max_relative_l2"),
+            check.measurements.get("max_relative_l2_token"),
             check.subject not in wrong,
         )
         for check in checks
@@ -93,9 +94,8 @@ def describe_facts(facts: Mapping[str, Any]) -> list[str]:
     words = [str(facts["model_class"]).rpartition(".")[2]] if facts.get("model_class") else []
     versions = facts.get("versions")
     if isinstance(versions, Mapping):
-        told = [f"{package} {version}" for package, version in versions.items() if version != "absent"]
-        told = [text for text in told if not text.startswith("python ")]
-        words += [", ".join(told[:_MOST_VERSIONS])] if told else []
+        names = [name for name in _TELLING_PACKAGES if versions.get(name, "absent") != "absent"]
+        words += [", ".join(f"{name} {versions[name]}" for name in names[:2])] if names else []
     words += [str(facts[name]) for name in ("device", "attention_backend") if facts.get(name)]
     patches = facts.get("patches")
     if isinstance(patches, Sequence) and not isinstance(patches, str) and patches:

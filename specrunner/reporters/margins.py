@@ -16,7 +16,7 @@ class _Judged:
     """What a rule judges.
 
     Attributes:
-        measurement: the measurement's name.
+        measurement: the measurement's name; `{k}` in it stands for the limit of that name.
         limit: the name of the parameter that bounds it; "" for a bound that is always `fixed`.
         best: the value of a perfect candidate: 0 is approached from above, 1 from below, infinity by decibels.
         fixed: the bound where no parameter states one.
@@ -31,21 +31,20 @@ class _Judged:
 _JUDGED: dict[str, tuple[_Judged, ...]] = {
     "exact": (_Judged("differing", "", fixed=0),),
     "allclose": (_Judged("outside_fraction", "outliers"),),
-    "ulp": (_Judged("ulp_max", "max"), _Judged("ulp_over_one", "over_one")),
-    "cosine": (_Judged("cosine_min", "min", best=1.0),),
-    "sqnr": (_Judged("sqnr_min", "min", best=math.inf),),
-    "kl": (_Judged("kl_mean", "mean"), _Judged("kl_p99", "p99")),
-    "top_k": (_Judged("top_k_overlap_mean", "overlap", best=1.0),),
+    "ulp": (_Judged("max_ulp", "max"), _Judged("over_one_ulp", "over_one")),
+    "cosine": (_Judged("min_cosine", "min", best=1.0),),
+    "sqnr": (_Judged("min_sqnr", "min", best=math.inf),),
+    "kl": (_Judged("mean_kl", "mean"), _Judged("p99_kl", "p99")),
+    "top_k": (_Judged("mean_top_{k}_overlap", "overlap", best=1.0),),
     "noise_floor": (_Judged("floor_needed", "k"), _Judged("floor_needed_by_token", "k")),
 }
 
 _WORST = (
     ("max_abs", "max_abs_token"),
-    ("rel_l2", ""),
-    ("token_rel_l2_max", "token_rel_l2_token"),
-    ("ulp_max", "ulp_token"),
-    ("cosine_min", "cosine_token"),
-    ("kl_max", "kl_token"),
+    ("relative_l2", ""),
+    ("max_relative_l2", "max_relative_l2_token"),
+    ("min_cosine", "min_cosine_token"),
+    ("max_kl", "max_kl_token"),
 )
 """Measurements that tell the size of a difference, each with the one that names its token."""
 
@@ -78,11 +77,12 @@ def find_margins(check: CheckResult) -> list[Margin]:
     margins = []
     for judged in _JUDGED.get(check.rule, ()):
         limit = check.limits.get(judged.limit) if judged.limit else judged.fixed
-        if judged.measurement in check.measurements and limit is not None:
-            measured = check.measurements[judged.measurement]
+        name = judged.measurement.replace("{k}", str(check.limits.get("k")))
+        if name in check.measurements and limit is not None:
+            measured = check.measurements[name]
             relation = "≤" if judged.best == 0.0 else "≥"
             distance = _describe_distance(measured, limit, judged.best)
-            margins.append(Margin(judged.measurement, measured, limit, relation, distance))
+            margins.append(Margin(name, measured, limit, relation, distance))
     return margins
 
 
@@ -95,15 +95,6 @@ def describe_worst(measurements: Mapping[str, Any]) -> list[str]:
             token = measurements.get(token_name)
             words.append(f"{name} {format_number(value)}" + (f" at token {token}" if token is not None else ""))
     return words
-
-
-def describe_first_difference(measurements: Mapping[str, Any]) -> str:
-    """Return the first pair of elements that differ, or ""."""
-    first = measurements.get("first_difference")
-    if not isinstance(first, Mapping):
-        return ""
-    values = f"{format_number(first.get('candidate'))} against {format_number(first.get('reference'))}"
-    return f"element {first.get('index')}, token {first.get('token')}: {values}"
 
 
 def _describe_distance(measured: Any, limit: Any, best: float) -> str:

@@ -57,5 +57,9 @@ def format_number(value: Any) -> str:
         shown = ", ".join(format_number(item) for item in value[:8])
         return f"[{shown}, … {len(value)} in all]" if len(value) > 8 else f"[{shown}]"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {format_number(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {_format_nested(item)}" for key, item in value.items())
     return "-" if value is None else str(value)
+
+
+def _format_nested(value: Any) -> str:
+    return f"({format_number(value)})" if isinstance(value, Mapping) else format_number(value)

@@ -20,7 +20,7 @@ def last_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     checks = (
         CheckResult("embeddings", "exact", True, "", {"differing": 0, "max_abs": 0.0}, {}, "specs/a.yaml:20"),
         CheckResult(
-            "logits", "sqnr", False, "sqnr 38 dB is below 40", {"sqnr_min": 38.0}, {"min": 40}, "specs/a.yaml:21"
+            "logits", "sqnr", False, "sqnr 38 dB is below 40", {"min_sqnr": 38.0}, {"min": 40}, "specs/a.yaml:21"
         ),
     )
     deep = make_result(make_case("deep", line=30), Verdict.FAILED, checks=checks)
@@ -66,7 +66,7 @@ def test_a_case_is_shown_with_margins_and_facts(capsys: pytest.CaptureFixture[st
         "FIRST DIVERGENCE\n  logits is the first that went wrong  (sqnr, specs/a.yaml:21)\n",
         "  ok   embeddings  exact  specs/a.yaml:20\n         judged    differing 0, must be ≤ 0\n",
         "  FAIL logits  sqnr  specs/a.yaml:21\n         sqnr 38 dB is below 40\n",
-        "         judged    sqnr_min 38, must be ≥ 40: 2 below the limit\n",
+        "         judged    min_sqnr 38, must be ≥ 40: 2 below the limit\n",
         "1 of 2 checks failed\n",
         "again  specrunner run 'specs/smoke/glass.yaml::deep[engine=hf,dtype=bfloat16]'\n",
     ):

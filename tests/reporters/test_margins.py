@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from specrunner.reporters.evidence import count_later_failures, describe_facts, trace_growth
-from specrunner.reporters.margins import describe_first_difference, describe_worst, find_margins
+from specrunner.reporters.margins import describe_worst, find_margins
 from specrunner.results import CheckResult
+from specrunner.spec.model import Rule
 
 
 def check(rule: str, measured: dict[str, Any], limits: dict[str, Any]) -> CheckResult:
@@ -16,7 +17,7 @@ def check(rule: str, measured: dict[str, Any], limits: dict[str, Any]) -> CheckR
 
 
 def layer(index: int, passed: bool = True, name: str = "output") -> CheckResult:
-    return CheckResult(f"layers.{index}.{name}", "allclose", passed, "", {"rel_l2": float(index)})
+    return CheckResult(f"layers.{index}.{name}", "allclose", passed, "", {"relative_l2": float(index)})
 
 
 @pytest.mark.parametrize(
@@ -31,17 +32,17 @@ def layer(index: int, passed: bool = True, name: str = "output") -> CheckResult:
         ),
         (
             "ulp",
-            {"ulp_max": 2.0, "ulp_over_one": 0.0},
+            {"max_ulp": 2, "over_one_ulp": 0.0},
             {"max": 4, "over_one": 0.1},
             [
-                "ulp_max 2, must be ≤ 4: 50.00% of the limit",
-                "ulp_over_one 0, must be ≤ 0.1: nothing of the margin used",
+                "max_ulp 2, must be ≤ 4: 50.00% of the limit",
+                "over_one_ulp 0, must be ≤ 0.1: nothing of the margin used",
             ],
         ),
-        ("cosine", {"cosine_min": 0.98}, {"min": 0.99}, ["cosine_min 0.98, must be ≥ 0.99: 2 times the limit"]),
-        ("sqnr", {"sqnr_min": 38.0}, {"min": 40}, ["sqnr_min 38, must be ≥ 40: 2 below the limit"]),
-        ("sqnr", {"sqnr_min": "inf"}, {"min": 40}, ["sqnr_min inf, must be ≥ 40"]),
-        ("kl", {"kl_mean": "nan", "kl_p99": 0.1}, {"mean": 0.1}, ["kl_mean nan, must be ≤ 0.1"]),
+        ("cosine", {"min_cosine": 0.98}, {"min": 0.99}, ["min_cosine 0.98, must be ≥ 0.99: 2 times the limit"]),
+        ("sqnr", {"min_sqnr": 38.0}, {"min": 40}, ["min_sqnr 38, must be ≥ 40: 2 below the limit"]),
+        ("sqnr", {"min_sqnr": "inf"}, {"min": 40}, ["min_sqnr inf, must be ≥ 40"]),
+        ("kl", {"mean_kl": "nan", "p99_kl": 0.1}, {"mean": 0.1}, ["mean_kl nan, must be ≤ 0.1"]),
         ("none", {"x": 1}, {}, []),
     ],
 )
@@ -50,14 +51,38 @@ def test_margins(rule: str, measured: dict[str, Any], limits: dict[str, Any], sh
 
 
 def test_the_worst_token_of_each_measure() -> None:
-    measured = {"max_abs": 0.5, "max_abs_token": 0, "rel_l2": 0.25, "ulp_max": None, "kl_max": 0.1, "kl_token": 3}
-    assert describe_worst(measured) == ["max_abs 0.5 at token 0", "rel_l2 0.25", "kl_max 0.1 at token 3"]
+    measured = {"max_abs": 0.5, "max_abs_token": 0, "relative_l2": 0.25, "min_cosine": None}
+    measured |= {"max_kl": 0.1, "max_kl_token": 3}
+    assert describe_worst(measured) == ["max_abs 0.5 at token 0", "relative_l2 0.25", "max_kl 0.1 at token 3"]
 
 
-def test_the_first_difference() -> None:
-    first = {"index": 66, "token": 1, "candidate": 0.5, "reference": "nan"}
-    assert describe_first_difference({"first_difference": first}) == "element 66, token 1: 0.5 against nan"
-    assert describe_first_difference({}) == ""
+def test_every_rule_has_its_margins_and_growth_on_real_measurements() -> None:
+    torch = pytest.importorskip("torch")
+    from specrunner.checks.sources import MemorySource
+    from specrunner.checks.tensors import compare_tensors
+
+    def source(name: str, shift: float, dtype: str) -> MemorySource:
+        values = torch.arange(64, dtype=torch.float64).reshape(4, 16).sin() + shift
+        return MemorySource(name, values.to(getattr(torch, dtype)))
+
+    rules = [
+        Rule("exact"),
+        Rule("allclose", {"rtol": 0.0, "atol": 1e-3, "outliers": 0.1}),
+        Rule("ulp", {"max": 1, "over_one": 0.5}),
+        Rule("cosine", {"min": 0.999}),
+        Rule("sqnr", {"min": 40}),
+        Rule("kl", {"mean": 1e-6, "p99": 1e-6}),
+        Rule("top_k", {"k": 3, "overlap": 0.9}),
+        Rule("noise_floor", {"k": 2}),
+    ]
+    checks = []
+    for name in ("embeddings", "logits"):
+        reference, peer = source(name, 0.0, "float32"), source(name, 0.0, "bfloat16")
+        checks += compare_tensors(name, source(name, 0.25, "bfloat16"), reference, rules, peer=peer)
+    assert [len(find_margins(one)) for one in checks[:8]] == [1, 1, 2, 1, 1, 2, 1, 2]
+    assert [row.subject for row in trace_growth(checks, 10)] == ["embeddings", "logits"]
+    assert all(row.token is not None for row in trace_growth(checks, 10))
+    assert len(describe_worst(checks[0].measurements)) == 5
 
 
 def test_later_failures_are_counted_after_the_first() -> None:

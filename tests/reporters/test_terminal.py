@@ -35,7 +35,12 @@ def show(events: list[Event], output_format: str = "full", color: str = "never",
 
 
 def layer_check(index: int, error: float, passed: bool) -> CheckResult:
-    measured = {"rel_l2": error, "token_rel_l2_max": 2 * error, "token_rel_l2_token": 5, "outside_fraction": 0.25}
+    measured = {
+        "relative_l2": error,
+        "max_relative_l2": 2 * error,
+        "max_relative_l2_token": 5,
+        "outside_fraction": 0.25,
+    }
     measured |= {"max_abs": error, "max_abs_token": 5} if not passed else {}
     limits = {"rtol": 1e-5, "atol": 1e-6, "outliers": 0.0}
     message = "" if passed else "16 of 64 elements exceed 1e-06 + 1e-05 * |r|"
@@ -57,7 +62,7 @@ def test_a_run_with_every_verdict() -> None:
         "\n"
         "SESSIONS\n"
         "  hf glass-0.8m bfloat16 cpu  ready in 1.50 s · 1 of 1 request\n"
-        "    LlamaForCausalLM · transformers 5.23.0, torch 2.13.0 · cpu · sdpa\n"
+        "    LlamaForCausalLM · torch 2.13.0, transformers 5.23.0 · cpu · sdpa\n"
         "\n"
         "SKIPPED\n"
         "  1 case: vllm is not installed\n"
@@ -85,14 +90,14 @@ def test_a_failure_names_the_first_tensor_that_went_wrong_and_how_it_grew() -> N
         "  16 of 64 elements exceed 1e-06 + 1e-05 * |r|",
         "  limits    rtol 1e-05, atol 1e-06, outliers 0",
         "  judged    outside_fraction 0.25, must be ≤ 0",
-        "  worst     max_abs 1e-05 at token 5 · rel_l2 1e-05 · token_rel_l2_max 2e-05 at token 5",
+        "  worst     max_abs 1e-05 at token 5 · relative_l2 1e-05 · max_relative_l2 2e-05 at token 5",
         "1 of 1 later check failed too",
         "",
-        "tensor           rel_l2  worst token",
-        "layers.0.output  1e-07   2e-07 at 5",
-        "layers.1.output  1e-06   2e-06 at 5",
-        "layers.2.output  1e-05   2e-05 at 5   wrong",
-        "layers.3.output  0.0001  0.0002 at 5  wrong",
+        "tensor           relative_l2  worst token",
+        "layers.0.output  1e-07        2e-07 at 5",
+        "layers.1.output  1e-06        2e-06 at 5",
+        "layers.2.output  1e-05        2e-05 at 5   wrong",
+        "layers.3.output  0.0001       0.0002 at 5  wrong",
         "",
         "again  specrunner run 'specs/smoke/glass.yaml::deep[engine=hf,dtype=bfloat16]'",
     ]
@@ -214,7 +219,7 @@ def test_a_stream_without_unicode_gets_escapes() -> None:
     show(make_events([make_result(make_case("größe"), Verdict.FAILED)]), out=out)
     text = raw.getvalue().decode("ascii")
     assert r"gr\xf6\xdfe" in text
-    assert " - transformers 5.23.0" in text
+    assert " - torch 2.13.0" in text
 
 
 def test_a_reader_that_leaves_does_not_stop_the_run(tmp_path: Path) -> None:
