@@ -140,7 +140,7 @@ def describe_growth(rows: Sequence[GrowthRow], palette: Palette) -> list[str]:
     for row in rows:
         if row.skipped:
             table.append((f"… {row.skipped} more", "", "", ""))
-        token = f" at {row.token}" if row.token is not None else ""
+        token = f" at {row.token}" if row.token is not None and row.worst != 0 else ""
         worst = _show_number(row.worst) + token if row.worst is not None else ""
         table.append((escape_line(row.subject), _show_number(row.value), worst, "" if row.passed else "wrong"))
     widths = [max(len(cells[column]) for cells in table) for column in range(3)]

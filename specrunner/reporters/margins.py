@@ -68,7 +68,7 @@ class Margin:
     distance: str
 
     def __str__(self) -> str:
-        text = f"{self.measurement} {format_number(self.measured)}, must be {self.relation} {format_number(self.limit)}"
+        text = f"{self.measurement} {_format(self.measurement, self.measured)}, must be {self.relation} {format_number(self.limit)}"
         return f"{text}: {self.distance}" if self.distance else text
 
 
@@ -93,8 +93,13 @@ def describe_worst(measurements: Mapping[str, Any]) -> list[str]:
         value = measurements.get(name)
         if value is not None:
             token = measurements.get(token_name)
-            words.append(f"{name} {format_number(value)}" + (f" at token {token}" if token is not None else ""))
+            words.append(f"{name} {_format(name, value)}" + (f" at token {token}" if token is not None else ""))
     return words
+
+
+def _format(name: str, value: Any) -> str:
+    """Format a measurement; a cosine tells nothing before its sixth nine."""
+    return f"{value:.9g}" if "cosine" in name and isinstance(value, float) else format_number(value)
 
 
 def _describe_distance(measured: Any, limit: Any, best: float) -> str:

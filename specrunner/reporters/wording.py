@@ -53,6 +53,8 @@ def format_number(value: Any) -> str:
         return f"{value:,}" if abs(value) >= 100_000 else str(value)
     if isinstance(value, float):
         return f"{value:.5g}"
+    if isinstance(value, list | tuple | Mapping) and not value:
+        return "none"
     if isinstance(value, list | tuple):
         shown = ", ".join(format_number(item) for item in value[:8])
         return f"[{shown}, … {len(value)} in all]" if len(value) > 8 else f"[{shown}]"

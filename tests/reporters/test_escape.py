@@ -79,7 +79,9 @@ def test_json_values_are_what_every_reader_accepts() -> None:
 
 @given(
     st.recursive(
-        ANY_TEXT | st.floats() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT, inner)
+        ANY_TEXT | st.floats() | st.integers(),
+        lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT, inner),
+        max_leaves=8,
     )
 )
 def test_json_is_strict_and_utf8(value: object) -> None:

@@ -39,7 +39,12 @@ def layer(index: int, passed: bool = True, name: str = "output") -> CheckResult:
                 "over_one_ulp 0, must be ≤ 0.1: nothing of the margin used",
             ],
         ),
-        ("cosine", {"min_cosine": 0.98}, {"min": 0.99}, ["min_cosine 0.98, must be ≥ 0.99: 2 times the limit"]),
+        (
+            "cosine",
+            {"min_cosine": 0.9800001},
+            {"min": 0.99},
+            ["min_cosine 0.9800001, must be ≥ 0.99: 2 times the limit"],
+        ),
         ("sqnr", {"min_sqnr": 38.0}, {"min": 40}, ["min_sqnr 38, must be ≥ 40: 2 below the limit"]),
         ("sqnr", {"min_sqnr": "inf"}, {"min": 40}, ["min_sqnr inf, must be ≥ 40"]),
         ("kl", {"mean_kl": "nan", "p99_kl": 0.1}, {"mean": 0.1}, ["mean_kl nan, must be ≤ 0.1"]),

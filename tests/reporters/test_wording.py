@@ -49,6 +49,8 @@ def test_seconds(seconds: float, shown: str) -> None:
         (None, "-"),
         ("nan", "nan"),
         ([1, 2], "[1, 2]"),
+        ([], "none"),
+        ({}, "none"),
         (list(range(10)), "[0, 1, 2, 3, 4, 5, 6, 7, … 10 in all]"),
         ({"torch": "2.13.0", "n": {"a": 1}}, "torch 2.13.0, n (a 1)"),
     ],
