@@ -68,7 +68,8 @@ class Margin:
     distance: str
 
     def __str__(self) -> str:
-        text = f"{self.measurement} {_format(self.measurement, self.measured)}, must be {self.relation} {format_number(self.limit)}"
+        measured = f"{self.measurement} {_format(self.measurement, self.measured)}"
+        text = f"{measured}, must be {self.relation} {format_number(self.limit)}"
         return f"{text}: {self.distance}" if self.distance else text
 
 
