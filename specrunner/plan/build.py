@@ -41,6 +41,8 @@ class Planner:
             roles = {"candidate": case.candidate}
             if case.reference is not None:
                 roles["reference"] = case.reference
+            if case.peer is not None:
+                roles["peer"] = case.peer
             sessions = {role: self._open(choice, case.model, role) for role, choice in roles.items()}
         except EngineError as error:
             role = getattr(error, "role", "")

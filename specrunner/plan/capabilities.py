@@ -44,10 +44,12 @@ class _Checker:
         self._capabilities: dict[str, Capabilities] = {}
 
     def check(self, case: Case) -> None:
-        """Check candidate and reference of one case."""
+        """Check candidate, reference and peer of one case."""
         self._check_role(case, case.candidate, "")
         if case.reference is not None:
             self._check_role(case, case.reference, "reference.")
+        if case.peer is not None:
+            self._check_role(case, case.peer, "reference.peer.")
 
     def _check_role(self, case: Case, choice: EngineChoice, prefix: str) -> None:
         engine = self._find(choice.engine)

@@ -130,13 +130,14 @@ class CaseReader:
         tolerance = self._remember("tolerance", fields.get("tolerance", _NOTHING), lambda t: _tolerance(t, layers))
         decode = fields.get("decode")
         xfail = fields.get("xfail")
+        candidate, reference = self._candidate(fields, engine), self._reference(fields)
         case = Case(
             suite=self.suite,
             name=fields["name"],
             parameters=(("engine", engine), *((n, c.label) for n, c in zip(names, choices, strict=True))),
             location=self.source.locate(layers.entry.span[0]),
-            candidate=self._candidate(fields, engine),
-            reference=self._reference(fields),
+            candidate=candidate,
+            reference=reference,
             model=self._remember("model", fields["model"], self._model),
             prompt=self._remember("prompt", fields["prompt"], _prompt),
             tensors=tuple(fields["tensors"]) if "tensors" in fields else tuple(t.pattern for t in tolerance),
@@ -147,6 +148,7 @@ class CaseReader:
             requires=self._remember("requires", fields.get("requires", _NOTHING), _requires),
             timeout=float(fields.get("timeout", self._timeout)),
             xfail=None if xfail is None else Xfail(xfail["reason"], tuple(xfail.get("engines", ()))),
+            peer=self._peer(fields, candidate, reference) if _needs_peer(tolerance) else None,
             description=fields.get("description", ""),
             marks=Marks(layers),
         )
@@ -185,6 +187,18 @@ class CaseReader:
             options=self._options(fields, engine) if own is None else self._remember("options", own, plain),
         )
 
+    def _peer(self, fields: Fields, candidate: EngineChoice, reference: EngineChoice | None) -> EngineChoice | None:
+        if reference is None:
+            return None
+        peer = fields["reference"].get("peer", _NOTHING)
+        engine = peer.get("engine", reference.engine)
+        own = peer.get("options")
+        if own is not None:
+            options = self._remember("options", own, plain)
+        else:
+            options = reference.options if engine == reference.engine else self._options(fields, engine)
+        return EngineChoice(engine, peer.get("dtype", candidate.dtype), reference.device, options)
+
     def _model(self, model: Mapping[str, Any]) -> Model:
         path = model.get("path")
         if path is not None:
@@ -206,6 +220,10 @@ def _tolerance(tolerance: Mapping[str, Any], layers: Layers) -> tuple[Tolerance,
         Tolerance(pattern, read_rules(written), layers.location("tolerance", pattern, at_key=True))
         for pattern, written in tolerance.items()
     )
+
+
+def _needs_peer(tolerance: Sequence[Tolerance]) -> bool:
+    return any(rule.name == "noise_floor" for entry in tolerance for rule in entry.rules)
 
 
 def _prompt(prompt: str | Mapping[str, Any]) -> Prompt:

@@ -93,6 +93,9 @@ class CaseChecker:
                 found.append(self._report(layers, "missing-key", message, _REFERENCE, "reference", at_key=True))
             else:
                 found.append(self._check_engine(layers, engine, "reference", "engine"))
+            peer = reference.get("peer", {}).get("engine")
+            if peer is not None:
+                found.append(self._check_engine(layers, peer, "reference", "peer", "engine"))
         return all(found)
 
     def _check_input(self, fields: Fields, layers: Layers) -> bool:
@@ -216,7 +219,11 @@ class CaseChecker:
         return fine
 
     def check_case(self, case: Case, layers: Layers) -> bool:
-        """Check the finished case: it must not be compared with itself."""
+        """Check the finished case: it must not be compared with itself, nor its noise be measured on itself."""
+        if case.peer is not None and case.peer == case.candidate and case.reference != case.candidate:
+            message = f"the peer is the candidate itself ({case.peer.label}): its noise floor would excuse anything"
+            advice = "state another one, e.g. `peer: {engine: hf, options: {attn_implementation: eager}}`"
+            return self._report(layers, "self-comparison", message, advice, "reference", at_key=True)
         if case.reference is None or case.reference != case.candidate:
             return True
         choice = case.candidate

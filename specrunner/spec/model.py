@@ -163,6 +163,7 @@ class Case:
         requires: `{device, memory_gb, engines, packages}` as stated.
         timeout: seconds one request of this case may take.
         xfail: the known difference, or None.
+        peer: the run that shows the noise floor, or None when no rule is `noise_floor`.
         description: one line for reports, or "".
         marks: where each field was written, by dotted name; no part of the case's identity.
     """
@@ -183,6 +184,7 @@ class Case:
     requires: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = 600.0
     xfail: Xfail | None = None
+    peer: EngineChoice | None = None
     description: str = ""
     marks: Mapping[str, Location] = field(default_factory=dict, compare=False, repr=False)
 
