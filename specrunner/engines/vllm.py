@@ -10,15 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.base import Capabilities, Capture, Engine
 from specrunner.engines.checkpoint_digest import describe_checkpoint
+from specrunner.engines.hf_checkpoint import resolve_folder
 from specrunner.engines.hooks import finish_tensors
-from specrunner.engines.name_maps import HookPoint, NameMap, load_maps, tensor_templates
+from specrunner.engines.name_maps import HookPoint, tensor_templates
 from specrunner.engines.prompts import encode_prompt
-from specrunner.engines.vllm_denoising import denoise_blocks
 from specrunner.engines.vllm_failures import translate_failures
 from specrunner.engines.vllm_options import EngineSetup, plan_environment, plan_setup
+from specrunner.engines.vllm_subject import (
+    UNMAPPED,
+    check_device,
+    check_model_class,
+    choose_map,
+    plain,
+    share_inspections,
+)
 from specrunner.engines.vllm_worker import gather_ranks
-from specrunner.errors import CapabilityMissing, CaptureIncomplete, ModelUnavailable, ModelUnsupported
-from specrunner.spec.model import Decode, Model
+from specrunner.errors import CaptureIncomplete, ModelUnsupported
+from specrunner.spec.model import Decode
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +34,6 @@ if TYPE_CHECKING:
     from specrunner.plan.model import Request, Session
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
-UNMAPPED = NameMap("vllm", "none", (), "num_hidden_layers", {})
 
 
 class VllmEngine(Engine):
@@ -44,6 +51,7 @@ class VllmEngine(Engine):
 
     @classmethod
     def capabilities(cls) -> Capabilities:
+        """State what vLLM can do; the device decides between its two environments."""
         dtypes = ("float32", "bfloat16", "float16")
         return Capabilities(
             dtypes={"cpu": dtypes, "cuda": dtypes},
@@ -55,15 +63,20 @@ class VllmEngine(Engine):
 
     @classmethod
     def tensor_templates(cls, architecture: str) -> tuple[str, ...] | None:
+        """Return the names in the architecture's name map, or None without one."""
         return tensor_templates(cls.name, architecture)
 
     @classmethod
     def worker_environment(cls, session: Session, workspace: Path) -> dict[str, str]:
+        """Return variables that keep vLLM quiet, in one process and inside the workspace."""
         return plan_environment(session, workspace)
 
     def load(self) -> dict[str, Any]:
+        """Start the engine, and make sure that it runs code of its own."""
         label = self.session.model.label
         with translate_failures(f"load {label}", self._log):
+            folder = resolve_folder(self.session.model, self.model_path)
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             import torch
             import transformers
             import vllm
@@ -72,14 +85,13 @@ class VllmEngine(Engine):
             from vllm.plugins import load_general_plugins
 
             check_device(self.session.device, current_platform.device_type)
-            folder = find_folder(self.session.model, self.model_path)
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             load_general_plugins()
             supported = frozenset(ModelRegistry.get_supported_archs())
             has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
             setup = plan_setup(self.session, self.model_path, config, supported, has_tokenizer)
             self._setup = setup
             torch.set_float32_matmul_precision("highest")
+            share_inspections(vllm.__version__)
             self._llm = vllm.LLM(**setup.keywords)
             described = self._llm.collective_rpc("specrunner_describe")[0]
             check_model_class(described["model_class"], described["bases"])
@@ -97,7 +109,7 @@ class VllmEngine(Engine):
             "model_class": described["model_class"],
             "device": current_platform.device_name,
             "dtype": str(engine.model_config.dtype).removeprefix("torch."),
-            "dtypes": {"parameters": described["parameters"]},
+            "parameter_dtypes": described["parameter_dtypes"],
             "kv_cache_dtype": engine.cache_config.cache_dtype,
             "attention_backend": ",".join(described["attention_backends"]),
             "attention": setup.attention,
@@ -118,6 +130,7 @@ class VllmEngine(Engine):
         }
 
     def capture(self, request: Request) -> Capture:
+        """Send the prompt through the engine for the tensors, then let it decode."""
         with translate_failures("answer the request", self._log):
             config = self._llm.llm_engine.vllm_config.model_config
             ids = encode_prompt(request.prompt, self._tokenizer(), config.get_vocab_size())
@@ -133,6 +146,7 @@ class VllmEngine(Engine):
             return capture
 
     def close(self) -> None:
+        """Shut the engine down, its workers included."""
         llm, self._llm = self._llm, None
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
@@ -264,7 +278,8 @@ class VllmEngine(Engine):
         if not point.name.endswith((".attention.key", ".attention.value")):
             return 1
         config = self._llm.llm_engine.vllm_config
-        return max(1, config.parallel_config.tensor_parallel_size // config.model_config.get_total_num_kv_heads())
+        heads = int(config.model_config.get_total_num_kv_heads())
+        return max(1, int(config.parallel_config.tensor_parallel_size) // heads)
 
     def _decode(self, capture: Capture, decode: Decode, patterns: Sequence[str]) -> None:
         """Generate tokens; put them, their facts and the wanted passes into `capture`."""
@@ -274,11 +289,14 @@ class VllmEngine(Engine):
         if decode.algorithm != "low_confidence" and self._setup.attention == "block_causal":
             raise ModelUnsupported(f"{decode.algorithm} decoding needs specrunner_attention: causal")
         if self._setup.attention == "block_causal":
+            from specrunner.engines.vllm_denoising import denoise_blocks
+
             denoise_blocks(self, capture, decode, patterns)
         else:
             self._generate(capture, decode, patterns)
-        stopped = bool(capture.output_token_ids) and capture.output_token_ids[-1] in self.eos_ids()
-        capture.facts["finish_reason"] = "stop" if stopped and not decode.ignore_eos else "length"
+        tail = (capture.output_token_ids or [])[-1:]
+        stopped = bool(self.eos_ids().intersection(tail)) and not decode.ignore_eos
+        capture.facts["finish_reason"] = "stop" if stopped else "length"
 
     def _generate(self, capture: Capture, decode: Decode, patterns: Sequence[str]) -> None:
         """Let the engine decode, by its own scheduler and sampler, at temperature 0."""
@@ -331,69 +349,3 @@ class VllmEngine(Engine):
         """Tokens in a block of this session; only under `block_causal`."""
         assert self._setup is not None and self._setup.block_length is not None
         return self._setup.block_length
-
-
-def check_device(asked: str, found: str) -> None:
-    """Refuse a vLLM that is built for another device.
-
-    Raises:
-        CapabilityMissing: the build's device is not the one asked for.
-    """
-    if asked not in ("auto", found):
-        raise CapabilityMissing(
-            f"this vllm is built for {found or 'no device'}, the session asks for {asked}",
-            help="specrunner engines install vllm-cuda" if asked == "cuda" else "specrunner engines install vllm-cpu",
-        )
-
-
-def check_model_class(path: str, bases: Sequence[str]) -> None:
-    """Refuse a model that is not vLLM's (or a plugin's) own.
-
-    Args:
-        path: module and name of the model's class.
-        bases: likewise of the classes it inherits from.
-
-    Raises:
-        ModelUnsupported: Transformers' code behind vLLM's backend, or a plugin's mock.
-    """
-    if any(".models.transformers." in f"{base}." or base.startswith("transformers.") for base in [path, *bases]):
-        raise ModelUnsupported(
-            f"vllm fell back to Transformers' model code ({path.rpartition('.')[2]}): it would be compared with itself"
-        )
-    if "mock" in path.lower():
-        raise ModelUnsupported(f"{path} is a mock: its logits say nothing about the model")
-
-
-def choose_map(model_class: str, architecture: str) -> NameMap:
-    """Return the name map of what really runs, by class name, or by the architecture where the class is vLLM's."""
-    maps = load_maps("vllm")
-    name = model_class.rpartition(".")[2]
-    if name in maps:
-        return maps[name]
-    return maps.get(architecture, UNMAPPED) if model_class.startswith("vllm.") else UNMAPPED
-
-
-def find_folder(model: Model, path: str) -> Path:
-    """Return the checkpoint's directory, for a hub id the one in the hub's cache.
-
-    Raises:
-        ModelUnavailable: no such directory, or no `config.json` in it.
-    """
-    if model.id is not None and path == model.id:
-        from transformers.utils import cached_file
-
-        return Path(cached_file(path, "config.json", revision=model.revision)).parent
-    folder = Path(path)
-    if not (folder / "config.json").is_file():
-        missing = f"no config.json in {path}" if folder.is_dir() else f"no directory {path}"
-        raise ModelUnavailable(missing, help="name a directory in the Transformers layout")
-    return folder
-
-
-def plain(value: Any) -> Any:
-    """Return `value` if JSON can hold it, else its text."""
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return str(value)
-    return value

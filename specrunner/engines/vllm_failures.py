@@ -12,6 +12,14 @@ from specrunner.errors import EngineError, EngineOutOfMemory, ModelUnavailable, 
 TRUST_HELP = "set `model.trust_remote_code: true` in the spec if you trust that code"
 LOG_BYTES = 1 << 16
 CAUSE = re.compile(r"\b([A-Za-z_.]*(?:Error|Exception|Interrupt|OutOfMemory)): (\S.*)$")
+UNREADABLE = (
+    "SafetensorError",
+    "OSError",
+    "FileNotFoundError",
+    "JSONDecodeError",
+    "EntryNotFoundError",
+    "RepositoryNotFoundError",
+)
 VAGUE = ("Engine core initialization failed", "WorkerProc initialization failed", "EngineCore encountered an issue")
 
 
@@ -51,7 +59,7 @@ def explain_failure(what: str, error: BaseException, log: Path) -> EngineError:
         return WorkerDied(f"the engine's core died: {name}: {line}")
     if "trust_remote_code" in text:
         return ModelUnsupported("the checkpoint needs code of its own, and the spec does not allow it", help=TRUST_HELP)
-    if name in ("SafetensorError", "OSError", "FileNotFoundError", "EntryNotFoundError", "RepositoryNotFoundError"):
+    if name in UNREADABLE:
         return ModelUnavailable(f"could not {what}: {line}")
     if re.search(
         r"not supported|unsupported|does not support|failed to be inspected|not recognize", text, re.IGNORECASE

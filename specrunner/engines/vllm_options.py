@@ -140,7 +140,9 @@ def choose_attention(own: Mapping[str, Any], options: Mapping[str, Any], standin
 
 def choose_block_length(own: Mapping[str, Any], config: Mapping[str, Any]) -> int:
     """Return the tokens of a block: as stated, as the model's config says, or 32."""
-    length = own.get("specrunner_block_length") or config.get("block_length") or DEFAULT_BLOCK_LENGTH
+    length = own.get("specrunner_block_length")
+    if length is None:
+        length = config.get("block_length") or DEFAULT_BLOCK_LENGTH
     if not isinstance(length, int) or length < 1:
         raise ConfigurationError(f"the option specrunner_block_length is a positive number, not {length!r}")
     return length

@@ -42,10 +42,6 @@ class CaptureExtension:
         """Return what this worker really runs, JSON values only."""
         model = self.model_runner.get_model()
         config = self.model_runner.vllm_config
-        counts: dict[str, int] = {}
-        for parameter in model.parameters():
-            dtype = str(parameter.dtype).removeprefix("torch.")
-            counts[dtype] = counts.get(dtype, 0) + parameter.numel()
         groups = attention_groups(self.model_runner)
         return {
             "model_class": f"{type(model).__module__}.{type(model).__name__}",
@@ -54,7 +50,7 @@ class CaptureExtension:
             "attention_windows": attention_windows(config),
             "runner": f"{type(self.model_runner).__module__}.{type(self.model_runner).__name__}",
             "worker": f"{type(self).__module__}.{type(self).__name__}",
-            "parameters": counts,
+            "parameter_dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in model.parameters()}),
         }
 
     def specrunner_make_bidirectional(self) -> list[str]:

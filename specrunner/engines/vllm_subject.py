@@ -1,0 +1,79 @@
+"""What a vLLM session really runs: its device, its model's class, and the name map that fits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from specrunner.engines.name_maps import NameMap, load_maps
+from specrunner.errors import CapabilityMissing, ModelUnsupported
+from specrunner.folders import cache_folder
+
+UNMAPPED = NameMap("vllm", "none", (), "num_hidden_layers", {})
+"""Stands for an architecture without a name map: tokens can be had, tensors cannot."""
+
+
+def check_device(asked: str, found: str) -> None:
+    """Refuse a vLLM that is built for another device.
+
+    Raises:
+        CapabilityMissing: the build's device is not the one asked for.
+    """
+    if asked not in ("auto", found):
+        raise CapabilityMissing(
+            f"this vllm is built for {found or 'no device'}, the session asks for {asked}",
+            help="specrunner engines install vllm-cuda" if asked == "cuda" else "specrunner engines install vllm-cpu",
+        )
+
+
+def check_model_class(path: str, bases: Sequence[str]) -> None:
+    """Refuse a model that is not vLLM's (or a plugin's) own.
+
+    Args:
+        path: module and name of the model's class.
+        bases: likewise of the classes it inherits from.
+
+    Raises:
+        ModelUnsupported: Transformers' code behind vLLM's backend, or a plugin's mock.
+    """
+    if any(".models.transformers." in f"{base}." or base.startswith("transformers.") for base in [path, *bases]):
+        raise ModelUnsupported(
+            f"vllm fell back to Transformers' model code ({path.rpartition('.')[2]}): it would be compared with itself"
+        )
+    if "mock" in path.lower():
+        raise ModelUnsupported(f"{path} is a mock: its logits say nothing about the model")
+
+
+def choose_map(model_class: str, architecture: str) -> NameMap:
+    """Return the name map of what really runs, by class name, or by the architecture where the class is vLLM's."""
+    maps = load_maps("vllm")
+    name = model_class.rpartition(".")[2]
+    if name in maps:
+        return maps[name]
+    return maps.get(architecture, UNMAPPED) if model_class.startswith("vllm.") else UNMAPPED
+
+
+def share_inspections(version: str) -> None:
+    """Let sessions share what vLLM notes about its model classes (checked by their source's hash).
+
+    Without the note it imports itself in one more process to look at the class, which doubles the time of a load.
+    """
+    with contextlib.suppress(OSError):
+        shared = cache_folder() / "vllm-modelinfos" / version
+        shared.mkdir(parents=True, exist_ok=True)
+        link = Path(os.environ["VLLM_CACHE_ROOT"]) / "modelinfos"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(shared, target_is_directory=True)
+
+
+def plain(value: Any) -> Any:
+    """Return `value` if JSON can hold it, else its text."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return value

@@ -1,0 +1,140 @@
+"""The capture extension's parts, on models small enough to calculate by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from specrunner.engines.hooks import Geometry
+from specrunner.engines.name_maps import Entry, HookPoint, NameMap
+from specrunner.engines.vllm_worker import (
+    QuietRecorder,
+    attention_windows,
+    available_points,
+    drop_causality,
+    gather_ranks,
+    join_chunks,
+)
+from specrunner.errors import CaptureIncomplete
+
+GEOMETRY = Geometry(heads=2, kv_heads=1, head_dim=2)
+
+
+class Router:
+    """Not a module, like vLLM's."""
+
+    def select_experts(self, hidden_states: torch.Tensor, router_logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return hidden_states * 2, router_logits.argmax(-1)
+
+
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = Router()
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        weights, _ = self.router.select_experts(hidden_states=hidden, router_logits=hidden + 1)
+        return weights
+
+
+class Layer(nn.Module):
+    """Returns (hidden, residual) and overwrites both afterwards, as fused kernels do."""
+
+    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return hidden, hidden * 10
+
+
+def test_a_residual_is_added_and_survives_what_overwrites_it() -> None:
+    model = nn.Sequential(Layer())
+    entry = Entry(module="0", sum=(0, 1))
+    recorder = QuietRecorder(model, [HookPoint("layers.0.output", "0", entry)], GEOMETRY)
+    hidden, residual = model(torch.ones(3, 4))
+    hidden.zero_()
+    residual.zero_()
+    assert torch.equal(recorder.take()["layers.0.output"][0], torch.full((3, 4), 11.0))
+
+
+def test_a_method_of_an_attribute_is_read_on_both_sides_and_restored() -> None:
+    model = nn.Sequential(Experts())
+    method = "router.select_experts"
+    points = [
+        HookPoint("layers.0.router.logits", "0", Entry(module="0", method=method, of="input", index=1)),
+        HookPoint("layers.0.router.expert_weights", "0", Entry(module="0", method=method, index=0)),
+    ]
+    recorder = QuietRecorder(model, points, GEOMETRY)
+    model(torch.ones(2, 2))
+    records = recorder.take()
+    assert torch.equal(records["layers.0.router.logits"][0], torch.full((2, 2), 2.0))
+    assert torch.equal(records["layers.0.router.expert_weights"][0], torch.full((2, 2), 2.0))
+    recorder.remove()
+    model(torch.ones(2, 2))
+    assert recorder.take() == {}
+
+
+def test_a_failing_hook_does_not_break_the_forward() -> None:
+    model = nn.Sequential(nn.Identity())
+    point = HookPoint("layers.0.attention.query", "0", Entry(module="0", part="query"))
+    recorder = QuietRecorder(model, [point], GEOMETRY)
+    model(torch.ones(2, 5))
+    assert recorder.error is not None
+    assert "5 columns, expected 8" in recorder.error
+
+
+def test_chunks_are_joined_along_the_tokens_whatever_the_layout() -> None:
+    heads = [torch.zeros(4, 2, 3), torch.ones(1, 2, 3)]
+    joined = join_chunks(heads)
+    assert joined.shape == (5, 6)
+    assert joined[4].eq(1).all()
+    assert join_chunks([torch.zeros(3, 2)]).shape == (3, 2)
+
+
+def test_ranks_are_gathered_by_columns_once_a_head() -> None:
+    ranks = [torch.full((2, 1), float(rank)) for rank in range(4)]
+    assert gather_ranks(ranks, "columns", 1).tolist() == [[0, 1, 2, 3]] * 2
+    assert gather_ranks(ranks, "columns", 2).tolist() == [[0, 2]] * 2
+    assert gather_ranks(ranks, None, 1).tolist() == [[0]] * 2
+    with pytest.raises(CaptureIncomplete, match="gather: rows"):
+        gather_ranks(ranks, "rows", 1)
+
+
+def test_only_optional_modules_may_be_absent() -> None:
+    entries = {
+        "layers.{i}.router.logits": Entry(module="{i}.gate", optional=True),
+        "layers.{i}.output": Entry(module="{i}"),
+    }
+    model = nn.Sequential(nn.Identity())
+    points = available_points(NameMap("vllm", "x", ("X",), "n", entries), model, layers=2)
+    assert [point.name for point in points] == ["layers.0.output", "layers.1.output"]
+    with pytest.raises(CaptureIncomplete, match="no module 1"):
+        QuietRecorder(model, points, GEOMETRY)
+
+
+def test_the_metadata_of_a_batch_stops_being_causal() -> None:
+    seen: list[Any] = []
+
+    class Builder:
+        def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> str:
+            seen.append((common_prefix_len, common_attn_metadata.causal, fast_build))
+            return "metadata"
+
+    builder = Builder()
+    drop_causality(builder)
+    built = builder.build(common_prefix_len=3, common_attn_metadata=SimpleNamespace(causal=True), fast_build=True)
+    assert built == "metadata"
+    assert seen == [(3, False, True)]
+
+
+def test_windows_are_read_off_the_attention_layers() -> None:
+    layers = {
+        "a": SimpleNamespace(impl=SimpleNamespace(sliding_window=16)),
+        "b": SimpleNamespace(impl=SimpleNamespace(sliding_window=-1)),
+        "c": SimpleNamespace(impl=SimpleNamespace(sliding_window=None)),
+        "d": SimpleNamespace(),
+        "e": SimpleNamespace(impl=SimpleNamespace(sliding_window=(127, 0))),
+    }
+    config = SimpleNamespace(compilation_config=SimpleNamespace(static_forward_context=layers))
+    assert attention_windows(config) == {"a": 16, "e": 127}
