@@ -132,7 +132,7 @@ def _underline(line: str, column: int, width: int) -> tuple[str, str]:
         shown.append(text)
         if index < end:
             carets.append(("^" if index >= column else " ") * columns)
-    if column >= len(line):
+    if not any("^" in part for part in carets):  # behind the line's end, or on a mark that takes no column
         carets.append("^")
     prefix = "…" if start else ""
     suffix = "…" if stop < len(line) else ""

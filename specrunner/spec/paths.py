@@ -74,7 +74,7 @@ def find_files(paths: Sequence[str]) -> list[SpecFile]:
     found: dict[str, SpecFile] = {}
     for named in paths:
         path, separator, case = named.partition(SEPARATOR)
-        if not Path(path).exists():
+        if not path or not Path(path).exists():
             raise UsageError(f"no such file or directory: {path or named}", help=_nearest(path))
         if separator and Path(path).is_dir():
             raise UsageError(f"`{named}` names a case of a directory", help="write `file.yaml::name`")

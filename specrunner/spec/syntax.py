@@ -51,6 +51,11 @@ _MEANINGS = (
     ),
     ("could not find expected ':'", "a key lacks its colon", "write `key: value`, with a space after the colon"),
     (
+        "invalid Unicode character escape",
+        "an escape that stands for no character",
+        "write a character beyond U+FFFF as itself, or as one escape such as `\\U0001F999`",
+    ),
+    (
         "unknown escape character",
         "an unknown escape in a double-quoted text",
         "double the backslash, or use single quotes",

@@ -1,4 +1,4 @@
-"""Example specs, found by themselves: those in `valid` load, those in `invalid` give the diagnostics written beside them.
+"""Example specs, found by themselves: `valid` ones load, `invalid` ones give the diagnostics written beside them.
 
 After a deliberate change of wording, rewrite the expectations and read the difference:
 
