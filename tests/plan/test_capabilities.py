@@ -1,0 +1,169 @@
+"""What a case may ask of its engines, before any of them starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from specrunner.engines import registry
+from specrunner.engines.base import Capabilities, Engine
+from specrunner.errors import ConfigurationError
+from specrunner.plan.capabilities import architecture_of, check_capabilities
+from specrunner.spec.diagnostics import Diagnostic
+from specrunner.spec.loader import LoadedSpecs, load_specs
+from specrunner.spec.model import Model
+
+
+class Cpu(Engine):
+    """Runs on a CPU only, decodes greedily, knows the logits of Llamas."""
+
+    name: ClassVar[str] = "cpu-engine"
+
+    @classmethod
+    def capabilities(cls) -> Capabilities:
+        return Capabilities(dtypes={"cpu": ("float32", "bfloat16")})
+
+    @classmethod
+    def tensor_templates(cls, architecture: str) -> tuple[str, ...] | None:
+        return ("layers.{i}.output", "logits") if architecture == "LlamaForCausalLM" else None
+
+
+class Both(Cpu):
+    """Runs everywhere, but in float16 on CUDA alone, and decodes both ways."""
+
+    @classmethod
+    def capabilities(cls) -> Capabilities:
+        return Capabilities(
+            dtypes={"cpu": ("float32",), "cuda": ("float32", "float16")}, algorithms=("greedy", "low_confidence")
+        )
+
+
+ENGINES: dict[str, type[Engine]] = {"cpu": Cpu, "both": Both}
+HEAD = "version: 1\nmodel: {recipe: glass-0.8m}\nreference: {engine: both, device: cuda}\n"
+
+
+def check(folder: Path, fields: str, head: str = HEAD) -> tuple[Diagnostic, ...]:
+    text = f"{head}cases:\n  - name: c\n    prompt: hi\n" + "".join(f"    {line}\n" for line in fields.splitlines())
+    (folder / "x.yaml").write_text(text, encoding="utf-8")
+    loaded = load_specs([str(folder / "x.yaml")], engines=tuple(ENGINES), recipes=("glass-0.8m", "tiny-llada2"))
+    assert loaded.diagnostics == ()
+    checked = check_capabilities(loaded, ENGINES.__getitem__)
+    assert checked.cases == loaded.cases
+    return checked.diagnostics
+
+
+def shown(diagnostic: Diagnostic) -> tuple[str, str]:
+    """Return a diagnostic's code and the text that its carets mark."""
+    start = diagnostic.location.column - 1
+    return diagnostic.code, diagnostic.line_text[start : start + diagnostic.width]
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ("engines: [cpu, both]\ntolerance: {logits: exact, layers.3.output: exact}", []),
+        ("engines: [cpu]\ndtype: float16\ntolerance: {logits: exact}", [("impossible-dtype", "float16")]),
+        ("engines: [both]\ndtype: float16\ntolerance: {logits: exact}", []),
+        ("engines: [both]\ndtype: float16\ndevice: cpu\ntolerance: {logits: exact}", [("impossible-dtype", "float16")]),
+        ("engines: [both]\ndtype: float16\ndevice: cuda\ntolerance: {logits: exact}", []),
+        ("engines: [cpu]\ndevice: cuda\ntolerance: {logits: exact}", [("impossible-device", "cuda")]),
+        ("engines: [cpu]\nreference: {dtype: float64}\ntolerance: {logits: exact}", [("impossible-dtype", "float64")]),
+        (
+            "engines: [cpu]\nmatrix: {dtype: [float32, float16]}\ntolerance: {logits: exact}",
+            [("impossible-dtype", "float16")],
+        ),
+        ("engines: [cpu]\ntolerance: {logits: exact, embeddings: exact}", [("impossible-tensor", "embeddings")]),
+        ('engines: [cpu]\ntensors: [logits, "*norm"]\ntolerance: {"**": exact}', [("impossible-tensor", '"*norm"')]),
+        ('engines: [cpu]\ntolerance: {"**": exact}', []),
+    ],
+)
+def test_capabilities(tmp_path: Path, fields: str, found: list[tuple[str, str]]) -> None:
+    diagnostics = check(tmp_path, fields)
+    assert list(dict.fromkeys(map(shown, diagnostics))) == found
+
+
+DIFFUSION = "decode: {max_new_tokens: 4, algorithm: low_confidence, block_length: 4, threshold: 0.5}\ntokens: exact"
+
+
+def test_an_algorithm_that_an_engine_lacks(tmp_path: Path) -> None:
+    (diagnostic,) = check(tmp_path, f"engines: [cpu]\n{DIFFUSION}")
+    assert shown(diagnostic) == ("impossible-algorithm", "low_confidence")
+    assert diagnostic.message == "engine `cpu` cannot decode by `low_confidence`"
+    assert diagnostic.help == "it can: `greedy`"
+
+
+def test_an_architecture_without_names(tmp_path: Path) -> None:
+    head = HEAD.replace("glass-0.8m", "tiny-llada2")
+    diagnostics = check(tmp_path, "engines: [cpu]\ntolerance: {logits: exact}", head)
+    assert {shown(d) for d in diagnostics} == {("no-name-map", "c")}
+    assert [d.message for d in diagnostics] == [
+        "engine `cpu` has no map of tensor names for LLaDA2MoeModelLM",
+        "engine `both` has no map of tensor names for LLaDA2MoeModelLM",
+    ]
+    assert check(tmp_path, "engines: [cpu]\ndecode: {max_new_tokens: 4}\ntokens: exact", head) == ()
+
+
+def test_what_is_not_known_is_not_judged(tmp_path: Path) -> None:
+    head = HEAD.replace("{recipe: glass-0.8m}", "{id: owner/unknown}")
+    assert check(tmp_path, "engines: [cpu]\ntolerance: {embeddings: exact}", head) == ()
+
+
+def test_the_architecture_of_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["SomeForCausalLM"]}), encoding="utf-8")
+    assert architecture_of(Model(path=str(tmp_path))) == "SomeForCausalLM"
+    assert architecture_of(Model(path=str(tmp_path / "missing"))) is None
+    assert architecture_of(Model(id="owner/name")) is None
+    assert architecture_of(Model(recipe="glass-0.8m")) == "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"architectures": []}', '{"architectures": null}'])
+def test_a_broken_config_is_no_architecture(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    architecture_of.cache_clear()
+    assert architecture_of(Model(path=str(tmp_path))) is None
+
+
+def test_cases_without_marks_are_pointed_at_as_a_whole(tmp_path: Path) -> None:
+    import dataclasses
+
+    text = f"{HEAD}cases:\n  - {{name: c, prompt: hi, engines: [cpu], device: cuda, tolerance: {{logits: exact}}}}\n"
+    (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
+    loaded = load_specs([str(tmp_path / "x.yaml")], engines=tuple(ENGINES))
+    bare = tuple(dataclasses.replace(case, marks={}) for case in loaded.cases)
+    (diagnostic,) = check_capabilities(LoadedSpecs(bare, (), loaded.files), ENGINES.__getitem__).diagnostics
+    assert diagnostic.location.line == 5
+
+
+# --- the registry ---
+
+
+def test_our_engines_are_known_without_being_imported() -> None:
+    assert set(registry.BUILT_IN) <= set(registry.engine_names())
+
+
+@pytest.mark.parametrize("name", sorted(registry.BUILT_IN))
+def test_our_engines_load_and_state_what_they_can(name: str) -> None:
+    engine = registry.find_engine(name)
+    assert engine.capabilities().dtypes
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("no_such_module:Thing", "engine `broken` (no_such_module:Thing) cannot be loaded: ModuleNotFoundError"),
+        ("json:Thing", "engine `broken` (json:Thing) cannot be loaded: AttributeError"),
+        ("json:loads", "engine `broken` (json:loads) is not a subclass"),
+    ],
+)
+def test_a_broken_plugin_is_named(target: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "engine_targets", lambda: {"broken": target})
+    registry.find_engine.cache_clear()
+    with pytest.raises(ConfigurationError) as raised:
+        registry.find_engine("broken")
+    assert raised.value.message.startswith(message)
+    with pytest.raises(ConfigurationError, match="unknown engine `other`"):
+        registry.find_engine("other")
+    registry.find_engine.cache_clear()
