@@ -42,21 +42,23 @@ def escape_json(value: Any) -> Any:
     Lone surrogates become escapes, non-finite numbers the strings "nan", "inf" and "-inf", keys strings, dataclasses
     objects, and what JSON has no word for its `str`.
     """
-    if value is None or isinstance(value, bool):
+    kind = type(value)
+    if kind is str:
+        return value if value.isascii() else _SURROGATES.sub(_show, value)
+    if kind is float:
+        return value if math.isfinite(value) else str(value)
+    if kind is int or kind is bool or value is None:
         return value
-    if isinstance(value, str):
-        return _SURROGATES.sub(_show, str(value))
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(float(value))
     if isinstance(value, Mapping):
         return {escape_json(str(key)): escape_json(item) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: escape_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    for plain in (str, int, float):
+        if isinstance(value, plain):
+            return escape_json(plain(value))
     if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes | bytearray):
         return [escape_json(item) for item in value]
-    return _SURROGATES.sub(_show, str(value))
+    return escape_json(str(value))
 
 
 def _show(match: re.Match[str]) -> str:

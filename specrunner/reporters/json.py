@@ -25,7 +25,7 @@ class JsonReporter(FileReporter):
     what = "JSON report"
 
     def render(self) -> bytes:
-        """Return the report, UTF-8, one line per nesting level."""
+        """Return the report, ASCII, with a line for every case."""
         return render_json(self.collector.record())
 
 
@@ -52,8 +52,19 @@ class JsonStreamReporter(JsonReporter):
 
 
 def render_json(run: RunRecord) -> bytes:
-    """Return the JSON report of `run`: ASCII, two spaces of indentation, a final newline."""
-    return (json.dumps(run.to_json(), indent=2, allow_nan=False) + "\n").encode("ascii")
+    """Return the JSON report of `run`: ASCII, a line for each part and each case, so that it can be searched."""
+    parts = []
+    for name, value in run.to_json().items():
+        if isinstance(value, list):
+            shown = "[" + ",".join("\n" + _encode(item) for item in value) + "\n]"
+        else:
+            shown = _encode(value)
+        parts.append(f"{_encode(name)}: {shown}")
+    return ("{\n" + ",\n".join(parts) + "\n}\n").encode("ascii")
+
+
+def _encode(value: object) -> str:
+    return json.dumps(value, allow_nan=False)
 
 
 def read_run(path: Path) -> RunRecord:
