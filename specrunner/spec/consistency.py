@@ -8,7 +8,7 @@ from typing import Any
 from specrunner.spec.coverage import can_match, first_uncovered, idle_patterns, needs_forward, needs_passes, vocabulary
 from specrunner.spec.diagnostics import Diagnostic, accepted_values
 from specrunner.spec.merge import Fields, Layers
-from specrunner.spec.model import Case
+from specrunner.spec.model import Case, EngineChoice
 from specrunner.spec.tree import Map
 
 _ONE_MODEL = "state exactly one of `id`, `path` and `recipe`"
@@ -17,6 +17,7 @@ _CHECKED = (
     *("options", "requires", "xfail", "reference", "model", "prompt"),
     *("decode", "tokens", "tensors", "tolerance"),
 )
+_FLOOR_DTYPES = ("float32", "float64")
 _REFERENCE = "e.g. `reference: {engine: hf, dtype: float32}`"
 
 
@@ -220,17 +221,31 @@ class CaseChecker:
 
     def check_case(self, case: Case, layers: Layers) -> bool:
         """Check the finished case: it must not be compared with itself, nor its noise be measured on itself."""
-        if case.peer is not None and case.peer == case.candidate and case.reference != case.candidate:
-            message = f"the peer is the candidate itself ({case.peer.label}): its noise floor would excuse anything"
-            advice = "state another one, e.g. `peer: {engine: hf, options: {attn_implementation: eager}}`"
-            return self._report(layers, "self-comparison", message, advice, "reference", at_key=True)
-        if case.reference is None or case.reference != case.candidate:
+        if case.reference is None:
             return True
-        choice = case.candidate
-        message = f"candidate and reference are the same ({choice.label} on {choice.device}): this compares nothing"
-        excluded = ", ".join(f"{name}: {value}" for name, value in case.parameters)
-        advice = f"give them another engine, dtype or options, or exclude it: `matrix: {{exclude: [{{{excluded}}}]}}`"
-        return self._report(layers, "self-comparison", message, advice, "reference", at_key=True)
+        if case.reference == case.candidate:
+            choice = case.candidate
+            message = f"candidate and reference are the same ({choice.label} on {choice.device}): this compares nothing"
+            excluded = ", ".join(f"{name}: {value}" for name, value in case.parameters)
+            advice = (
+                f"give them another engine, dtype or options, or exclude it: `matrix: {{exclude: [{{{excluded}}}]}}`"
+            )
+            return self._report(layers, "self-comparison", message, advice, "reference", at_key=True)
+        return case.peer is None or self._check_peer(case.peer, case, case.reference, layers)
+
+    def _check_peer(self, peer: EngineChoice, case: Case, reference: EngineChoice, layers: Layers) -> bool:
+        if reference.dtype not in _FLOOR_DTYPES:
+            message = f"a noise floor cannot be measured from a reference in {reference.dtype}"
+            advice = f"accepted: {', '.join(f'`{dtype}`' for dtype in _FLOOR_DTYPES)}"
+            return self._report(layers, "bad-value", message, advice, "reference", "dtype")
+        if peer == case.candidate:
+            message = f"the peer is the candidate itself ({peer.label}): its noise floor would excuse anything"
+        elif peer == reference:
+            message = f"the peer is the reference itself ({peer.label}): it has no noise"
+        else:
+            return True
+        advice = "state another one, e.g. `peer: {engine: hf, options: {attn_implementation: eager}}`"
+        return self._report(layers, "self-comparison", message, advice, "reference", "peer", at_key=True)
 
 
 def _owner(layers: Layers, *path: str) -> Map | None:
