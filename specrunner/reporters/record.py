@@ -125,6 +125,8 @@ class CaseRecord:
             for name in ("text", "messages", "token_ids", "length")
             if (value := getattr(case.prompt, name)) is not None
         }
+        if case.prompt.text is not None:
+            prompt["add_special_tokens"] = case.prompt.add_special_tokens
         return cls(
             id=case.id,
             node_id=case.node_id,

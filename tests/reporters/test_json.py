@@ -69,7 +69,11 @@ def test_every_kind_of_prompt_fits_the_schema(tmp_path: Path) -> None:
         for index, prompt in enumerate(prompts)
     ]
     data = write(tmp_path / "r.json", make_events(results))
-    assert [sorted(case["prompt"]) for case in data["cases"]] == [["text"], ["length", "messages"], ["token_ids"]]
+    assert [sorted(case["prompt"]) for case in data["cases"]] == [
+        ["add_special_tokens", "text"],
+        ["length", "messages"],
+        ["token_ids"],
+    ]
 
 
 def test_a_report_read_back_is_the_same(tmp_path: Path) -> None:
