@@ -90,12 +90,16 @@ def find_files(paths: Sequence[str]) -> list[SpecFile]:
 
 
 def _walk(directory: str) -> Iterator[Path]:
-    """Yield the spec files below a directory, sorted by path; hidden files and directories are skipped."""
+    """Yield the spec files below a directory, sorted by path; hidden ones, pipes and sockets are skipped."""
     files = []
-    for root, directories, names in os.walk(directory):
+    for root, directories, names in os.walk(directory, onerror=_refuse_directory):
         directories[:] = [name for name in directories if not name.startswith(".")]
         files += [Path(root, n) for n in names if n.endswith(EXTENSIONS) and not n.startswith(".")]
-    yield from sorted(files, key=lambda file: file.parts)
+    yield from sorted((file for file in files if file.is_file() or not file.exists()), key=lambda file: file.parts)
+
+
+def _refuse_directory(error: OSError) -> None:
+    raise UsageError(f"the directory {error.filename} cannot be read: {error.strerror}")
 
 
 def _display(path: Path) -> str:

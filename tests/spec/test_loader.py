@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,23 @@ def one(fields: str, head: str = "") -> Case:
 def test_directories_are_searched_sorted_and_hidden_files_skipped(folder: Path) -> None:
     assert load_specs(["specs"]).files == ("specs/a.yml", "specs/b.yaml", "specs/deep/c.yaml")
     assert load_specs(["specs/deep", "specs"]).files == ("specs/deep/c.yaml", "specs/a.yml", "specs/b.yaml")
+
+
+def test_a_pipe_is_skipped_and_a_broken_link_is_told(folder: Path) -> None:
+    os.mkfifo(folder / "specs" / "pipe.yaml")
+    (folder / "specs" / "link.yaml").symlink_to("nowhere")
+    loaded = load_specs(["specs"])
+    assert "specs/pipe.yaml" not in loaded.files
+    assert [(d.code, d.location.path) for d in loaded.diagnostics] == [("unreadable-file", "specs/link.yaml")]
+
+
+def test_a_directory_that_cannot_be_read_is_a_usage_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UsageError, match="the directory specs cannot be read: Permission denied"):
+        load_specs(["specs"])
 
 
 @pytest.mark.parametrize("path", ["specs/b.yaml", "./specs/b.yaml", "specs/../specs//b.yaml"])
