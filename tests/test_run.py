@@ -62,7 +62,7 @@ class Workplace:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a run."""
-        command = [sys.executable, "-m", "specrunner", "run", *arguments, "--json", "r.json", "--junit-xml", "r.xml"]
+        command = [sys.executable, "-m", "specrunner", "run", "--json", "r.json", "--junit-xml", "r.xml", *arguments]
         return subprocess.Popen(
             command,
             cwd=self.folder,
@@ -271,3 +271,11 @@ def test_plan_runs_nothing(workplace: Workplace) -> None:
     assert process.returncode == 0
     assert "2 cases on 2 sessions, 2 distinct requests of 4 asked for" in stdout
     assert not (workplace.folder / "r.json").exists()
+
+
+def test_a_report_that_cannot_be_written_is_said_before_anything_runs(workplace: Workplace) -> None:
+    workplace.write_spec({"one": "a"})
+    process = workplace.start("spec.yaml", "--junit-xml", "/proc/no/such/r.xml")
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert "JUnit report" in stderr and "Traceback" not in stderr

@@ -90,10 +90,12 @@ def run_cases(cases: Sequence[Case], settings: Settings, *, plan_only: bool = Fa
         command=("specrunner", *sys.argv[1:]),
     )
     try:
-        return int(Run(plan, planner.environments, reporters, run_options).execute())
+        exit_code = Run(plan, planner.environments, reporters, run_options).execute()
     finally:
         for reporter in reporters:
             reporter.close()
+    unwritten = any(reporter.problem and not reporter.optional for reporter in reporters)
+    return ExitCode.USAGE if unwritten and exit_code is ExitCode.PASSED else exit_code
 
 
 def keep_unverified(cases: Sequence[Case], last_run: Path) -> list[Case]:
