@@ -1,0 +1,77 @@
+"""A pair of any size is compared in a bounded amount of memory beyond the mapped files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+MEGABYTE = 1 << 20
+WORKER = """
+import json, resource, sys
+import torch
+from specrunner.checks.sources import open_tensors
+from specrunner.checks.tensors import compare_tensors
+from specrunner.spec.model import Rule
+
+how, *paths = sys.argv[1:]
+candidate, reference, *peer = (open_tensors(path)["x"] for path in paths)
+rules = [
+    Rule("allclose", {"rtol": 1e-4, "atol": 1e-5, "outliers": 0.0}),
+    Rule("ulp", {"max": 1 << 40, "over_one": 1.0}),
+    Rule("cosine", {"min": 0.999}),
+    Rule("sqnr", {"min": 40.0}),
+    Rule("kl", {"mean": 1e-3, "p99": 1e-2}),
+    Rule("top_k", {"k": 10, "overlap": 0.5}),
+]
+if peer:
+    rules.append(Rule("noise_floor", {"k": 3.0}))
+with open("/proc/self/statm") as statm:
+    before = int(statm.read().split()[1]) * resource.getpagesize()
+if how == "pieces":
+    results = compare_tensors("x", candidate, reference, rules, peer=peer[0] if peer else None)
+    assert all(result.passed for result in results), [result.message for result in results]
+else:
+    whole = [source.rows(0, source.row_count) for source in (candidate, reference)]
+    torch.testing.assert_close(*whole, rtol=1e-4, atol=1e-5)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps(peak - before))
+"""
+
+
+def write(path: Path, shape: tuple[int, int], noise: float) -> Path:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    if noise:
+        values += values.roll(1, -1) * noise
+    save_file({"x": values}, path)
+    return path
+
+
+def grow(how: str, *paths: Path) -> int:
+    """Return by how many bytes a process grew at most beyond the mapped files while comparing."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", WORKER, how, *map(str, paths)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(json.loads(done.stdout)) - sum(path.stat().st_size for path in paths)
+
+
+@pytest.mark.parametrize("shape", [(4096, 2048), (1, 1 << 23), (1 << 20, 8)])
+def test_a_triple_of_32_mb_needs_little_beyond_it(tmp_path: Path, shape: tuple[int, int]) -> None:
+    paths = [write(tmp_path / f"{number}.safetensors", shape, number * 1e-6) for number in (2, 0, 1)]
+    assert grow("pieces", *paths) < 24 * MEGABYTE
+    # The same measurement sees a comparison that takes whole tensors at once.
+    assert grow("whole", *paths[:2]) > 30 * MEGABYTE
+
+
+@pytest.mark.slow
+def test_a_pair_of_a_gigabyte_needs_at_most_256_mb_beyond_it(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{number}.safetensors", (65_536, 4096), number * 1e-6) for number in (1, 0)]
+    assert paths[0].stat().st_size > 1 << 30
+    assert grow("pieces", *paths) < 256 * MEGABYTE
