@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from specrunner.engines.base import Engine
-from specrunner.errors import EngineError, EngineOutOfMemory
+from specrunner.errors import EngineError, EngineOutOfMemory, WorkerDied
 from specrunner.plan.model import Request, Session
 from specrunner.sessions.captures import write_capture
 from specrunner.sessions.protocol import CONTROL_VARIABLE, Channel, ChannelClosed
@@ -60,7 +60,8 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     traceback.print_exception(error, file=sys.stderr)
     sys.stderr.flush()
     if isinstance(error, EngineError):
-        return {"type": "failed", "kind": error.kind, "message": error.message, "help": error.help, "fatal": False}
+        lost = isinstance(error, WorkerDied | EngineOutOfMemory)  # the adapter's engine cannot answer any more
+        return {"type": "failed", "kind": error.kind, "message": error.message, "help": error.help, "fatal": lost}
     name = type(error).__name__
     text = str(error).strip().splitlines()
     message = f"{name}: {text[0] if text else 'no message'}"

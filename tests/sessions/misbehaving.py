@@ -12,7 +12,7 @@ from typing import Any
 import numpy
 
 from specrunner.engines.base import Capabilities, Capture, Engine
-from specrunner.errors import ModelUnavailable
+from specrunner.errors import ModelUnavailable, WorkerDied
 from specrunner.plan.model import Request
 
 
@@ -56,6 +56,8 @@ def misbehave(what: str) -> None:
         raise ValueError("the kernel\nwent away")
     elif what == "unavailable":
         raise ModelUnavailable("no model here", help="bring one")
+    elif what == "lost":
+        raise WorkerDied("the engine's own process is gone")
     elif what == "memory":
         raise MemoryError("can't allocate memory")
     elif what == "rubbish":

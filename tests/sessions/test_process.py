@@ -94,6 +94,7 @@ def test_rubbish_on_stdout_reaches_the_log_and_nothing_else(start: Start, tmp_pa
         ("raise", EngineError, "ValueError: the kernel"),
         ("unavailable", ModelUnavailable, "no model here"),
         ("memory", EngineOutOfMemory, "can't allocate memory"),
+        ("lost", WorkerDied, "the engine's own process is gone"),
     ],
 )
 def test_each_way_to_fail_has_its_error(
@@ -112,6 +113,14 @@ def test_an_error_leaves_the_worker_usable(start: Start, tmp_path: Path) -> None
         worker.ask(capture_message("raise", tmp_path / "a"), timeout=60)
     worker.ask(capture_message("ok", tmp_path / "b"), timeout=60)
     assert read_capture(tmp_path / "b").prompt_token_ids == (1, 2)
+
+
+@pytest.mark.parametrize("text", ["memory", "lost"])
+def test_a_worker_whose_engine_is_lost_is_ended(start: Start, tmp_path: Path, text: str) -> None:
+    worker = start()
+    with pytest.raises(EngineError):
+        worker.ask(capture_message(text, tmp_path / "a"), timeout=60)
+    assert_gone(worker)
 
 
 def test_a_hang_ends_with_the_whole_tree(start: Start, tmp_path: Path) -> None:
