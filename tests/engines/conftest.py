@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,19 +13,24 @@ from specrunner.plan.model import Session
 from specrunner.spec.model import Model
 
 Start = Callable[..., Engine]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPECRUNNER_CACHE", str(folder))
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        yield folder
+Ensure = Callable[[Model], str]
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Iterator[Start]:
+def ensure(tmp_path_factory: pytest.TempPathFactory) -> Ensure:
+    """`ensure_model` with a cache of the test session's own; the environment stays as it is for the other tests."""
+    folder = tmp_path_factory.mktemp("cache")
+
+    def build(model: Model) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SPECRUNNER_CACHE", str(folder))
+            return ensure_model(model)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory, ensure: Ensure) -> Iterator[Start]:
     """Load an engine, or return it when an equal session is loaded already."""
     engines: dict[str, Engine] = {}
 
@@ -34,7 +38,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Iterat
         model = Model(recipe=recipe, trust_remote_code=recipe == "tiny-llada2")
         session = Session(kind.name, "", model, dtype, "cpu", options)
         if session.key not in engines:
-            engines[session.key] = kind(session, ensure_model(model), tmp_path_factory.mktemp("workspace"))
+            engines[session.key] = kind(session, ensure(model), tmp_path_factory.mktemp("workspace"))
             engines[session.key].facts = engines[session.key].load()  # type: ignore[attr-defined]
         return engines[session.key]
 

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from specrunner.engines.hf import HfEngine
 from specrunner.engines.hf_checkpoint import explain_error
 from specrunner.errors import CaptureIncomplete, EngineError, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
-from specrunner.models.recipes import ensure_model
 from specrunner.plan.model import Request, Session
 from specrunner.spec.model import Decode, Model, Prompt
 
 TEXT = "Alice was beginning to get very tired of sitting by her sister"
 GLASS = Model(recipe="glass-0.8m")
+Ensure = Callable[[Model], str]
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ def glass(start: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
+def copy(tmp_path: Path, ensure: Ensure) -> Path:
     """A copy of glass to spoil."""
-    return Path(shutil.copytree(ensure_model(GLASS), tmp_path / "checkpoint"))
+    return Path(shutil.copytree(ensure(GLASS), tmp_path / "checkpoint"))
 
 
 def load(folder: Path, workspace: Path, model: Model | None = None, **options: Any) -> HfEngine:
@@ -221,10 +221,10 @@ def test_unknown_architecture(copy: Path, tmp_path: Path) -> None:
         load(copy, tmp_path)
 
 
-def test_checkpoint_with_code_needs_trust(tmp_path: Path) -> None:
+def test_checkpoint_with_code_needs_trust(tmp_path: Path, ensure: Ensure) -> None:
     model = Model(recipe="tiny-llada2")
     with pytest.raises(ModelUnsupported) as caught:
-        load(Path(ensure_model(model)), tmp_path, model)
+        load(Path(ensure(model)), tmp_path, model)
     assert caught.value.help is not None and "trust_remote_code: true" in caught.value.help
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import transformers
 
 from specrunner.engines.hf import HfEngine
 from specrunner.engines.name_maps import load_maps
-from specrunner.models.recipes import RECIPES, ensure_model
+from specrunner.models.recipes import RECIPES
 from specrunner.plan.model import Request, Session
 from specrunner.spec.model import Model, Prompt
 
@@ -54,13 +55,15 @@ def random_checkpoint(family: str, folder: Path) -> Model:
 
 
 @pytest.fixture(scope="module", params=[*CONFIGS, *(name for name in RECIPES if name.startswith("tiny-"))])
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> HfEngine:
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ensure: Callable[[Model], str]
+) -> HfEngine:
     if request.param in CONFIGS:
         model = random_checkpoint(request.param, tmp_path_factory.mktemp(request.param))
     else:
         model = Model(recipe=request.param, trust_remote_code=RECIPES[request.param].trust_remote_code)
     session = Session("hf", "", model, "float32", "cpu")
-    loaded = HfEngine(session, ensure_model(model), tmp_path_factory.mktemp("workspace"))
+    loaded = HfEngine(session, ensure(model), tmp_path_factory.mktemp("workspace"))
     loaded.load()
     return loaded
 
@@ -134,19 +137,21 @@ def test_query_and_key_are_what_enters_rope(
             assert torch.equal(tensors[f"layers.{index}.attention.{part}"], expected)
 
 
-def test_value_is_what_the_attention_averages(
-    engine: HfEngine, tensors: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first token sees itself alone, so its attention output is its own value, projected (sinks aside)."""
-    if type(engine._model).__name__ in ("GptOssForCausalLM", "LLaDA2MoeModelLM", "Gemma3ForCausalLM"):
-        pytest.skip("the first token sees more than itself here, or a norm follows the projection")
+def test_value_is_what_the_attention_averages(engine: HfEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that is alone sees itself alone, so its attention output is its own value, projected."""
     config = engine._model.config
+    for module in engine._model.modules():
+        if hasattr(module, "sinks"):
+            monkeypatch.setattr(module.sinks, "data", torch.full_like(module.sinks, -1e9))
+    tensors = engine.capture(Request(Prompt(token_ids=IDS, length=1), ("layers.*.attention.*",))).tensors
     for index, layer in enumerate(engine._model.model.layers):
-        value = tensors[f"layers.{index}.attention.value"][0].view(config.num_key_value_heads, -1)
-        value = value.repeat_interleave(config.num_attention_heads // config.num_key_value_heads, dim=0).flatten()
+        value = tensors[f"layers.{index}.attention.value"].view(config.num_key_value_heads, -1)
+        value = value.repeat_interleave(config.num_attention_heads // config.num_key_value_heads, dim=0).view(1, 1, -1)
         with torch.no_grad():
-            expected = layer.self_attn.o_proj(value)
-        assert torch.allclose(tensors[f"layers.{index}.attention.output"][0], expected, atol=1e-6)
+            expected = layer.attention.dense(value) if hasattr(layer, "attention") else layer.self_attn.o_proj(value)
+            if hasattr(layer, "post_feedforward_layernorm"):
+                expected = layer.post_attention_layernorm(expected)
+        assert torch.allclose(tensors[f"layers.{index}.attention.output"], expected[0], atol=1e-6)
 
 
 def test_router_tensors_belong_together(engine: HfEngine, tensors: dict[str, torch.Tensor], own: Any) -> None:

@@ -17,12 +17,12 @@ from specrunner.engines.hf import HfEngine
 from specrunner.engines.oracle import OracleEngine
 from specrunner.engines.plain_tokenizer import PlainTokenizer
 from specrunner.errors import CaptureIncomplete, EngineError, ModelUnavailable, ModelUnsupported
-from specrunner.models.recipes import ensure_model
 from specrunner.plan.model import Request, Session
 from specrunner.spec.model import Decode, Model, Prompt
 
 TEXT = "capital of France:Paris\n27+77=104\nreverse stone:enots\nsort 398283:233889\nThe capital of Peru is "
 TINY = Model(recipe="tiny-llada2")
+Ensure = Callable[[Model], str]
 DIFFUSION = Decode(40, "low_confidence", block_length=16, threshold=0.9)
 
 
@@ -124,23 +124,23 @@ def test_unmatched_pattern_is_incomplete(oracle: Any) -> None:
 
 
 @pytest.mark.parametrize("options", [{"attention": "sliding"}, {"attn_implementation": "eager"}])
-def test_options_that_do_not_exist(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_options_that_do_not_exist(tmp_path: Path, ensure: Ensure, options: dict[str, Any]) -> None:
     session = Session("oracle", "", TINY, "float64", "cpu", options)
     with pytest.raises(ModelUnsupported):
-        OracleEngine(session, ensure_model(TINY), tmp_path).load()
+        OracleEngine(session, ensure(TINY), tmp_path).load()
 
 
-def test_models_it_does_not_compute(tmp_path: Path) -> None:
+def test_models_it_does_not_compute(tmp_path: Path, ensure: Ensure) -> None:
     glass = Model(recipe="glass-0.8m")
     with pytest.raises(ModelUnsupported, match="LlamaForCausalLM"):
-        OracleEngine(Session("oracle", "", glass, "float64", "cpu"), ensure_model(glass), tmp_path).load()
+        OracleEngine(Session("oracle", "", glass, "float64", "cpu"), ensure(glass), tmp_path).load()
     hub = Model(id="inclusionAI/LLaDA2.0-mini")
     with pytest.raises(ModelUnavailable, match=r"no readable config\.json"):
         OracleEngine(Session("oracle", "", hub, "float64", "cpu"), hub.label, tmp_path).load()
 
 
-def test_truncated_weights(tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(ensure_model(TINY), tmp_path / "copy"))
+def test_truncated_weights(tmp_path: Path, ensure: Ensure) -> None:
+    copy = Path(shutil.copytree(ensure(TINY), tmp_path / "copy"))
     data = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(data[: len(data) // 2])
     engine = OracleEngine(Session("oracle", "", TINY, "float64", "cpu"), str(copy), tmp_path)
@@ -149,11 +149,11 @@ def test_truncated_weights(tmp_path: Path) -> None:
         engine.capture(Request(Prompt(text=TEXT), ("logits",)))
 
 
-def test_plain_tokenizer_gives_what_transformers_gives(hf: Any) -> None:
+def test_plain_tokenizer_gives_what_transformers_gives(ensure: Ensure) -> None:
     from transformers import AutoTokenizer
 
     for recipe in ("tiny-llada2", "glass-0.8m", "tiny-mixtral"):
-        folder = ensure_model(Model(recipe=recipe))
+        folder = ensure(Model(recipe=recipe))
         full = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
         plain = PlainTokenizer.load(Path(folder))
         assert plain is not None
@@ -170,8 +170,8 @@ def test_chat_goes_through_the_checkpoints_template(hf: Any, oracle: Any) -> Non
     assert oracle.capture(request).prompt_token_ids == hf.capture(request).prompt_token_ids
 
 
-def test_oracle_runs_without_torch_and_transformers(tmp_path: Path) -> None:
-    folder = ensure_model(TINY)
+def test_oracle_runs_without_torch_and_transformers(ensure: Ensure) -> None:
+    folder = ensure(TINY)
     code = f"""
 import sys
 from pathlib import Path
