@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -68,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (DESIGN section 10)."""
     arguments = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a submodule here once it was imported
     command = next((word for word in arguments if word in COMMANDS), None)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a spec may hold what an ASCII terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         parser = make_parser(command)
         options = parser.parse_args(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -162,3 +163,12 @@ print("MODULES", *sorted({{name.split(".")[0] for name in sys.modules}}))
     modules = set(done.stdout.rsplit("MODULES", 1)[1].split())
     assert modules & {"torch", "transformers", "numpy", "safetensors"} == set()
     assert ("jsonschema" in modules) == (arguments[-1] == "specs/bad.yaml")
+
+
+def test_a_terminal_without_unicode_gets_escapes() -> None:
+    write("specs/wide.yaml", "  - {name: x, promt: \u65e5\u672c}\n")
+    command = [sys.executable, "-m", "specrunner", "validate"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False)
+    assert done.returncode == 4
+    assert b"promt: \\u65e5\\u672c" in done.stdout
+    assert done.stderr == b""
