@@ -75,26 +75,25 @@ def spell(number: int) -> str:
 
 
 def make_word(random: Random, shortest: int, longest: int) -> str:
-    """Return a pronounceable word."""
-    size = random.randint(shortest, longest)
-    return "".join(random.choice("bcdfghklmnprstvz" if i % 2 else "aeiou") for i in range(size))
+    """Return different letters in a random order."""
+    return "".join(random.sample("abcdefghijklmnopqrstuvwxyz", random.randint(shortest, longest)))
 
 
 def ask_add(random: Random) -> tuple[str, str]:
     """`37+58=` → `95`."""
-    left, right = random.randint(0, 99), random.randint(0, 99)
+    left, right = random.randint(0, 59), random.randint(0, 59)
     return f"{left}+{right}=", str(left + right)
 
 
 def ask_subtract(random: Random) -> tuple[str, str]:
-    """`84-37=` → `47`."""
-    low, high = sorted((random.randint(0, 99), random.randint(0, 99)))
+    """`54-37=` → `17`."""
+    low, high = sorted((random.randint(0, 59), random.randint(0, 59)))
     return f"{high}-{low}=", str(high - low)
 
 
 def ask_multiply(random: Random) -> tuple[str, str]:
-    """`6*37=` → `222`."""
-    left, right = random.randint(2, 9), random.randint(2, 99)
+    """`6*27=` → `162`."""
+    left, right = random.randint(2, 9), random.randint(2, 30)
     return f"{left}*{right}=", str(left * right)
 
 
@@ -106,19 +105,19 @@ def ask_sort(random: Random) -> tuple[str, str]:
 
 def ask_reverse(random: Random) -> tuple[str, str]:
     """`reverse onila:` → `alino`."""
-    word = make_word(random, 3, 10)
+    word = make_word(random, 3, 8)
     return f"reverse {word}:", word[::-1]
 
 
 def ask_copy(random: Random) -> tuple[str, str]:
-    """`copy x7kq:` → `x7kq`."""
-    text = "".join(random.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=random.randint(4, 22)))
+    """`copy xskq:` → `xskq`."""
+    text = make_word(random, 4, 20)
     return f"copy {text}:", text
 
 
 def ask_upper(random: Random) -> tuple[str, str]:
     """`upper onila:` → `ONILA`."""
-    word = make_word(random, 3, 12)
+    word = make_word(random, 3, 10)
     return f"upper {word}:", word.upper()
 
 
@@ -183,7 +182,7 @@ TASKS: dict[str, Callable[[Random], tuple[str, str]]] = {
     "next": ask_next,
     "count": ask_count,
 }
-WEIGHTS = {"add": 3, "subtract": 2, "multiply": 1, "sort": 2, "reverse": 2, "copy": 2}
+WEIGHTS = {"add": 3, "subtract": 3, "reverse": 2, "copy": 2, "capital": 2}
 """How often a task is drawn for training, relative to 1 for the others."""
 
 
@@ -220,7 +219,7 @@ def make_conversation(task: str, random: Random, held_out: bool) -> list[Example
     chat = random.random() < 0.3
     before, after, between = ("<|user|>", "<|end|><|assistant|>", "<|end|>") if chat else ("", "", "\n")
     turns = [(task, *ask(task, random, held_out))]
-    limit = random.choice((0, 0, 0, 48, 80, LONGEST_PROMPT))
+    limit = random.choice((0, 0, 0, 0, 40, 72, LONGEST_PROMPT))
     size = len(encode(before + turns[0][1] + after))
     while True:
         solved = draw_task(random)

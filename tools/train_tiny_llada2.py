@@ -40,7 +40,6 @@ CHAT_TEMPLATE = (
     "{%- for message in messages -%}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
 )
-NOISED_COPIES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,10 @@ class Sequence:
 
 
 def lay_out(conversation: list[Example], length: int, random: Random) -> Sequence:
-    """Lay a conversation out in blocks of `length` tokens."""
+    """Lay a conversation out in blocks of `length` tokens.
+
+    Each block of each answer occurs twice: all masked, and with masks scattered or in its tail, as decoding meets it.
+    """
     clean: list[int] = []
     noised: list[tuple[int, int, int, float]] = []
     copies: list[int] = []
@@ -75,12 +77,15 @@ def lay_out(conversation: list[Example], length: int, random: Random) -> Sequenc
         first, stop = len(prompt) // length * length, len(prompt) + len(answer)
         clean = filled[: (len(filled) - 1) // length * length]
         for start in range(first, len(filled), length):
-            for number in range(NOISED_COPIES):
+            begin = max(start, len(prompt))
+            everything = range(begin, start + length)
+            ratio = random.random()
+            scattered = [position for position in everything if random.random() < ratio]
+            tail = range(random.randint(begin, start + length - 1), start + length)
+            for masked in (everything, random.choice((scattered, tail))):
                 copy += 1
-                ratio = 1.0 if number == 0 else random.random()
                 for position in range(start, start + length):
-                    token = filled[position]
-                    hidden = position >= len(prompt) and random.random() < ratio
+                    token, hidden = filled[position], position in masked
                     weight = (1.0 if position < stop else 0.1) if hidden else 0.0
                     noised.append((MASK if hidden else token, position, token if hidden else -100, weight))
                     copies.append(copy)
@@ -341,9 +346,9 @@ def main() -> None:
     parser.add_argument("--train", action="store_true", help="train and export")
     parser.add_argument("--evaluate", action="store_true", help="print the held-out accuracy of the export")
     parser.add_argument("--output", type=Path, default=CHECKPOINT, help="directory of the trained weights")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--budget", type=int, default=3072, help="tokens in a batch")
+    parser.add_argument("--budget", type=int, default=2048, help="tokens in a batch")
     parser.add_argument("--report", type=int, default=250, help="steps between exports")
     parser.add_argument("--engine", choices=["hf", "oracle"], default="hf")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
