@@ -16,7 +16,7 @@ from specrunner.sessions.environments import (
     installed_versions,
     site_folders,
 )
-from specrunner.sessions.locks import Lock, canonical_name, choose_lock, list_locks, read_lock
+from specrunner.sessions.locks import Lock, choose_lock, list_locks, read_lock
 
 PLAIN = Capabilities(dtypes={"cpu": ("float32",)}, packages=("yaml",))
 ABSENT = Capabilities(dtypes={"cpu": ("float32",)}, packages=("no_such_package",), install_hint="pip install nosuch")
