@@ -48,12 +48,23 @@ class SessionReady:
 
 @dataclass(frozen=True, slots=True)
 class RequestFinished:
-    """A request has been answered (`failed` is False) or given up."""
+    """A request has been answered (`failed` is False) or given up.
+
+    Attributes:
+        session: the session's key.
+        request: the request's key.
+        seconds: wall time of the request.
+        failed: whether it was given up.
+        tensors: how many tensors were captured.
+        tokens: how many tokens were generated.
+    """
 
     session: str
     request: str
     seconds: float
     failed: bool = False
+    tensors: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,13 @@ class RunCollector:
             case RequestFinished():
                 known = self.sessions.get(event.session, SessionRecord(event.session, event.session))
                 count = "failed" if event.failed else "answered"
-                self._update(event.session, known.label, **{count: getattr(known, count) + 1})
+                self._update(
+                    event.session,
+                    known.label,
+                    tensors=known.tensors + event.tensors,
+                    tokens=known.tokens + event.tokens,
+                    **{count: getattr(known, count) + 1},
+                )
             case SessionEnded():
                 self._update(event.session, event.label, end=event.reason)
             case CaseFinished():

@@ -182,6 +182,8 @@ class SessionRecord:
         requests: how many were planned.
         answered: how many were answered.
         failed: how many were given up.
+        tensors: how many tensors were captured.
+        tokens: how many tokens were generated.
         starts: how often a process was started for it.
         end: why the last process ended, or "" when it was closed in order.
     """
@@ -193,6 +195,8 @@ class SessionRecord:
     requests: int = 0
     answered: int = 0
     failed: int = 0
+    tensors: int = 0
+    tokens: int = 0
     starts: int = 0
     end: str = ""
 

@@ -169,6 +169,8 @@ class TerminalReporter(Reporter):
         load = session.load_seconds
         words = [f"ready in {format_seconds(load)}" if load is not None else "never ready"]
         words.append(f"{session.answered} of {plural(session.requests, 'request')}")
+        words += [plural(session.tensors, "tensor")] if session.tensors else []
+        words += [plural(session.tokens, "token")] if session.tokens else []
         if session.starts > 1:
             words.append(f"started {session.starts} times")
         if session.end:

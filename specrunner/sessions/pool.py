@@ -111,7 +111,10 @@ class Pool:
         self, planned: PlannedSession, request: Request, answer: Answer, facts: Mapping[str, Any], seconds: float
     ) -> None:
         failed = isinstance(answer, EngineError)
-        self._publish(RequestFinished(planned.session.key, request.key, seconds, failed))
+        tensors, tokens = 0, 0
+        if isinstance(answer, StoredCapture):
+            tensors, tokens = len(answer.tensor_names), len(answer.output_token_ids or ())
+        self._publish(RequestFinished(planned.session.key, request.key, seconds, failed, tensors, tokens))
         self._deliver(planned.session.key, request.key, answer, facts, seconds)
 
     def _serve_process(self, planned: PlannedSession, waiting: list[Request]) -> None:
