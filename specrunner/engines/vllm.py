@@ -21,6 +21,7 @@ from specrunner.engines.vllm_subject import (
     check_device,
     check_model_class,
     choose_map,
+    name_scheduler,
     plain,
     share_inspections,
 )
@@ -97,7 +98,7 @@ class VllmEngine(Engine):
             check_model_class(described["model_class"], described["bases"])
             patches = self._patch(setup, config)
         self._architecture = next(iter(config.get("architectures") or ()), "?")
-        self._map = choose_map(described["model_class"], self._architecture)
+        self._map = choose_map(described["bases"], self._architecture)
         engine = self._llm.llm_engine.vllm_config
         return {
             "versions": {
@@ -117,6 +118,7 @@ class VllmEngine(Engine):
             "attention_windows": described["attention_windows"],
             "runner": described["runner"],
             "worker": described["worker"],
+            "scheduler": name_scheduler(self._llm),
             "name_map": self._map.family,
             "compiled": not engine.model_config.enforce_eager,
             "tensor_parallel_size": engine.parallel_config.tensor_parallel_size,

@@ -11,6 +11,7 @@ from specrunner.errors import EngineError, EngineOutOfMemory, ModelUnavailable, 
 
 TRUST_HELP = "set `model.trust_remote_code: true` in the spec if you trust that code"
 LOG_BYTES = 1 << 16
+LONGEST_LINE = 300
 CAUSE = re.compile(r"\b([A-Za-z_.]*(?:Error|Exception|Interrupt|OutOfMemory)): (\S.*)$")
 UNREADABLE = (
     "SafetensorError",
@@ -52,7 +53,9 @@ def explain_failure(what: str, error: BaseException, log: Path) -> EngineError:
         name, line = find_cause(log) or (name, line)
     text = f"{name}: {line} {error}"
     if "No available memory for the cache blocks" in text or "larger than the available KV cache memory" in text:
-        return EngineOutOfMemory(f"no room for the key-value cache: {line}", help="lower max_model_len")
+        return EngineOutOfMemory(
+            f"no room for the key-value cache: {line}", help="raise kv_cache_memory_bytes or lower max_model_len"
+        )
     if re.search(r"out of memory|can't allocate memory|OutOfMemory|MemoryError|is less than requested memory", text):
         return EngineOutOfMemory(f"out of memory while trying to {what}: {line}")
     if dead:
@@ -72,11 +75,14 @@ def explain_failure(what: str, error: BaseException, log: Path) -> EngineError:
 
 def first_line(error: BaseException) -> str:
     """Return the line of a message that says what is wrong; pydantic puts a heading and the field's name above it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+    field = ""
     if len(lines) > 1 and re.match(r"\d+ validation errors? for", lines[0]):
-        lines = [line for line in lines[1:] if not line.startswith("For further information")] or lines
-        lines = [line for line in lines if " " in line] or lines
-    return re.sub(r"^Value error, |\s*\[type=.*$", "", lines[0]) if lines else "no message"
+        lines = lines[1:]
+        if len(lines) > 1 and " " not in lines[0]:
+            field, lines = f"{lines[0]}: ", lines[1:]
+    line = field + re.sub(r"^Value error, |\s*\[type=.*$| Supported architectures: .*$", "", lines[0])
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ..."
 
 
 def find_cause(log: Path) -> tuple[str, str] | None:
@@ -90,5 +96,5 @@ def find_cause(log: Path) -> tuple[str, str] | None:
     for line in reversed(text.splitlines()):
         found = CAUSE.search(line)
         if found and not any(phrase in line for phrase in VAGUE):
-            return found.group(1).rpartition(".")[2], found.group(2).strip()
+            return found.group(1).rpartition(".")[2], first_line(RuntimeError(found.group(2)))
     return None

@@ -182,6 +182,9 @@ def plan_environment(session: Session, workspace: Path) -> dict[str, str]:
         # Spinning threads on a shared core cost vLLM two orders of magnitude.
         variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "passive"}
         variables["OMP_NUM_THREADS"] = str(options.get("num_threads") or 1)
+    else:
+        # In every process: a float32 reference with TF32 products is none.
+        variables["NVIDIA_TF32_OVERRIDE"] = "0"
     stated = options.get("specrunner_environment") or {}
     if not isinstance(stated, Mapping):
         raise ConfigurationError("the option specrunner_environment of vllm has to be a mapping")

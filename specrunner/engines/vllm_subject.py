@@ -48,13 +48,18 @@ def check_model_class(path: str, bases: Sequence[str]) -> None:
         raise ModelUnsupported(f"{path} is a mock: its logits say nothing about the model")
 
 
-def choose_map(model_class: str, architecture: str) -> NameMap:
-    """Return the name map of what really runs, by class name, or by the architecture where the class is vLLM's."""
+def choose_map(bases: Sequence[str], architecture: str) -> NameMap:
+    """Return the name map of the code that runs.
+
+    Args:
+        bases: module and name of the model's class, then of those it inherits from. A plugin's own class is read by the
+            map of vLLM's class that it extends; one that extends none has no map.
+        architecture: what the checkpoint calls itself, the name where vLLM's classes share one map under other names.
+    """
     maps = load_maps("vllm")
-    name = model_class.rpartition(".")[2]
-    if name in maps:
-        return maps[name]
-    return maps.get(architecture, UNMAPPED) if model_class.startswith("vllm.") else UNMAPPED
+    own = [base.rpartition(".")[2] for base in bases if base.startswith("vllm.")]
+    names = own + ([architecture] if own else [])
+    return next((maps[name] for name in names if name in maps), UNMAPPED)
 
 
 def share_inspections(version: str) -> None:
@@ -68,6 +73,14 @@ def share_inspections(version: str) -> None:
         link = Path(os.environ["VLLM_CACHE_ROOT"]) / "modelinfos"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(shared, target_is_directory=True)
+
+
+def name_scheduler(llm: Any) -> str:
+    """Return module and name of the scheduler's class; in a core of its own it is what the configuration says."""
+    core = getattr(llm.llm_engine.engine_core, "engine_core", None)
+    if core is None:
+        return str(llm.llm_engine.vllm_config.scheduler_config.get_scheduler_cls())
+    return f"{type(core.scheduler).__module__}.{type(core.scheduler).__name__}"
 
 
 def plain(value: Any) -> Any:

@@ -77,6 +77,14 @@ def test_pydantic_headings_are_passed_over() -> None:
         "    For further information visit https://errors.pydantic.dev/2/v/value_error"
     )
     assert first_line(ValueError(text)) == "The head size 16 is not supported."
+    text = "1 validation error for SchedulerConfig\nmax_num_seqs\n  Input should be a valid integer [type=int_parsing]"
+    assert first_line(ValueError(text)) == "max_num_seqs: Input should be a valid integer"
+
+
+def test_long_lists_are_cut() -> None:
+    line = first_line(ValueError(f"['X'] are not supported for now. Supported architectures: {['Y'] * 500}"))
+    assert line == "['X'] are not supported for now."
+    assert len(first_line(ValueError("x" * 5000))) < 400
 
 
 def test_no_log_is_no_cause(tmp_path: Path) -> None:
@@ -124,7 +132,9 @@ def test_a_build_for_another_device_is_refused() -> None:
 
 def test_the_map_follows_the_class_that_runs() -> None:
     bailing = "vllm.model_executor.models.bailing_moe.BailingMoeV2ForCausalLM"
-    assert choose_map(bailing, "LLaDA2MoeModelLM").family == "bailing"
-    assert choose_map("vllm.model_executor.models.llama.LlamaForCausalLM", "TeleChat3ForCausalLM").family == "llama"
+    module = "torch.nn.modules.module.Module"
+    assert choose_map([bailing, module], "LLaDA2MoeModelLM").family == "bailing"
+    assert choose_map(["plugin.Mine", bailing, module], "LLaDA2MoeModelLM").family == "bailing"
+    assert choose_map(["vllm.model_executor.models.llama.LlamaForCausalLM"], "TeleChat3ForCausalLM").family == "llama"
     # A plugin's class of another layout must not be read by the map of the code it replaces.
-    assert not choose_map("dllm_plugin.models.llada2.LLaDA2ForCausalLM", "LLaDA2MoeModelLM").entries
+    assert not choose_map(["dllm_plugin.models.llada2.LLaDA2ForCausalLM", module], "LLaDA2MoeModelLM").entries

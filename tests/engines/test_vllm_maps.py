@@ -9,7 +9,7 @@ from specrunner.spec.tensor_names import TEMPLATES
 
 ROUTER = {"layers.{i}.router.logits", "layers.{i}.router.expert_ids", "layers.{i}.router.expert_weights"}
 PASSES = "passes.{i}.logits"
-DENSE = {"llama", "qwen3"}
+DENSE = {"gemma3", "llama", "qwen3"}
 MAPS = {name_map.family: name_map for name_map in load_maps("vllm").values()}
 
 
@@ -37,7 +37,7 @@ def test_slices_of_tensor_parallel_ranks_are_gathered(name_map: NameMap) -> None
 
 
 def test_queries_and_keys_are_what_enters_rope(name_map: NameMap) -> None:
-    normed = {"qwen3", "qwen3_moe", "olmoe", "bailing"}
+    normed = {"bailing", "gemma3", "olmoe", "qwen3", "qwen3_moe"}
     for part in ("query", "key"):
         entry = name_map.entries[f"layers.{{i}}.attention.{part}"]
         assert (entry.part is None) == (name_map.family in normed)

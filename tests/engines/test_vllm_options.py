@@ -164,6 +164,7 @@ def test_a_gpu_session_leaves_the_threads_alone(tmp_path: Path) -> None:
     made = plan_environment(session(device="cuda"), tmp_path)
     assert "OMP_NUM_THREADS" not in made
     assert "VLLM_CPU_OMP_THREADS_BIND" not in made
+    assert made["NVIDIA_TF32_OVERRIDE"] == "0"
 
 
 def test_stated_variables_win(tmp_path: Path) -> None:
