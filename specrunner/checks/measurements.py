@@ -193,6 +193,11 @@ class Measurements:
     row_errors: torch.Tensor | None = field(default=None, compare=False)
     peer_row_errors: torch.Tensor | None = field(default=None, compare=False)
 
+    @property
+    def width(self) -> int:
+        """Elements in a row."""
+        return self.elements // self.rows
+
     def to_json(self) -> dict[str, Any]:
         """Return all numbers under flat names, as every `CheckResult` on this pair records them."""
         counts = self.non_finite

@@ -153,6 +153,8 @@ def _below(form: str, bound: str, measured: At, least: float) -> str:
 def _judge_kl(measured: Measurements, limits: Mapping[str, Any]) -> Judgement:
     kl = measured.kl
     assert kl is not None
+    if measured.width == 1:
+        return "compared nothing: a vocabulary of one element leaves no choice", {}
     worst = f"worst {_number(kl.max.value)} at token {kl.max.token}"
     bounds = [(name, value, limits[name]) for name, value in (("mean", kl.mean), ("p99", kl.p99))]
     for name, value, bound in bounds:
@@ -164,6 +166,8 @@ def _judge_kl(measured: Measurements, limits: Mapping[str, Any]) -> Judgement:
 def _judge_top_k(measured: Measurements, limits: Mapping[str, Any]) -> Judgement:
     k = int(limits["k"])
     overlap = measured.top_k[k]
+    if k >= measured.width:
+        return f"compared nothing: all {measured.width} elements of a row are among the {k} largest", {}
     if overlap.mean >= limits["overlap"]:
         return "", {}
     return (

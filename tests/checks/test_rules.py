@@ -118,6 +118,15 @@ def test_top_k() -> None:
     assert result.measurements["top_1_agreement"] == 0.5
 
 
+def test_what_can_only_be_equal_compares_nothing() -> None:
+    other = REFERENCE.flip(-1)
+    assert compare(other, REFERENCE, "top_k", {"k": 3, "overlap": 0.1}).passed
+    for k in (4, 5):
+        assert "compared nothing" in compare(other, REFERENCE, "top_k", {"k": k, "overlap": 0.1}).message
+    one = torch.ones(3, 1)
+    assert "compared nothing" in compare(one * 2, one, "kl", {"mean": 1.0, "p99": None}).message
+
+
 @pytest.mark.parametrize("rule", LOOSE)
 @pytest.mark.parametrize(
     ("candidate", "reference"),
