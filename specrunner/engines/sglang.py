@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 PACKAGES = ("sglang", "torch", "transformers", "triton", "safetensors")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 STATED_VARIABLES = ("SGLANG_USE_CPU_ENGINE", "TORCHDYNAMO_DISABLE", "SGLANG_ENABLE_DETERMINISTIC_INFERENCE")
+ACCEPT_ALL = -1.0
+"""A threshold for requests that ask for no tokens: SGLang generates a block all the same, in one pass."""
+
 MASK_ID = 156895
 """The mask token that SGLang has written into its code for LLaDA2."""
 
@@ -139,7 +142,7 @@ class SglangEngine(Engine):
                 patterns=patterns,
                 prompt_length=len(ids),
                 keep_logits=wants_passes,
-                threshold=decode.threshold if decode is not None else None,
+                threshold=decode.threshold if decode is not None else ACCEPT_ALL,
             )
             new_tokens = decode.max_new_tokens if decode is not None else 1
             ignore_eos = decode.ignore_eos if decode is not None else True

@@ -78,16 +78,17 @@ class Mailbox:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._stamp = 0
+        self._stamp = (0, 0)
         self._order: Order | None = None
         self._written = 0
 
     def read_order(self) -> Order | None:
         """Return the order in force; the file is read again when it has changed."""
         try:
-            stamp = (self._folder / ORDER_FILE).stat().st_mtime_ns
+            found = (self._folder / ORDER_FILE).stat()
         except FileNotFoundError:
             return None
+        stamp = (found.st_ino, found.st_mtime_ns)
         if stamp != self._stamp:
             values = json.loads((self._folder / ORDER_FILE).read_text(encoding="utf-8"))
             self._order = Order(**{**values, "patterns": tuple(values["patterns"])})

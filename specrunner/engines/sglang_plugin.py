@@ -44,6 +44,7 @@ class Observer:
         self._read_order = read_order
         self._write_note = write_note
         self._tail_of = -1
+        self._threshold: float | None = None
 
     def forward(self, original: Callable[..., Any], runner: Any, batch: Any, *rest: Any, **keywords: Any) -> Any:
         """Stand around `ModelRunner.forward`: read the wanted tensors off forwards over the prompt."""
@@ -105,8 +106,9 @@ class Observer:
         order = self._read_order()
         if order is None:
             return original(algorithm, batch, logits, states)
-        if order.threshold is not None:
-            algorithm.threshold = order.threshold
+        if self._threshold is None:
+            self._threshold = algorithm.threshold
+        algorithm.threshold = self._threshold if order.threshold is None else order.threshold
         before = batch.input_ids.clone()
         masked = before == algorithm.mask_id
         if batch.dllm_prompt_mask is not None:

@@ -85,8 +85,8 @@ class Runner:
         room = min(self.described["max_total_tokens"], self.described["context_length"])
         if len(ids) + max_new_tokens > room:
             raise ModelUnsupported(
-                f"{len(ids)} prompt tokens and {max_new_tokens} new ones are more than sglang's room for {room}",
-                help="raise the option max_total_tokens",
+                f"{len(ids)} prompt tokens and {max_new_tokens} new ones are more than sglang's room for {room} "
+                f"(context of {self.described['context_length']}, cache of {self.described['max_total_tokens']})"
             )
         request = Req(
             rid=str(order.number),
