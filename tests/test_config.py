@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from specrunner import cli
+from specrunner.cli import run as cli_run
 from specrunner.config import Settings, find_project_table, load_settings
 from specrunner.errors import ConfigurationError
 
@@ -158,3 +160,31 @@ class TestProjectFile:
 def test_it_is_light():
     code = "import sys, specrunner.config; print(*{'torch', 'numpy', 'yaml', 'jsonschema'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_a_timeout_below_cases_reaches_those_that_state_none(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text("[tool.specrunner]\ntimeout = 7\n")
+    (tmp_path / "a.yaml").write_text(
+        "version: 1\nmodel: {recipe: glass-0.8m}\nengines: [hf]\ndtype: bfloat16\nreference: {engine: hf}\ncases:\n"
+        "- {name: a, prompt: x, tolerance: {logits: exact}}\n"
+        "- {name: b, prompt: x, tolerance: {logits: exact}, timeout: 600}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+
+    def note(cases, *_arguments, **_keywords):
+        seen.update({case.name: case.timeout for case in cases})
+        return 0
+
+    monkeypatch.setattr(cli_run, "run_cases", note)
+    assert cli.main(["run", "a.yaml"]) == 0
+    assert seen == {"a": 7.0, "b": 600.0}
+    assert cli.main(["run", "a.yaml", "--timeout", "5"]) == 0
+    assert seen == {"a": 5.0, "b": 5.0}
+
+
+def test_a_run_without_torch_says_so(monkeypatch):
+    monkeypatch.setattr(cli_run, "find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match="torch and safetensors") as caught:
+        cli_run.require_numerics()
+    assert "specrunner[hf]" in caught.value.help

@@ -8,11 +8,12 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from specrunner.cli.selection import add_selection_arguments, select_cases
 from specrunner.config import Settings, load_settings
-from specrunner.errors import ExitCode, UsageError
+from specrunner.errors import ConfigurationError, ExitCode, UsageError
 from specrunner.spec.model import Case
 
 EXAMPLES = """\
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     settings = load_settings(vars(options), os.environ, Path.cwd())
-    cases: Sequence[Case] = select_cases(options, settings.no_cases)
+    cases: Sequence[Case] = select_cases(options, settings.no_cases, settings.timeout)
     if options.failed and cases:
         cases = keep_unverified(cases, LAST_RUN)
         if not cases:
@@ -74,6 +75,8 @@ def run_cases(cases: Sequence[Case], settings: Settings, *, plan_only: bool = Fa
     from specrunner.reporters import create_reporters
     from specrunner.runner import Run, RunOptions
 
+    require_numerics()
+
     reporters = create_reporters(
         junit=Path(settings.junit_xml) if settings.junit_xml else None,
         json="-" if settings.json == "-" else Path(settings.json) if settings.json else None,
@@ -96,6 +99,20 @@ def run_cases(cases: Sequence[Case], settings: Settings, *, plan_only: bool = Fa
             reporter.close()
     unwritten = any(reporter.problem and not reporter.optional for reporter in reporters)
     return ExitCode.USAGE if unwritten and exit_code is ExitCode.PASSED else exit_code
+
+
+def require_numerics() -> None:
+    """Make sure, before any engine is started, that the checks can be computed.
+
+    Raises:
+        ConfigurationError: torch or safetensors is not installed beside specrunner.
+    """
+    missing = [package for package in ("torch", "safetensors") if find_spec(package) is None]
+    if missing:
+        raise ConfigurationError(
+            f"the checks need {' and '.join(missing)}, not installed beside specrunner",
+            help="run: pip install 'specrunner[hf]'",
+        )
 
 
 def keep_unverified(cases: Sequence[Case], last_run: Path) -> list[Case]:

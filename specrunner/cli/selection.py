@@ -57,7 +57,7 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_paths(paths: Sequence[str]) -> LoadedSpecs:
+def load_paths(paths: Sequence[str], timeout: float | None = None) -> LoadedSpecs:
     """Load the specs that a command was given, or those under `specs`.
 
     Raises:
@@ -71,15 +71,18 @@ def load_paths(paths: Sequence[str]) -> LoadedSpecs:
                 "no spec was named, and there is no directory `specs` here", help="name a spec file or directory"
             )
         paths = [DEFAULT_PATH]
-    return load_specs(paths)
+    return load_specs(paths, timeout=timeout)
 
 
-def select_cases(options: argparse.Namespace, no_cases: str | None = None) -> tuple[Case, ...]:
+def select_cases(
+    options: argparse.Namespace, no_cases: str | None = None, timeout: float | None = None
+) -> tuple[Case, ...]:
     """Return the cases that the command line means, in order; none at all only where `--no-cases` allows it.
 
     Args:
         options: the parsed arguments.
         no_cases: what an empty selection is, where a setting decides it; None is what the arguments say.
+        timeout: seconds for the cases that state none.
 
     Raises:
         SpecError: a spec is invalid.
@@ -90,7 +93,7 @@ def select_cases(options: argparse.Namespace, no_cases: str | None = None) -> tu
     from specrunner.spec.select import Selection, parse_parameter
     from specrunner.spec.select import select_cases as narrow_cases
 
-    loaded = load_paths(options.paths)
+    loaded = load_paths(options.paths, timeout)
     cases = check_capabilities(loaded).require_valid()
     parameters = tuple(parse_parameter(text) for text in options.parameters)
     try:

@@ -30,6 +30,7 @@ class CaseReader:
         suite: its path without the extension.
         engines: names of all engines.
         recipes: names of all recipes, or None when they are not known.
+        timeout: seconds for the cases that state none.
         diagnostics: what was found wrong.
     """
 
@@ -37,13 +38,13 @@ class CaseReader:
     suite: str
     engines: Sequence[str]
     recipes: Sequence[str] | None
+    timeout: float = field(default_factory=lambda: float(default_of("timeout")))
     diagnostics: list[Diagnostic] = field(default_factory=list)
     _matrices: MatrixReader = field(default_factory=MatrixReader)
     _memory: dict[tuple[str, int], Any] = field(default_factory=dict)
     _alive: list[Any] = field(default_factory=list)
     _dtype: str = field(default_factory=lambda: str(default_of("dtype")))
     _device: str = field(default_factory=lambda: str(default_of("device")))
-    _timeout: float = field(default_factory=lambda: float(default_of("timeout")))
 
     def read(self, valid: Sequence[bool]) -> list[Case]:
         """Return the cases of the file, expanded, in order.
@@ -146,7 +147,7 @@ class CaseReader:
             tokens=fields.get("tokens"),
             tags=tuple(fields.get("tags", ())),
             requires=self._remember("requires", fields.get("requires", _NOTHING), _requires),
-            timeout=float(fields.get("timeout", self._timeout)),
+            timeout=float(fields.get("timeout", self.timeout)),
             xfail=None if xfail is None else Xfail(xfail["reason"], tuple(xfail.get("engines", ()))),
             peer=self._peer(fields, candidate, reference) if _needs_peer(tolerance) else None,
             description=fields.get("description", ""),

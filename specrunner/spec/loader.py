@@ -48,7 +48,10 @@ class LoadedSpecs:
 
 
 def load_specs(
-    paths: Sequence[str], engines: Sequence[str] | None = None, recipes: Sequence[str] | None = None
+    paths: Sequence[str],
+    engines: Sequence[str] | None = None,
+    recipes: Sequence[str] | None = None,
+    timeout: float | None = None,
 ) -> LoadedSpecs:
     """Read, check and expand specs.
 
@@ -56,12 +59,13 @@ def load_specs(
         paths: files, directories (searched for `*.yaml` and `*.yml`), `file.yaml::case`, `file.yaml::case[engine=hf]`.
         engines: names that are engines; all that are installed by default.
         recipes: names that are recipes; ours by default.
+        timeout: seconds for the cases that state none; by default what the schema says.
 
     Raises:
         UsageError: a path does not exist, or a valid file has no case of the name given.
     """
     with _collection_paused():
-        return _load(paths, engines, recipes)
+        return _load(paths, engines, recipes, timeout)
 
 
 @contextmanager
@@ -76,7 +80,9 @@ def _collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _load(paths: Sequence[str], engines: Sequence[str] | None, recipes: Sequence[str] | None) -> LoadedSpecs:
+def _load(
+    paths: Sequence[str], engines: Sequence[str] | None, recipes: Sequence[str] | None, timeout: float | None
+) -> LoadedSpecs:
     known_engines = engine_names() if engines is None else tuple(engines)
     known_recipes = recipe_names() if recipes is None else tuple(recipes)
     cases: list[Case] = []
@@ -85,7 +91,7 @@ def _load(paths: Sequence[str], engines: Sequence[str] | None, recipes: Sequence
     suites: dict[str, str] = {}
     for file in files:
         source = read_source(file.path)
-        found, problems = read_spec(source, file.suite, known_engines, known_recipes)
+        found, problems = read_spec(source, file.suite, known_engines, known_recipes, timeout)
         if file.suite in suites:
             problems.insert(0, _repeated_suite(source, file.suite, suites[file.suite]))
         suites.setdefault(file.suite, file.path)
@@ -102,7 +108,11 @@ def recipe_names() -> tuple[str, ...]:
 
 
 def read_spec(
-    source: Source, suite: str, engines: Sequence[str], recipes: Sequence[str] | None
+    source: Source,
+    suite: str,
+    engines: Sequence[str],
+    recipes: Sequence[str] | None,
+    timeout: float | None = None,
 ) -> tuple[list[Case], list[Diagnostic]]:
     """Return the cases of one file, and what is wrong with it."""
     diagnostics = list(source.diagnostics)
@@ -122,6 +132,8 @@ def read_spec(
     if not is_sound:
         return [], diagnostics
     reader = CaseReader(source, suite, engines, recipes)
+    if timeout is not None:
+        reader.timeout = timeout
     cases = reader.read(valid)
     return cases, diagnostics + reader.diagnostics
 
