@@ -101,7 +101,8 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{options.cases} cases, best of {options.repeat}\n")
     print(
-        f"{'layout':<24} {'size':>9} {'compose':>10} {'paused':>10} {'load':>10} {'load/compose':>13} {'load/paused':>12}"
+        f"{'layout':<24} {'size':>9} {'compose':>10} {'paused':>10} {'load':>10} "
+        f"{'load/compose':>13} {'load/paused':>12}"
     )
     with tempfile.TemporaryDirectory() as folder:
         for name, files in write_layouts(Path(folder), options.cases).items():

@@ -75,6 +75,15 @@ class _Stop(Exception):
     """Reading cannot go on."""
 
 
+_REFUSED_KEYS = {
+    "<<": (
+        "merge-key",
+        "merge keys (`<<`) are not part of YAML 1.2",
+        "put shared fields under `defaults`, or repeat a whole value with an alias (`key: *anchor`)",
+    ),
+    "": ("empty-key", "a key is empty", "write the key before the colon"),
+}
+"""Keys that mean something else, or nothing, when they are not quoted."""
 _COMPLEX_KEY = object()
 """Stands for a key that cannot be used; its value is read and dropped."""
 
@@ -143,11 +152,25 @@ class _Builder:
             ev.MappingEndEvent,
             ev.SequenceEndEvent,
         )
+        frames, plain = self._frames, self._plain
         while True:
             event = get_event()
             kind = type(event)
             if kind is scalar:
-                self._take_scalar(event)
+                frame = frames[-1] if frames else None
+                if frame is None or event.anchor is not None or event.tag is not None:
+                    self._take_marked_scalar(frame, event)
+                elif frame.is_map and frame.key is None:
+                    self._take_key(frame, event)
+                else:
+                    text = event.value
+                    if event.implicit[0]:
+                        value = plain.get(text, self)
+                        if value is self:
+                            value = self._resolve(text, _span(event))
+                    else:
+                        value = text
+                    self._put(frame, value, (event.start_mark.index, event.end_mark.index))
             elif kind is map_start or kind is seq_start:
                 self._open(event, kind is map_start)
             elif kind is map_end or kind is seq_end:
@@ -180,62 +203,37 @@ class _Builder:
     def _count(self, nodes: int, span: Span) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
-            self._stop(
-                "too-large",
-                f"more than {MAX_NODES:,} values, aliases expanded",
-                span,
-                "split the spec into several files",
-            )
+            message = f"more than {MAX_NODES:,} values, aliases expanded"
+            self._stop("too-large", message, span, "split the spec into several files")
 
-    def _take_scalar(self, event: Any) -> None:
-        span = (event.start_mark.index, event.end_mark.index)
-        frame = self._frames[-1] if self._frames else None
-        text = event.value
-        self._nodes += 1
-        if self._nodes > MAX_NODES:
-            self._count(0, span)
-        if frame is not None and frame.is_map and frame.key is None:
-            self._take_key(frame, event, text, span)
-            return
-        tag = event.tag
-        if tag is None:
-            if event.implicit[0]:
-                value = self._plain.get(text, self)
-                if value is self:
-                    value = self._resolve(text, span)
-            else:
-                value = text
-        else:
+    def _take_marked_scalar(self, frame: _Frame | None, event: Any) -> None:
+        """Take a scalar with an anchor or a tag, or one that is the whole document."""
+        span, text, tag = _span(event), event.value, event.tag
+        is_key = frame is not None and frame.is_map and frame.key is None
+        if is_key:
+            if tag is not None and not is_core_tag(tag, "str"):
+                self._report("yaml-tag", f"tag `{tag}` on a key", span, "remove it: every key is a string")
+            value = text
+        elif tag is not None:
             value = self._resolve_tag(text, tag, span)
-        if value.__class__ is float and (value != value or value in (float("inf"), float("-inf"))):
-            self.odd_numbers.append(span)
+        else:
+            value = self._resolve(text, span) if event.implicit[0] else text
         if event.anchor is not None:
             self._anchors[event.anchor] = _Anchor(value, 1, 0, is_open=False)
         if frame is None:
             self.root = value
-        elif frame.is_map:
-            self._put(frame, value, span)
+        elif is_key:
+            self._take_key(frame, event)
         else:
-            frame.container.append(value)
-            frame.container.items_at.append(span)
+            self._put(frame, value, span)
 
-    def _take_key(self, frame: _Frame, event: Any, text: str, span: Span) -> None:
-        if event.tag is not None and not is_core_tag(event.tag, "str"):
-            self._report("yaml-tag", f"tag `{event.tag}` on a key", span, "remove it: every key is a string")
-        if event.anchor is not None:
-            self._anchors[event.anchor] = _Anchor(text, 1, 0, is_open=False)
-        frame.key_span = span
+    def _take_key(self, frame: _Frame, event: Any) -> None:
+        text = event.value
         frame.key = text
-        if text == "<<" and event.implicit[0]:
-            self._report(
-                "merge-key",
-                "merge keys (`<<`) are not part of YAML 1.2",
-                span,
-                "put shared fields under `defaults`, or repeat a whole value with an alias (`key: *anchor`)",
-            )
-            frame.key = _COMPLEX_KEY
-        elif text == "" and event.implicit[0]:
-            self._report("empty-key", "a key is empty", span, "write the key before the colon")
+        frame.key_span = (event.start_mark.index, event.end_mark.index)
+        if text in _REFUSED_KEYS and event.implicit[0]:
+            code, message, advice = _REFUSED_KEYS[text]
+            self._report(code, message, frame.key_span, advice)
             frame.key = _COMPLEX_KEY
 
     def _resolve(self, text: str, span: Span) -> Any:
@@ -260,7 +258,6 @@ class _Builder:
 
     def _open(self, event: Any, is_map: bool) -> None:
         span = _span(event)
-        self._count(1, span)
         if event.tag is not None and event.tag != "!" and not is_core_tag(event.tag, "map" if is_map else "seq"):
             self._report_tag(event.tag, span, "no objects are constructed")
         frame = self._frames[-1] if self._frames else None
@@ -289,11 +286,8 @@ class _Builder:
         parent.height = max(parent.height, frame.height + 1)
         if frame.is_key:
             parent.key, parent.key_span = _COMPLEX_KEY, frame.container.span
-        elif parent.is_map:
-            self._put(parent, frame.container, frame.container.span)
         else:
-            parent.container.append(frame.container)
-            parent.container.items_at.append(frame.container.span)
+            self._put(parent, frame.container, frame.container.span)
 
     def _take_alias(self, event: Any) -> None:
         span = _span(event)
@@ -308,7 +302,7 @@ class _Builder:
             anchor = _Anchor(None, 1, 0, is_open=False)
         elif anchor.is_open:
             self._stop("recursive-alias", f"`*{event.anchor}` stands inside the value that it names", span)
-        self._count(anchor.nodes, span)
+        self._count(anchor.nodes - 1, span)
         if len(self._frames) + anchor.height > MAX_DEPTH:
             self._stop("too-deep", f"nested more than {MAX_DEPTH} deep, aliases expanded", span)
         if frame is None:
@@ -318,25 +312,29 @@ class _Builder:
             frame.key, frame.key_span = _COMPLEX_KEY, span
         else:
             frame.height = max(frame.height, anchor.height + 1)
-            if frame.is_map:
-                self._put(frame, anchor.value, span)
-            else:
-                frame.container.append(anchor.value)
-                frame.container.items_at.append(span)
+            self._put(frame, anchor.value, span)
 
     def _put(self, frame: _Frame, value: Any, span: Span) -> None:
+        """Add a value to the container that is being read."""
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            self._count(0, span)
+        if value.__class__ is float and value - value != 0:  # infinite, or not a number
+            self.odd_numbers.append(span)
+        container = frame.container
+        if not frame.is_map:
+            container.append(value)
+            container.items_at.append(span)
+            return
         key = frame.key
         frame.key = None
-        if key is _COMPLEX_KEY:
-            return
-        container: Map = frame.container
         if key in container:
             first = ("first given", container.keys_at[key])
             self._report("duplicate-key", f"key `{key}` is given twice", frame.key_span, "keep one of the two", first)
-            return
-        container[key] = value
-        container.keys_at[key] = frame.key_span
-        container.values_at[key] = span
+        elif key is not _COMPLEX_KEY:
+            container[key] = value
+            container.keys_at[key] = frame.key_span
+            container.values_at[key] = span
 
 
 def _span(event: Any) -> Span:

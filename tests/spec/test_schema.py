@@ -19,7 +19,7 @@ from specrunner.engines.base import Capabilities
 from specrunner.errors import ConfigurationError
 from specrunner.spec import schema as schema_module
 from specrunner.spec.model import DEVICES, DTYPES, Case, Decode, Model, Prompt
-from specrunner.spec.schema import Compiler, compile_definition, default_of, find_schema, load_schema
+from specrunner.spec.schema import Compiler, compile_definition, default_of, find_schema, kind_of, load_schema
 from specrunner.spec.source import parse_text
 
 EXAMPLES = Path(__file__).parent.parent / "specs"
@@ -123,6 +123,14 @@ def test_the_schema_is_found_in_a_wheel_and_in_a_checkout(tmp_path: Path, monkey
     assert find_schema() == package / "schema" / "spec.schema.json"
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(True, "boolean"), (1, "integer"), (2.0, "integer"), (0.5, "number"), (float("nan"), "number"), (None, "null")],
+)
+def test_kinds(value: Any, kind: str) -> None:
+    assert kind_of(value) == kind
+
+
 def test_a_keyword_that_is_not_compiled_is_refused() -> None:
     with pytest.raises(ValueError, match="`oneOf` is not supported"):
         Compiler({}).compile({"items": {"oneOf": []}})
@@ -175,8 +183,39 @@ SCHEMAS = st.recursive(st.booleans() | st.fixed_dictionaries({}, optional=KEYWOR
 
 
 @given(SCHEMAS, SMALL)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_predicates_agree_with_jsonschema_on_any_schema(schema: Any, value: Any) -> None:
+    assert Compiler({}).compile(schema)(value) == Draft202012Validator(schema).is_valid(value)
+
+
+@pytest.mark.parametrize("value", [True, False, 1, 0, 1.0, "1", None, [1, True], [1, 1.0], [[1], [True]], {"a": 1}])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"const": 1},
+        {"const": True},
+        {"enum": [0, "1"]},
+        {"enum": [[1, 1]]},
+        {"uniqueItems": True},
+        {"const": {"a": True}},
+    ],
+)
+def test_true_is_not_one(schema: Any, value: Any) -> None:
+    assert Compiler({}).compile(schema)(value) == Draft202012Validator(schema).is_valid(value)
+
+
+BOUNDS = [
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    *("minLength", "minItems", "minProperties"),
+]
+
+
+@pytest.mark.parametrize("keyword", BOUNDS)
+@pytest.mark.parametrize(
+    "value", [0, 1, 2, 0.5, 1.0, 1.5, "", "a", "ab", [], [1], [1, 2], {}, {"a": 1}, {"a": 1, "b": 2}]
+)
+def test_bounds_hold_to_the_last(keyword: str, value: Any) -> None:
+    schema = {keyword: 1}
     assert Compiler({}).compile(schema)(value) == Draft202012Validator(schema).is_valid(value)
 
 
