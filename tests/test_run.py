@@ -113,7 +113,7 @@ def find_processes(marker: str) -> list[int]:
 
 
 def count_junit(path: Path) -> tuple[int, int, int, int]:
-    """Count (tests, failures, errors, skipped) with a consumer that is not ours, and against the elements themselves."""
+    """Count (tests, failures, errors, skipped) with a consumer that is not ours, and the elements themselves."""
     suites = JUnitXml.fromfile(str(path))
     counts = (suites.tests, suites.failures, suites.errors, suites.skipped)
     root = ElementTree.parse(path).getroot()

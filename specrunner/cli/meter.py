@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TextIO
 
-from specrunner.reporters.console import Console
-from specrunner.reporters.progress import fit_cells, format_clock
+from specrunner.reporters.console import Console, fit_cells
+from specrunner.reporters.progress import format_clock
 from specrunner.reporters.style import is_ci, is_terminal
 
 SPARSE_SECONDS = 10.0

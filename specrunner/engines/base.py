@@ -59,7 +59,7 @@ class Engine(ABC):
 
     Args:
         session: what to load.
-        model_path: the checkpoint's directory; for a hub id, the id itself (the engine resolves it with its own hub client).
+        model_path: the checkpoint's directory; for a hub id, the id itself, which the engine's own hub client resolves.
         workspace: an empty directory of this session, removed when it ends; engines put sockets and caches here.
     """
 

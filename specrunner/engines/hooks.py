@@ -46,7 +46,8 @@ def extract_tensor(entry: Entry, inputs: Sequence[Any], outputs: Any, geometry: 
         value = cut_part(value, entry.part, geometry)
     if entry.heads_first:
         value = value.transpose(1, 2)
-    return value.detach().clone()
+    copy: torch.Tensor = value.detach().clone()
+    return copy
 
 
 def cut_part(fused: torch.Tensor, part: str, geometry: Geometry) -> torch.Tensor:
@@ -54,7 +55,8 @@ def cut_part(fused: torch.Tensor, part: str, geometry: Geometry) -> torch.Tensor
     sizes = [geometry.heads * geometry.head_dim] + 2 * [geometry.kv_heads * geometry.head_dim]
     if fused.shape[-1] != sum(sizes):
         raise CaptureIncomplete(f"a fused projection has {fused.shape[-1]} columns, expected {sum(sizes)}")
-    return fused.split(sizes, dim=-1)[("query", "key", "value").index(part)]
+    parts: tuple[torch.Tensor, ...] = fused.split(sizes, dim=-1)
+    return parts[("query", "key", "value").index(part)]
 
 
 def flatten_tokens(tensor: torch.Tensor, name: str, tokens: int) -> torch.Tensor:

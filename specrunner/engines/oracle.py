@@ -28,7 +28,7 @@ GEOMETRIES = ("block_causal", "causal", "bidirectional")
 
 
 class OracleEngine(Engine):
-    """Plain numpy. Its options shape the forward over a prompt: `attention`, one of `GEOMETRIES`, and `block_length`."""
+    """Plain numpy. Its options shape the forward over a prompt: `attention` (of `GEOMETRIES`) and `block_length`."""
 
     name = "oracle"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from specrunner.engines.base import Capabilities, Engine
 from specrunner.engines.registry import find_engine
-from specrunner.errors import EngineMissing, EngineError, CapabilityMissing
+from specrunner.errors import CapabilityMissing, EngineError, EngineMissing
 from specrunner.plan.devices import has_cuda, memory_gb, resolve_device
 from specrunner.plan.model import Evidence, Plan, PlannedCase, PlannedSession, Request, Session
 from specrunner.results import Failure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +57,7 @@ def write_capture(directory: Path, capture: Capture) -> None:
     }
     partial = directory / f"{CAPTURE_FILE}.partial"
     partial.write_text(json.dumps(record), encoding="utf-8")
-    os.replace(partial, directory / CAPTURE_FILE)
+    partial.replace(directory / CAPTURE_FILE)
 
 
 def _save_tensors(tensors: Mapping[str, Any], path: Path) -> None:

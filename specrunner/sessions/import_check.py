@@ -35,7 +35,7 @@ def describe_torch() -> dict[str, object]:
     problem, available, devices = "", False, []
     if torch.version.cuda is not None:
         try:
-            torch.cuda.init()  # type: ignore[no-untyped-call]
+            torch.cuda.init()
             available = torch.cuda.is_available()
             devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         except Exception as raised:  # noqa: BLE001

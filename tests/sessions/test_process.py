@@ -166,7 +166,8 @@ def test_workers_end_when_their_caller_dies(tmp_path: Path) -> None:
         sys.path.insert(0, {str(HERE)!r})
         from specrunner.sessions.process import WorkerProcess
         from test_process import load_message
-        worker = WorkerProcess(Path(sys.executable), Path({str(tmp_path)!r}), {{"PYTHONPATH": {str(HERE)!r}}}, "test-orphan")
+        variables = {{"PYTHONPATH": {str(HERE)!r}}}
+        worker = WorkerProcess(Path(sys.executable), Path({str(tmp_path)!r}), variables, "test-orphan")
         worker.ask(load_message(), timeout=60)
         print(worker.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
