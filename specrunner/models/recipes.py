@@ -82,6 +82,13 @@ RECIPES: Mapping[str, Recipe] = {
             trust_remote_code=True,
         ),
         Recipe(
+            name="tiny-llada2-unscaled",
+            architecture="LLaDA2MoeModelLM",
+            description="tiny-llada2 with a routed scaling factor of 1.0",
+            builder="specrunner.models.variants:build_unscaled_llada2",
+            trust_remote_code=True,
+        ),
+        Recipe(
             name="tiny-qwen3-moe",
             architecture="Qwen3MoeForCausalLM",
             description="a random Qwen3-MoE: 3 layers, 16 experts, 4 a token",
