@@ -29,10 +29,10 @@ def relative_error(distance: float, norm: float) -> float:
 
 def needed_factor(error: float, peer_error: float, epsilon: float) -> float:
     """Return the smallest k >= 0 with error <= k * peer_error + epsilon; inf: there is none, NaN: no evidence."""
-    if not (math.isfinite(peer_error) and not math.isnan(error)):
-        return math.nan
     if error <= epsilon:
         return 0.0
+    if math.isnan(error) or not math.isfinite(peer_error):
+        return math.nan
     return (error - epsilon) / peer_error if peer_error else math.inf
 
 
@@ -108,8 +108,8 @@ class RowErrors:
         return (distances.sqrt() / norms.sqrt()).masked_fill_((distances == 0) & (norms == 0), 0.0)
 
     def _compare_with_peer(self, errors: torch.Tensor, peer_errors: torch.Tensor) -> None:
-        needed = ((errors - self._epsilon) / peer_errors).masked_fill_(errors <= self._epsilon, 0.0)
-        needed.masked_fill_(~torch.isfinite(peer_errors) | errors.isnan(), math.nan)
+        needed = ((errors - self._epsilon) / peer_errors).masked_fill_(~torch.isfinite(peer_errors), math.nan)
+        needed.masked_fill_(errors <= self._epsilon, 0.0)
         before = self.needed.index
         self.needed.update(needed, self._done)
         if self.needed.index != before and self.needed.index is not None:

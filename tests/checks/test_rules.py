@@ -323,6 +323,13 @@ class TestNoiseFloor:
         assert compare(close, REFERENCE, "noise_floor", {"k": 1.0}, peer=REFERENCE).passed
         assert not compare(close, REFERENCE.double(), "noise_floor", {"k": 1.0}, peer=REFERENCE.double()).passed
 
+    def test_a_row_without_a_floor_fails_only_where_the_candidate_errs(self) -> None:
+        reference = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+        peer = torch.tensor([[1.001, 1.0], [0.1, 0.0]])
+        assert compare(reference, reference, "noise_floor", {"k": 3.0}, peer=peer).passed
+        wrong = torch.tensor([[1.0, 1.0], [1e-9, 0.0]])
+        assert not compare(wrong, reference, "noise_floor", {"k": 1e9}, peer=peer).passed
+
     def test_a_coarse_reference_is_refused(self) -> None:
         reference = REFERENCE.bfloat16()
         assert "float32 or float64" in compare(reference, reference, "noise_floor", peer=PEER).message
