@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -111,6 +112,8 @@ class Pip:
                     lines.append(line)
                     log.write(line)
                     on_line(line)
+        if process.returncode < 0:
+            lines.append(f"ERROR: pip was killed by {signal.Signals(-process.returncode).name}\n")
         return process.returncode, "".join(lines)
 
 

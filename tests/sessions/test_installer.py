@@ -154,6 +154,16 @@ def test_two_at_once(lock):
     assert log.count("Successfully installed") == 3, "every batch was installed once"
 
 
+def test_a_pip_that_is_killed_is_said_to_be(lock, monkeypatch):
+    folder = environment_folder(lock)
+    (folder / "bin" / "python").unlink()
+    (folder / "bin" / "python").write_text('#!/bin/sh\necho "pip 1.0"\n[ "$3" = --version ] || kill -KILL $$\n')
+    (folder / "bin" / "python").chmod(0o755)
+    with pytest.raises(EngineMissing, match="pip was killed by SIGKILL") as caught:
+        install_environment(lock)
+    assert caught.value.help == "to go on where it stopped: specrunner engines install toy-cpu"
+
+
 def test_too_little_space(cache, make_lock, monkeypatch):
     lock = make_lock("toy-cpu", "alpha==1.0")
     huge = locks.Lock(lock.name, lock.engine, lock.device, lock.pins, megabytes=10**9)
