@@ -206,6 +206,14 @@ def test_squares_beyond_float64_are_no_number(size: float) -> None:
     assert measured.max_abs.value == pytest.approx(4 * size)
 
 
+@pytest.mark.parametrize("reference", [0.0, 1.0])
+def test_a_candidate_too_small_to_square_is_not_taken_for_zero(reference: float) -> None:
+    small = torch.full((1, 2), 1e-200, dtype=torch.float64)
+    measured = take(small, torch.full((1, 2), reference, dtype=torch.float64))
+    assert math.isnan(measured.token_rel_l2.value)
+    assert math.isnan(measured.cosine.value)
+
+
 def test_what_is_not_finite_is_counted_and_left_out() -> None:
     nan, inf = math.nan, math.inf
     candidate = torch.tensor([[1.0, nan, inf, -inf, 2.0], [nan, inf, 1.0, 4.0, 5.0]])
