@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,9 @@ from specrunner.sessions.environments import (
     read_mark,
 )
 from specrunner.sessions.locks import Lock, choose_lock, list_locks
+
+Examine = Callable[[], Examination]
+"""Examines one interpreter."""
 
 OWN = "own"
 """The name of the caller's interpreter among environments."""
@@ -77,7 +81,7 @@ def take_inventory() -> list[Row]:
     return [*rows, *_find_outdated(locks)]
 
 
-def find_examinations(names: Sequence[str]) -> Iterator[tuple[str, Callable[[], Examination]]]:
+def find_examinations(names: Sequence[str]) -> Iterator[tuple[str, Examine]]:
     """Yield what `engines doctor` examines: a label, and the function that does it.
 
     Args:
@@ -93,43 +97,40 @@ def find_examinations(names: Sequence[str]) -> Iterator[tuple[str, Callable[[], 
             yield from _examine_interpreters(name, tables)
         for lock in locks.values():
             if environment_folder(lock).is_dir():
-                yield lock.name, lambda lock=lock: examine_lock(lock)  # type: ignore[misc]
+                yield lock.name, partial(examine_lock, lock)
         return
     for name in names:
         if name in engine_names():
             found = list(_examine_interpreters(name, tables))
             wanted = [lock for lock in locks.values() if lock.engine == name and environment_folder(lock).is_dir()]
-            found += [(lock.name, lambda lock=lock: examine_lock(lock)) for lock in wanted]  # type: ignore[misc]
+            found += [(lock.name, partial(examine_lock, lock)) for lock in wanted]
             yield from found or _examine_absent(name, locks)
         elif name in locks:
-            yield name, lambda lock=locks[name]: examine_lock(lock)  # type: ignore[misc]
+            yield name, partial(examine_lock, locks[name])
         else:
             known = [*engine_names(), *locks]
             raise UsageError(f"no engine or environment {name!r}", help=suggest(name, known) or f"known: {known}")
 
 
-def _examine_absent(name: str, locks: dict[str, Lock]) -> Iterator[tuple[str, Callable[[], Examination]]]:
+def _examine_absent(name: str, locks: dict[str, Lock]) -> Iterator[tuple[str, Examine]]:
     """Examine an engine that is nowhere: say how to get it."""
     if any(lock.engine == name for lock in locks.values()):
         lock = choose_lock(name)
-        yield lock.name, lambda: examine_lock(lock)
+        yield lock.name, partial(examine_lock, lock)
         return
     capabilities = find_engine(name).capabilities()
     missing = ", ".join(missing_packages(capabilities))
     problem = Problem(f"missing packages: {missing}", capabilities.install_hint)
-    yield name, lambda: Examination(name, Path(sys.executable), (problem,))
+    yield name, partial(Examination, name, Path(sys.executable), (problem,))
 
 
-def _examine_interpreters(
-    name: str,
-    tables: dict[str, EngineTable],
-) -> Iterator[tuple[str, Callable[[], Examination]]]:
+def _examine_interpreters(name: str, tables: dict[str, EngineTable]) -> Iterator[tuple[str, Examine]]:
     """Examine the interpreters that are not ours and have, or should have, an engine."""
     try:
         capabilities = find_engine(name).capabilities()
     except ConfigurationError as error:
         problem = Problem(error.message, error.help or "")
-        yield name, lambda: Examination(name, None, (problem,))
+        yield name, partial(Examination, name, None, (problem,))
         return
     table = tables.get(name, EngineTable())
     if table.python is not None:
@@ -137,12 +138,12 @@ def _examine_interpreters(
             configured = find_configured(name, table, capabilities)
         except ConfigurationError as error:
             problem = Problem(error.message, error.help or "")
-            yield f"{name} (configured)", lambda: Examination(name, None, (problem,))
+            yield f"{name} (configured)", partial(Examination, name, None, (problem,))
         else:
-            yield f"{name} (configured)", lambda: examine_environment(configured, capabilities.packages)
+            yield f"{name} (configured)", partial(examine_environment, configured, capabilities.packages)
     own = find_own(name, table, capabilities)
     if own is not None:
-        yield f"{name} (own)", lambda: examine_environment(own, capabilities.packages)
+        yield f"{name} (own)", partial(examine_environment, own, capabilities.packages)
 
 
 def _read_tables() -> dict[str, EngineTable]:
