@@ -99,7 +99,8 @@ def _install_packages(lock: Lock, pip: Pip, progress: Progress) -> None:
     while remaining := find_missing(lock, pip.folder):
         batch = remaining[:BATCH]
         begun = total - len(remaining)
-        pins = [f"{name}=={lock.pins[name]}" for name in batch]
+        # `==2.13.0` would take 2.13.0+cpu as well, where pip finds one.
+        pins = [f"{name}==={lock.pins[name]}" for name in batch]
         status, output = pip.install(pins, lambda what, begun=begun: progress(begun, total, what))  # type: ignore[misc]
         if status != 0:
             raise EngineMissing(

@@ -60,7 +60,7 @@ class Pip:
         """Install exactly `pins`, from wheels alone.
 
         Args:
-            pins: `name==version` each.
+            pins: `name===version` each.
             tell: called with what pip is doing.
 
         Returns:

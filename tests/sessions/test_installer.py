@@ -88,12 +88,21 @@ def test_an_import_that_fails_is_not_installed(cache, wheels, make_lock, bare_en
 
 def test_a_package_that_is_not_to_be_had(lock, wheels):
     (wheels / "zeta-1.0-py3-none-any.whl").unlink()
-    with pytest.raises(EngineMissing, match="No matching distribution found for zeta==1.0") as caught:
+    with pytest.raises(EngineMissing, match="No matching distribution found for zeta===1.0") as caught:
         install_environment(lock)
     assert "zeta" in caught.value.log_tail
     assert read_mark(environment_folder(lock)) is None
     write_wheel(wheels, "zeta", "1.0", {"zeta/__init__.py": ""})
     assert install_environment(lock)
+
+
+def test_a_local_version_is_another_version(cache, wheels, make_lock, bare_environment):
+    for version in ("1.0", "1.0+cpu"):
+        write_wheel(wheels, "alpha", version, {"alpha/__init__.py": ""})
+    lock = make_lock("toy-cpu", "alpha==1.0", imports="alpha")
+    shutil.copytree(bare_environment, environment_folder(lock), symlinks=True)
+    assert install_environment(lock)
+    assert read_mark(environment_folder(lock))["versions"]["alpha"] == "1.0"
 
 
 def test_torch_for_cpus_has_its_own_advice(cache, wheels, make_lock, bare_environment):
