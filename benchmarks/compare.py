@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--without", action="append", default=[], choices=CONTENDERS.values(), help="leave one out")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -155,8 +156,11 @@ def main() -> None:
         best: dict[str, dict[str, float]] = {}
         for _ in range(arguments.repeat):
             for label, name in CONTENDERS.items():
+                if name in arguments.without:
+                    continue
                 found = run_in_process(name, directory, arguments.threads)
                 if found is not None:
+                    print(f"{name}: {found['seconds']:.2f} s", file=sys.stderr, flush=True)
                     kept = best.setdefault(label, found)
                     for clock in ("seconds", "cpu"):
                         kept[clock] = min(kept[clock], found[clock])

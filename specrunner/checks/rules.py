@@ -190,6 +190,7 @@ def _judge_noise_floor(measured: Measurements, limits: Mapping[str, Any]) -> Jud
         "floor_ratio_by_token": encode_number(_ratio(*floor.worst)),
         "margin": encode_number(_margin(k, needed)),
     }
+    # If every row holds, the whole does too (the triangle inequality); it is judged as well, since the rule says so.
     if needed[0] <= k and needed[1] <= k:
         return "", extra
     if floor.whole[0] > floor.epsilon and floor.whole[1] == 0:

@@ -248,6 +248,14 @@ def test_a_peer_gives_the_floor() -> None:
         assert floor.needed == pytest.approx(math.sqrt(0.02 / 0.0425))
 
 
+def test_the_floor_is_over_the_finite_pairs_too() -> None:
+    reference = torch.tensor([[3.0, 4.0, 5.0]], dtype=torch.float64)
+    candidate = torch.tensor([[3.0, 4.1, math.nan]], dtype=torch.float64)
+    floor = take(candidate, reference, peer=MemorySource("x", reference + torch.tensor([[0.0, 0.05, 7.0]]))).floor
+    assert floor is not None
+    assert floor.whole == pytest.approx((0.02, 0.01))
+
+
 @pytest.mark.parametrize(
     ("candidate", "reference"),
     [

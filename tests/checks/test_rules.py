@@ -340,7 +340,7 @@ class TestNoiseFloor:
         assert result.measurements["floor_ratio"] == pytest.approx(2.0, rel=1e-3)
         assert result.measurements["margin"] == pytest.approx(1.5, rel=1e-3)
 
-    def test_the_whole_tensor_is_judged_too(self) -> None:
+    def test_an_error_does_not_hide_behind_noise_elsewhere(self) -> None:
         # Noise of the peer sits in the small row, the candidate's error in the large one.
         reference = torch.tensor([[1e-3, 1e-3], [1e3, 1e3]])
         peer = torch.tensor([[2e-3, 2e-3], [1e3, 1e3]])
