@@ -53,6 +53,7 @@ class SglangEngine(Engine):
 
     @classmethod
     def capabilities(cls) -> Capabilities:
+        """State what SGLang does; on a CPU in PyTorch code of its own, without compiled kernels."""
         dtypes = ("float32", "bfloat16", "float16")
         return Capabilities(
             dtypes={"cpu": dtypes, "cuda": dtypes},
@@ -64,13 +65,16 @@ class SglangEngine(Engine):
 
     @classmethod
     def tensor_templates(cls, architecture: str) -> tuple[str, ...] | None:
+        """Read them off the architecture's name map."""
         return tensor_templates(cls.name, architecture)
 
     @classmethod
     def worker_environment(cls, session: Session, workspace: Path) -> dict[str, str]:
+        """Keep caches and sockets in the workspace; on a CPU, put the stand-ins on the import path."""
         return plan_environment(session, workspace)
 
     def load(self) -> dict[str, Any]:
+        """Load the model into the worker, or start the full Engine around it."""
         folder = resolve_folder(self.session.model, self.model_path)
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -129,6 +133,7 @@ class SglangEngine(Engine):
         }
 
     def capture(self, request: Request) -> Capture:
+        """Send the request through SGLang once: the tensors are of the forwards that also begin its tokens."""
         decode = request.decode
         patterns = tuple(pattern for pattern in request.tensors if not pattern.startswith("passes."))
         wants_passes = len(patterns) < len(request.tensors)
@@ -159,6 +164,7 @@ class SglangEngine(Engine):
         return capture
 
     def close(self) -> None:
+        """End what was started."""
         if self._driver is not None:
             self._driver.close()
         self._driver = None

@@ -20,7 +20,7 @@ from typing import Any
 from specrunner.engines.hooks import Geometry, Recorder, available_points, select_points
 from specrunner.engines.name_maps import Entry, HookPoint, NameMap, load_maps
 from specrunner.engines.sglang_notes import Mailbox, Note, Order, failure_note, write_json
-from specrunner.errors import EngineError, ModelUnsupported
+from specrunner.errors import CaptureIncomplete, EngineError, ModelUnsupported
 
 PLUGIN_VARIABLE = "SPECRUNNER_SGLANG"
 """Environment variable with the plugin's settings, a JSON object: `workspace`, `mask_id`, `diffusion`."""
@@ -83,9 +83,11 @@ class Observer:
         try:
             output = original(runner, batch, *rest, **kw)
             records = recorder.take()
-        except EngineError as error:
-            self._write_note(failure_note(error))
-            raise
+        except (EngineError, AttributeError, IndexError, TypeError) as error:
+            # A name map that does not fit must not cost the scheduler its life: the forward is done again, unwatched.
+            recorder.remove()
+            self._write_note(failure_note(explain_misfit(error)))
+            return original(runner, batch, *rest, **kw)
         finally:
             recorder.remove()
         tensors = {
@@ -127,6 +129,13 @@ class Observer:
         elif start + len(before) > order.prompt_length:
             self._write_note(Note("refresh", {"block_start": start}))
         return done
+
+
+def explain_misfit(error: Exception) -> EngineError:
+    """Say that a hook could not read what its name map speaks of."""
+    if isinstance(error, EngineError):
+        return error
+    return CaptureIncomplete(f"a hook could not read its module: {type(error).__name__}: {error}")
 
 
 def is_prompt_forward(batch: Any) -> bool:
