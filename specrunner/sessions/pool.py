@@ -25,6 +25,9 @@ from specrunner.sessions.process import Cancelled, WorkerProcess
 LOAD_TIMEOUT = 1800.0
 """Seconds an engine may take to load its model."""
 
+LONGEST_FOLDER = 60
+"""Characters of a run's directory under which engines can still put Unix sockets (whose paths end at 107 bytes)."""
+
 Answer = StoredCapture | EngineError
 """What became of a request."""
 
@@ -127,7 +130,8 @@ class Pool:
         session = planned.session
         started = time.monotonic()
         self._publish(SessionStarted(session.key, session.label, len(waiting)))
-        workspace = Path(tempfile.mkdtemp(prefix=f"{session.engine}-", dir=self._directory))
+        folder = self._directory if len(str(self._directory)) <= LONGEST_FOLDER else None
+        workspace = Path(tempfile.mkdtemp(prefix=f"{session.engine}-", dir=folder or "/tmp"))
         reason = ""
         worker: WorkerProcess | None = None
         try:

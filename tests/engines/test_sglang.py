@@ -1,6 +1,6 @@
 """SGLang for real, in its own environment, over the protocol that a run uses.
 
-`SPECRUNNER_SGLANG_PYTHON` names the interpreter of an environment with SGLang; without it these tests are skipped.
+They run under the interpreter that a run would take (`specrunner engines install sglang`) and are skipped without one.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from specrunner.engines.sglang import SglangEngine
 from specrunner.errors import (
     CaptureIncomplete,
     EngineError,
+    EngineMissing,
     EngineOutOfMemory,
     EngineTimeout,
     ModelUnavailable,
@@ -35,15 +36,25 @@ from specrunner.errors import (
 from specrunner.models.recipes import ensure_model
 from specrunner.plan.model import Request, Session
 from specrunner.sessions.captures import StoredCapture, read_capture
+from specrunner.sessions.environments import find_environment
 from specrunner.sessions.process import WorkerProcess
 from specrunner.spec.model import Decode, Model, Prompt
 from specrunner.spec.tensor_names import model_order
 
-PYTHON = os.environ.get("SPECRUNNER_SGLANG_PYTHON")
+
+def find_python() -> str | None:
+    """Return the interpreter that a run would take, or None where the engine is not installed."""
+    try:
+        return str(find_environment("sglang", SglangEngine.capabilities(), "cpu").python)
+    except EngineMissing:
+        return None
+
+
+PYTHON = find_python()
 pytestmark = [
     pytest.mark.sglang,
     pytest.mark.timeout(1200),
-    pytest.mark.skipif(not PYTHON, reason="SPECRUNNER_SGLANG_PYTHON names no interpreter"),
+    pytest.mark.skipif(not PYTHON, reason="sglang is not installed: specrunner engines install sglang"),
 ]
 
 LENGTHS = (1, 2, 3, 5, 7, 8, 13, 15, 16, 17, 21, 24, 31, 32, 33, 40, 47, 48, 63, 64, 65, 96)
