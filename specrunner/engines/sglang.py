@@ -90,7 +90,8 @@ class SglangEngine(Engine):
         keywords = dict(setup.keywords)
         if setup.algorithm is not None:
             keywords["dllm_algorithm_config"] = write_algorithm(setup.algorithm, self.workspace)
-        with translate_failures(f"load {self.session.model.label}"):
+        label = self.session.model.label
+        with translate_failures(f"load {label}"):
             import torch
 
             torch.set_float32_matmul_precision("highest")
@@ -98,7 +99,7 @@ class SglangEngine(Engine):
                 from specrunner.engines.sglang_server import Server
 
                 mask_id = setup.mask_id if setup.mask_id != MASK_ID else None
-                self._driver = Server(keywords, self.workspace, mask_id, setup.algorithm is not None)
+                self._driver = Server(keywords, self.workspace, label, mask_id, setup.algorithm is not None)
             else:
                 from specrunner.engines.sglang_runner import Runner
 
@@ -245,10 +246,10 @@ def list_patches(setup: SglangSetup) -> list[str]:
     """Say what the adapter changes in SGLang, for the reports."""
     patches = []
     if setup.mask_id is not None and setup.mask_id != MASK_ID:
-        patches.append(f"mask token {setup.mask_id} of the checkpoint's config, in place of {MASK_ID} in sglang's code")
+        patches.append(f"mask token {setup.mask_id}, not {MASK_ID}")
     if setup.algorithm is not None:
-        patches.append("the algorithm's threshold is set for each request")
-        patches.append("where a prompt ends inside a block, one more forward over its last tokens alone is read")
+        patches.append("threshold set per request")
+        patches.append("tail of an unaligned prompt also forwarded alone")
     return patches
 
 

@@ -34,6 +34,7 @@ class Server:
     Args:
         keywords: arguments of `sglang.Engine`.
         workspace: folder for the plugin, orders and notes.
+        label: the model's name, for messages.
         mask_id: the checkpoint's mask token, or None to keep SGLang's.
         diffusion: whether the model decodes by block diffusion.
 
@@ -41,7 +42,9 @@ class Server:
         described: what was loaded, see `sglang_plugin.describe_model`.
     """
 
-    def __init__(self, keywords: Mapping[str, Any], workspace: Path, mask_id: int | None, diffusion: bool) -> None:
+    def __init__(
+        self, keywords: Mapping[str, Any], workspace: Path, label: str, mask_id: int | None, diffusion: bool
+    ) -> None:
         self._folder = workspace / "sglang"
         (self._folder / NOTES_FOLDER).mkdir(parents=True)
         self._mailbox = Mailbox(self._folder)
@@ -55,9 +58,10 @@ class Server:
         try:
             self._engine = Engine(custom_sigquit_handler=ignore_signal, **keywords)
         except BaseException as error:
-            self._raise_reported("load the model")
-            if type(error).__name__ == "RuntimeError" and "died" in str(error):
-                raise WorkerDied(f"sglang's scheduler ended while it loaded the model: {error}") from error
+            self._raise_reported(f"load {label}")
+            if isinstance(error, RuntimeError) and "died during initialization" in str(error):
+                cause = str(error).partition(". ")[0]
+                raise WorkerDied(f"sglang's scheduler ended while it loaded {label}: {cause}") from error
             raise
         self._engine.tokenizer_manager.signal_handler_class = quiet_handler()
         self._children = list(multiprocessing.active_children())
@@ -119,7 +123,7 @@ class Server:
         except FileNotFoundError:
             return
         error = explain_failure(what, failure["type"], failure["text"] or failure["message"])
-        if what != "load the model" and not isinstance(error, EngineOutOfMemory):
+        if self._children and not isinstance(error, EngineOutOfMemory):
             error = WorkerDied(f"sglang's scheduler failed: {failure['type']}: {failure['message']}")
         raise error
 
