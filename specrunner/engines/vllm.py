@@ -133,7 +133,7 @@ class VllmEngine(Engine):
 
     def capture(self, request: Request) -> Capture:
         """Send the prompt through the engine for the tensors, then let it decode."""
-        with translate_failures("answer the request", self._log):
+        with translate_failures("answer the request", self._log, self._lost):
             config = self._llm.llm_engine.vllm_config.model_config
             ids = encode_prompt(request.prompt, self._tokenizer(), config.get_vocab_size())
             self._check_length(len(ids), request.decode)
@@ -156,6 +156,11 @@ class VllmEngine(Engine):
     @property
     def _log(self) -> Path:
         return self.workspace / "worker.log"
+
+    def _lost(self) -> bool:
+        """Tell whether vLLM's executor has noticed that one of its worker processes is gone."""
+        core = getattr(self._llm.llm_engine.engine_core, "engine_core", None)
+        return bool(getattr(getattr(core, "model_executor", None), "is_failed", False))
 
     def _tokenizer(self) -> Any:
         """Return the tokenizer that vLLM itself uses, or None."""

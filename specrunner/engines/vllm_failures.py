@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,12 +25,13 @@ VAGUE = ("Engine core initialization failed", "WorkerProc initialization failed"
 
 
 @contextmanager
-def translate_failures(what: str, log: Path) -> Iterator[None]:
+def translate_failures(what: str, log: Path, lost: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Turn what vLLM raises into an EngineError.
 
     Args:
         what: what was tried, e.g. `load SmolLM2`.
         log: the file that this process and vLLM's own ones print to.
+        lost: says, after a failure, whether vLLM has noticed that one of its processes is gone.
 
     Raises:
         EngineError: a subclass that fits.
@@ -42,6 +43,8 @@ def translate_failures(what: str, log: Path) -> Iterator[None]:
     except SystemExit as error:
         raise explain_failure(what, RuntimeError(f"vllm exited with status {error.code}"), log) from error
     except Exception as error:
+        if lost():
+            raise WorkerDied(f"a process of vllm died while trying to {what}: {first_line(error)}") from error
         raise explain_failure(what, error, log) from error
 
 

@@ -1,6 +1,6 @@
 """vLLM for real, in its own environment, over the protocol that a run uses.
 
-`SPECRUNNER_VLLM_PYTHON` names the interpreter of an environment with vLLM; without it these tests are skipped.
+They run under the interpreter that a run would take (`specrunner engines install vllm`) and are skipped without one.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,21 +25,33 @@ from specrunner.engines.vllm import VllmEngine
 from specrunner.errors import (
     CaptureIncomplete,
     EngineError,
+    EngineMissing,
     EngineOutOfMemory,
     ModelUnavailable,
     ModelUnsupported,
+    WorkerDied,
 )
 from specrunner.models.recipes import ensure_model
 from specrunner.plan.model import Request, Session
 from specrunner.sessions.captures import StoredCapture, read_capture
+from specrunner.sessions.environments import find_environment
 from specrunner.sessions.process import WorkerProcess, find_marked
 from specrunner.spec.model import Decode, Model, Prompt
 
-PYTHON = os.environ.get("SPECRUNNER_VLLM_PYTHON")
+
+def find_python() -> str | None:
+    """Return the interpreter that a run would take, or None where the engine is not installed."""
+    try:
+        return str(find_environment("vllm", VllmEngine.capabilities(), "cpu").python)
+    except EngineMissing:
+        return None
+
+
+PYTHON = find_python()
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not PYTHON, reason="SPECRUNNER_VLLM_PYTHON names no interpreter"),
+    pytest.mark.skipif(not PYTHON, reason="vllm is not installed: specrunner engines install vllm"),
 ]
 
 LENGTHS = (1, 2, 3, 5, 7, 8, 13, 15, 16, 17, 21, 24, 31, 32, 33, 40, 47, 48, 63, 64, 65, 96)
@@ -426,7 +439,7 @@ class TestLoadsThatFail:
     def test_truncated_weights(self, tmp_path: Path, glass_copy: Path) -> None:
         weights = glass_copy / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:1000])
-        self.fails(tmp_path / "truncated", Model(path=str(glass_copy)), ModelUnavailable, "")
+        self.fails(tmp_path / "truncated", Model(path=str(glass_copy)), ModelUnavailable, "deserializing header")
 
     def test_a_cache_that_is_too_small(self, tmp_path: Path) -> None:
         model = Model(recipe="glass-0.8m")
@@ -448,6 +461,22 @@ def test_tensor_parallel_shards_are_gathered(serve: Serve, start: Any) -> None:
     assert set(tensors) == set(reference.tensors)
     assert first_wrong(tensors, reference.tensors, 1e-4) == ""
     assert list(served.ask(numbers(24, 250), decode=greedy(8)).output_token_ids or ()) == reference.output_token_ids
+
+
+@pytest.mark.slow
+def test_a_killed_worker_of_vllm_is_a_death(tmp_path: Path) -> None:
+    served = Served(Model(recipe="glass-0.8m"), tmp_path, tensor_parallel_size=2)
+    try:
+        names = {pid: (Path("/proc") / str(pid) / "cmdline").read_bytes() for pid in find_marked(served.mark)}
+        workers = [pid for pid, line in names.items() if b"spawn_main" in line or b"VLLM::Worker" in line]
+        assert len(workers) == 2, names
+        os.kill(workers[-1], signal.SIGKILL)
+        with pytest.raises(WorkerDied):
+            served.ask(numbers(8), ("logits",))
+        assert not served.worker.alive
+        assert find_marked(served.mark) == []
+    finally:
+        served.worker.close()
 
 
 @pytest.mark.slow

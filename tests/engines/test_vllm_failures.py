@@ -96,6 +96,13 @@ def test_our_own_errors_pass_through(log: Path) -> None:
         raise CapabilityMissing("as it was")
 
 
+def test_a_lost_process_is_a_death_whatever_was_raised(log: Path) -> None:
+    with pytest.raises(WorkerDied, match="cancelled"), translate_failures("answer", log, lambda: True):
+        raise RuntimeError("cancelled")
+    with pytest.raises(ModelUnsupported), translate_failures("answer", log, lambda: True):
+        raise ModelUnsupported("ours")
+
+
 def test_an_exit_is_an_error(log: Path) -> None:
     with pytest.raises(EngineError, match="status 3"), translate_failures("load it", log):
         raise SystemExit(3)
