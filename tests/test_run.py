@@ -171,7 +171,8 @@ def hanging_workers(workplace: Workplace) -> list[int]:
     for pid in find_processes(marker):
         try:
             log = Path(f"/proc/{pid}/fd/1").resolve()
-            if log.name == "worker.log" and "hanging" in log.read_text(errors="replace"):
+            command = Path(f"/proc/{pid}/cmdline").read_text()
+            if "sessions.worker" in command and "hanging" in log.read_text(errors="replace"):
                 found.append(pid)
         except OSError:
             continue
