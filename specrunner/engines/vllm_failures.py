@@ -21,6 +21,8 @@ UNREADABLE = (
     "EntryNotFoundError",
     "RepositoryNotFoundError",
 )
+BROKEN_JSON = re.compile(r"(Unterminated string|Expecting .*|Extra data|Invalid control character).*: line \d+ column")
+"""What json says of a truncated configuration or safetensors header, whatever pydantic wraps it in."""
 VAGUE = ("Engine core initialization failed", "WorkerProc initialization failed", "EngineCore encountered an issue")
 
 
@@ -65,7 +67,7 @@ def explain_failure(what: str, error: BaseException, log: Path) -> EngineError:
         return WorkerDied(f"the engine's core died: {name}: {line}")
     if "trust_remote_code" in text:
         return ModelUnsupported("the checkpoint needs code of its own, and the spec does not allow it", help=TRUST_HELP)
-    if name in UNREADABLE:
+    if name in UNREADABLE or BROKEN_JSON.search(line):
         return ModelUnavailable(f"could not {what}: {line}")
     if re.search(
         r"not supported|unsupported|does not support|failed to be inspected|not recognize", text, re.IGNORECASE

@@ -281,7 +281,17 @@ class TestLlada2:
             assert set(tensors) == set(reference.tensors)
             assert first_wrong(tensors, reference.tensors, 1e-5) == ""
             passes += ours.facts["passes"]
-        assert passes > 40
+        assert passes > 30
+
+    def test_a_decode_over_several_blocks_agrees(self, serve: Serve, start: Any) -> None:
+        decode = Decode(50, "low_confidence", BLOCK, 0.95, ignore_eos=True)
+        prompt = Prompt(token_ids=max(self.prompts(), key=len))
+        reference = start(OracleEngine, self.RECIPE, "float64").capture(Request(prompt, decode=decode))
+        ours = serve(self.RECIPE).ask(prompt, decode=decode)
+        assert len(ours.output_token_ids or ()) == 50
+        assert list(ours.output_token_ids or ()) == reference.output_token_ids
+        assert ours.facts["trajectory"] == reference.facts["trajectory"]
+        assert len({step["block_start"] for step in ours.facts["trajectory"]}) >= 4
 
     def test_another_block_length_is_refused(self, serve: Serve) -> None:
         with pytest.raises(ModelUnsupported, match="blocks of 16"):
@@ -438,7 +448,7 @@ class TestLoadsThatFail:
 
     def test_truncated_weights(self, tmp_path: Path, glass_copy: Path) -> None:
         weights = glass_copy / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:1000])
+        weights.write_bytes(weights.read_bytes()[:100_000])
         self.fails(tmp_path / "truncated", Model(path=str(glass_copy)), ModelUnavailable, "deserializing header")
 
     def test_a_cache_that_is_too_small(self, tmp_path: Path) -> None:

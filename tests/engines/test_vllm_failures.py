@@ -56,6 +56,7 @@ def log(tmp_path: Path) -> Path:
         (ValueError("Model architectures ['X'] are not supported for now."), ModelUnsupported, "['X'] are not"),
         (ValueError("loading needs you to set trust_remote_code=True"), ModelUnsupported, "code of its own"),
         (SafetensorError("Error while deserializing header"), ModelUnavailable, "deserializing"),
+        (ValueError("Unterminated string starting at: line 1 column 9 (char 8)"), ModelUnavailable, "Unterminated"),
         (OSError("no file named config.json"), ModelUnavailable, "config.json"),
         (TypeError("got an unexpected keyword argument 'colour'"), ModelUnsupported, "colour"),
         (RuntimeError("something else"), EngineError, "RuntimeError: something else"),
