@@ -11,6 +11,8 @@ from specrunner.cli.selection import add_selection_arguments, select_cases
 from specrunner.errors import ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from specrunner.spec.model import Case
 
 EXAMPLES = """\
@@ -24,7 +26,9 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_selection_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="all fields of the cases, as JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="all fields of the cases, and the sessions and requests they need, as JSON"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,13 +37,36 @@ def run(options: argparse.Namespace) -> int:
 
     cases = select_cases(options)
     if options.json:
-        print(json.dumps({"version": 1, "cases": [describe_case(case) for case in cases]}, indent=2, ensure_ascii=True))
+        print(json.dumps(describe_plan(cases), indent=2, ensure_ascii=True))
         return ExitCode.PASSED
     for case in cases:
         print(escape_controls(case.node_id) + (f"  [{' '.join(case.tags)}]" if case.tags else ""))
     suites = len({case.suite for case in cases})
     print(f"{count(len(cases), 'case')} in {count(suites, 'suite')}")
     return ExitCode.PASSED
+
+
+def describe_plan(cases: Sequence[Case]) -> dict[str, Any]:
+    """Return cases and what a run of them would start: each case's evidence, by role, names a session and a request."""
+    from specrunner.plan.build import make_plan
+
+    plan = make_plan(cases)
+    return {
+        "version": 1,
+        "cases": [
+            {**describe_case(planned.case), "evidence": _plain(dict(planned.evidence)), "skip": _plain(planned.skip)}
+            for planned in plan.cases
+        ],
+        "sessions": [
+            {
+                "key": planned.session.key,
+                "label": planned.session.label,
+                **planned.session.to_json(),
+                "requests": [{"key": request.key, **request.to_json()} for request in planned.requests],
+            }
+            for planned in plan.sessions
+        ],
+    }
 
 
 def describe_case(case: Case) -> dict[str, Any]:

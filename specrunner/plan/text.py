@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from specrunner.plan.model import Plan
+from specrunner.spec.diagnostics import count
 
 
 def format_plan(plan: Plan) -> Iterator[str]:
@@ -16,7 +17,10 @@ def format_plan(plan: Plan) -> Iterator[str]:
     )
     asked = sum(len(planned.evidence) for planned in running)
     requests = sum(len(session.requests) for session in plan.sessions)
-    yield f"{len(running)} cases on {len(plan.sessions)} sessions, {requests} distinct requests of {asked} asked for"
+    yield (
+        f"{count(len(running), 'case')} on {count(len(plan.sessions), 'session')}, "
+        f"{count(requests, 'distinct request')} of {asked:,} asked for"
+    )
     for planned_session in plan.sessions:
         session = planned_session.session
         suites = sorted(suite for key, suite in users if key == session.key)
@@ -25,8 +29,9 @@ def format_plan(plan: Plan) -> Iterator[str]:
             options = " ".join(f"{key}={value}" for key, value in session.options.items())
             yield f"    options: {options}"
         decodes = sum(request.decode is not None for request in planned_session.requests)
-        yield f"    1 load, {len(planned_session.requests)} requests ({decodes} with decoding) for {', '.join(suites)}"
+        asked_here = count(len(planned_session.requests), "request")
+        yield f"    1 load, {asked_here} ({decodes} with decoding) for {', '.join(suites)}"
     skipped = [planned for planned in plan.cases if planned.skip is not None]
     reasons = Counter((planned.skip.message, planned.skip.help) for planned in skipped if planned.skip)
-    for (message, help_text), count in reasons.items():
-        yield f"  {count} skipped: {message}" + (f" ({help_text})" if help_text else "")
+    for (message, help_text), skips in reasons.items():
+        yield f"  {skips} skipped: {message}" + (f" ({help_text})" if help_text else "")

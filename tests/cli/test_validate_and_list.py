@@ -90,6 +90,10 @@ def test_a_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert case["candidate"] == {"engine": "hf", "dtype": "bfloat16", "device": "auto", "options": {}}
     assert case["tolerance"][0]["rules"] == [{"name": "exact", "parameters": {}}]
     assert "marks" not in case
+    candidate, reference = (case["evidence"][role] for role in ("candidate", "reference"))
+    requests = {(session["key"], request["key"]) for session in document["sessions"] for request in session["requests"]}
+    assert requests == {(entry["session"], entry["request"]) for entry in (candidate, reference)}
+    assert case["skip"] is None
 
 
 @pytest.mark.parametrize(

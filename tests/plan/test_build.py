@@ -126,7 +126,7 @@ def test_cuda_asked_for_where_there_is_none_skips(monkeypatch: pytest.MonkeyPatc
 def test_the_plan_says_how_many_loads_and_requests() -> None:
     lines = list(format_plan(plan_of(CASE, replace(CASE, name="again")).build()))
     assert lines[0] == "2 cases on 2 sessions, 2 distinct requests of 4 asked for"
-    assert sum("1 load, 1 requests" in line for line in lines) == 2
+    assert sum("1 load, 1 request (" in line for line in lines) == 2
 
 
 texts = st.text(max_size=20)
