@@ -190,7 +190,7 @@ def wait_for(condition: Callable[[], bool], what: str, patience: float = 120.0) 
 @pytest.mark.parametrize("presses", [1, 2])
 def test_ctrl_c_leaves_whole_reports_and_no_process(workplace: Workplace, presses: int) -> None:
     workplace.write_spec({"first": "a", "stuck": "child hang", "last": "b"})
-    process = workplace.start("spec.yaml", "--timeout", "5" if presses == 1 else "100")
+    process = workplace.start("spec.yaml", "--timeout", "15" if presses == 1 else "100")
     wait_for(lambda: len(hanging_workers(workplace)) >= 2, "both engines are stuck")
     for _ in range(presses):
         os.kill(process.pid, signal.SIGINT)

@@ -31,6 +31,8 @@ STANDINS: Mapping[str, str] = {"LLaDA2MoeModelLM": "BailingMoeV2ForCausalLM"}
 EXTENSION = "specrunner.engines.vllm_worker.CaptureExtension"
 DEFAULT_MODEL_LENGTH = 4096
 DEFAULT_BLOCK_LENGTH = 32
+LONGEST_SOCKET_FOLDER = 107 - len("/00000000-0000-0000-0000-000000000000")
+"""Characters of a folder in which vLLM can put its Unix sockets, each named by a UUID."""
 KV_CACHE_BYTES = 1 << 30
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -160,6 +162,7 @@ def plan_environment(session: Session, workspace: Path) -> dict[str, str]:
     """Return the environment variables of the worker: quiet, offline about usage, its files inside the workspace."""
     options = session.options
     hub = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    sockets = str(workspace) if len(str(workspace)) <= LONGEST_SOCKET_FOLDER else "/tmp"
     variables = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
@@ -167,8 +170,8 @@ def plan_environment(session: Session, workspace: Path) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_CACHE_ROOT": str(workspace / "vllm"),
-        "VLLM_RPC_BASE_PATH": str(workspace),
-        "TMPDIR": str(workspace),
+        "VLLM_RPC_BASE_PATH": sockets,
+        "TMPDIR": sockets,
         "TORCHINDUCTOR_CACHE_DIR": str(workspace / "inductor"),
         # Downloads and the token stay where the user has them; everything else of the hub's client is the session's.
         "HF_HOME": str(workspace / "huggingface"),

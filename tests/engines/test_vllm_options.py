@@ -143,12 +143,18 @@ def test_options_that_break_blocks_up_are_refused(options: dict[str, Any]) -> No
         setup(LLADA2, **options)
 
 
-def test_the_environment_keeps_everything_in_the_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_sockets_go_elsewhere_when_the_workspace_is_too_deep_for_them() -> None:
+    made = VllmEngine.worker_environment(session(), Path("/tmp") / ("deep" * 20))
+    assert made["VLLM_RPC_BASE_PATH"] == made["TMPDIR"] == "/tmp"
+
+
+def test_the_environment_keeps_everything_in_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", "/home/user/hf")
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    made = VllmEngine.worker_environment(session(), tmp_path)
+    workspace = Path("/tmp/workspace-that-is-never-made")
+    made = VllmEngine.worker_environment(session(), workspace)
     inside = ("TMPDIR", "VLLM_CACHE_ROOT", "VLLM_RPC_BASE_PATH", "TORCHINDUCTOR_CACHE_DIR", "HF_HOME")
-    assert all(Path(made[name]).is_relative_to(tmp_path) for name in inside)
+    assert all(Path(made[name]).is_relative_to(workspace) for name in inside)
     assert made["HF_HUB_CACHE"] == "/home/user/hf/hub"
     assert made["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert made["TORCH_COMPILE_DISABLE"] == "1"
