@@ -15,11 +15,11 @@
         ├── WorkerDied              the engine's process ended without an answer
         └── CaptureIncomplete       hooks did not fire, rows or tensors are missing, a capture lacks its completion mark
 
-A caller of the Python API writes:
+A caller writes:
 
     try:
-        report = specrunner.run(["specs/"])
-    except specrunner.SpecrunnerError as error:
+        cases = load_specs(["specs/"]).require_valid()
+    except SpecrunnerError as error:
         sys.exit(error.exit_code)
 """
 

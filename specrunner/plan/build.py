@@ -33,7 +33,6 @@ class Planner:
     environments: dict[str, Environment] = field(default_factory=dict)
     _found: dict[tuple[str, str], Environment | EngineError] = field(default_factory=dict)
     _sessions: dict[str, tuple[Session, dict[str, Request]]] = field(default_factory=dict)
-    _keys: dict[tuple[object, ...], Session] = field(default_factory=dict)
     _cases: list[PlannedCase] = field(default_factory=list)
 
     def add(self, case: Case) -> None:

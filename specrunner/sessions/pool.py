@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from specrunner.engines.registry import find_engine
-from specrunner.errors import ENGINE_ERRORS, EngineError, ModelUnavailable
+from specrunner.errors import EngineError, ModelUnavailable
 from specrunner.events import Event, RequestFinished, SessionEnded, SessionReady, SessionStarted
 from specrunner.plan.model import PlannedSession, Request
 from specrunner.sessions.captures import StoredCapture, read_capture
@@ -63,7 +63,6 @@ class Pool:
         self._threads = max(1, (os.cpu_count() or 1) // jobs)
         self._stopping = threading.Event()
         self._killing = threading.Event()
-        self._workers: dict[str, WorkerProcess] = {}
         self._device_lock = threading.Lock()
         self._models: dict[str, str | EngineError] = {}
         self._model_lock = threading.Lock()
@@ -168,7 +167,6 @@ class Pool:
                     worker.kill()
                 else:
                     worker.close()
-            self._workers.pop(session.key, None)
             shutil.rmtree(workspace, ignore_errors=True)
             self._publish(SessionEnded(session.key, session.label, reason))
 
@@ -187,7 +185,6 @@ class Pool:
             **environment.env,
         }
         worker = WorkerProcess(environment.python, workspace, variables, f"{os.getpid()}-{workspace.name}")
-        self._workers[session.key] = worker
         message = {
             "type": "load",
             "engine": f"{engine.__module__}:{engine.__qualname__}",
@@ -232,5 +229,4 @@ class Pool:
             return done.stdout.strip().splitlines()[-1]
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         message = lines[-1].removeprefix("error: ") if lines else f"exit status {done.returncode}"
-        kind = ENGINE_ERRORS[ModelUnavailable.kind]
-        return kind(f"the recipe {recipe} could not be built: {message}", log_tail="\n".join(lines[-40:]))
+        return ModelUnavailable(f"the recipe {recipe} could not be built: {message}", log_tail="\n".join(lines[-40:]))
