@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from specrunner.engines.hf import HfEngine
-from specrunner.engines.hf_checkpoint import explain_error
+from specrunner.engines.hf.checkpoint import explain_error
 from specrunner.errors import CaptureIncomplete, EngineError, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
 from specrunner.plan.model import Request, Session
 from specrunner.spec.model import Decode, Model, Prompt
@@ -50,7 +50,7 @@ def edit_config(folder: Path, **values: Any) -> None:
 
 def test_module_and_capabilities_leave_torch_alone() -> None:
     code = (
-        "import sys; from specrunner.engines.hf import HfEngine; from specrunner.engines.oracle import OracleEngine\n"
+        "import sys\nfrom specrunner.engines.hf import HfEngine\nfrom specrunner.engines.oracle import OracleEngine\n"
         "HfEngine.capabilities(); HfEngine.tensor_templates('LlamaForCausalLM'); OracleEngine.capabilities()\n"
         "print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     )

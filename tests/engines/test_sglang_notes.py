@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from specrunner.engines.sglang_failures import explain_failure
-from specrunner.engines.sglang_notes import (
+from specrunner.engines.sglang.failures import explain_failure
+from specrunner.engines.sglang.notes import (
     Mailbox,
     Note,
     Order,
@@ -153,7 +153,7 @@ def test_keys_of_replicated_heads_are_taken_once() -> None:
 def test_failures_become_one_line_of_the_right_kind(
     name: str, text: str, kind: type[EngineError], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("specrunner.engines.sglang_failures.version", lambda _package: "0.5.23")
+    monkeypatch.setattr("specrunner.engines.sglang.failures.version", lambda _package: "0.5.23")
     error = explain_failure("load the model", name, text)
     assert type(error) is kind
     assert said in error.message

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from specrunner.engines.sglang import SglangEngine, list_patches, write_algorithm
-from specrunner.engines.sglang_options import SOCKET_PATH_LIMIT, SglangSetup, plan_environment, plan_setup
+from specrunner.engines.sglang.adapter import SglangEngine, list_patches, write_algorithm
+from specrunner.engines.sglang.options import SOCKET_PATH_LIMIT, SglangSetup, plan_environment, plan_setup
 from specrunner.errors import ModelUnsupported
 from specrunner.plan.model import Session
 from specrunner.spec.model import Model

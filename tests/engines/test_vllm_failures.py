@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from specrunner.engines.vllm_failures import explain_failure, find_cause, first_line, translate_failures
-from specrunner.engines.vllm_subject import check_device, check_model_class, choose_map
+from specrunner.engines.vllm.failures import explain_failure, find_cause, first_line, translate_failures
+from specrunner.engines.vllm.subject import check_device, check_model_class, choose_map
 from specrunner.errors import (
     CapabilityMissing,
     EngineError,

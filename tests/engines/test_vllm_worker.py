@@ -11,7 +11,7 @@ from torch import nn
 
 from specrunner.engines.hooks import Geometry
 from specrunner.engines.name_maps import Entry, HookPoint, NameMap
-from specrunner.engines.vllm_worker import (
+from specrunner.engines.vllm.worker import (
     QuietRecorder,
     attention_windows,
     available_points,

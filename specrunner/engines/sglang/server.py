@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from specrunner.engines.sglang_failures import explain_failure
-from specrunner.engines.sglang_notes import NOTES_FOLDER, Mailbox, Note, Order
-from specrunner.engines.sglang_plugin import (
+from specrunner.engines.sglang.failures import explain_failure
+from specrunner.engines.sglang.notes import NOTES_FOLDER, Mailbox, Note, Order
+from specrunner.engines.sglang.plugin import (
     FAILURE_FILE,
     MODEL_FILE,
     PLUGIN_VARIABLE,
@@ -24,7 +24,7 @@ from specrunner.errors import EngineOutOfMemory, ModelUnsupported, WorkerDied
 WATCH_SECONDS = 0.2
 """How often the engine's processes are looked at while a request runs."""
 
-ENTRY_POINT = "[sglang.srt.plugins]\nspecrunner = specrunner.engines.sglang_plugin:register\n"
+ENTRY_POINT = "[sglang.srt.plugins]\nspecrunner = specrunner.engines.sglang.plugin:register\n"
 METADATA = "Metadata-Version: 2.1\nName: specrunner-sglang\nVersion: 0\n"
 
 

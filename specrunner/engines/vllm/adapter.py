@@ -1,4 +1,4 @@
-"""The engine `vllm`: vLLM's own engine, read through a worker extension; tokens come from its `generate`."""
+"""The adapter of vLLM: its own engine, read through a worker extension; tokens come from its `generate`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.base import Capabilities, Capture, Engine
 from specrunner.engines.checkpoint_digest import describe_checkpoint
-from specrunner.engines.hf_checkpoint import resolve_folder
+from specrunner.engines.hf.checkpoint import resolve_folder
 from specrunner.engines.hooks import finish_tensors
 from specrunner.engines.name_maps import HookPoint, tensor_templates
 from specrunner.engines.prompts import encode_prompt
-from specrunner.engines.vllm_failures import translate_failures
-from specrunner.engines.vllm_options import EngineSetup, plan_environment, plan_setup
-from specrunner.engines.vllm_subject import (
+from specrunner.engines.vllm.failures import translate_failures
+from specrunner.engines.vllm.options import EngineSetup, plan_environment, plan_setup
+from specrunner.engines.vllm.subject import (
     UNMAPPED,
     check_device,
     check_model_class,
@@ -25,7 +25,7 @@ from specrunner.engines.vllm_subject import (
     plain,
     share_inspections,
 )
-from specrunner.engines.vllm_worker import gather_ranks
+from specrunner.engines.vllm.worker import gather_ranks
 from specrunner.errors import CaptureIncomplete, ModelUnsupported
 from specrunner.spec.model import Decode
 
@@ -296,7 +296,7 @@ class VllmEngine(Engine):
         if decode.algorithm != "low_confidence" and self._setup.attention == "block_causal":
             raise ModelUnsupported(f"{decode.algorithm} decoding needs specrunner_attention: causal")
         if self._setup.attention == "block_causal":
-            from specrunner.engines.vllm_denoising import denoise_blocks
+            from specrunner.engines.vllm.denoising import denoise_blocks
 
             denoise_blocks(self, capture, decode, patterns)
         else:

@@ -28,7 +28,7 @@ OWN_OPTIONS = ("specrunner_attention", "specrunner_block_length", "specrunner_en
 STANDINS: Mapping[str, str] = {"LLaDA2MoeModelLM": "BailingMoeV2ForCausalLM"}
 """Block-diffusion architectures that vLLM lacks, and the causal architecture in its tree with the same layers."""
 
-EXTENSION = "specrunner.engines.vllm_worker.CaptureExtension"
+EXTENSION = "specrunner.engines.vllm.worker.CaptureExtension"
 DEFAULT_MODEL_LENGTH = 4096
 DEFAULT_BLOCK_LENGTH = 32
 LONGEST_SOCKET_FOLDER = 107 - len("/00000000-0000-0000-0000-000000000000")

@@ -1,4 +1,4 @@
-"""The engine `sglang`: SGLang in the worker or as a full Engine, read from inside; it generates the tokens itself."""
+"""The adapter of SGLang: in the worker or as a full Engine, read from inside; it generates the tokens itself."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 from specrunner.engines.base import Capabilities, Capture, Engine
 from specrunner.engines.checkpoint_digest import describe_checkpoint
 from specrunner.engines.denoising import PassLog
-from specrunner.engines.hf_checkpoint import resolve_folder
+from specrunner.engines.hf.checkpoint import resolve_folder
 from specrunner.engines.name_maps import tensor_templates
 from specrunner.engines.prompts import encode_prompt
-from specrunner.engines.sglang_failures import translate_failures
-from specrunner.engines.sglang_models import check_model_class, use_model_alone
-from specrunner.engines.sglang_notes import Note, Order, SeenPass, assemble_tensors, check_notes
-from specrunner.engines.sglang_options import SglangSetup, plan_environment, plan_setup
-from specrunner.engines.sglang_plugin import choose_map
+from specrunner.engines.sglang.failures import translate_failures
+from specrunner.engines.sglang.models import check_model_class, use_model_alone
+from specrunner.engines.sglang.notes import Note, Order, SeenPass, assemble_tensors, check_notes
+from specrunner.engines.sglang.options import SglangSetup, plan_environment, plan_setup
+from specrunner.engines.sglang.plugin import choose_map
 from specrunner.errors import CapabilityMissing, CaptureIncomplete, ModelUnavailable, ModelUnsupported
 from specrunner.spec.model import Decode
 
 if TYPE_CHECKING:
-    from specrunner.engines.sglang_runner import Runner
-    from specrunner.engines.sglang_server import Server
+    from specrunner.engines.sglang.runner import Runner
+    from specrunner.engines.sglang.server import Server
     from specrunner.plan.model import Request, Session
 
 PACKAGES = ("sglang", "torch", "transformers", "triton", "safetensors")
@@ -96,12 +96,12 @@ class SglangEngine(Engine):
 
             torch.set_float32_matmul_precision("highest")
             if setup.mode == "engine":
-                from specrunner.engines.sglang_server import Server
+                from specrunner.engines.sglang.server import Server
 
                 mask_id = setup.mask_id if setup.mask_id != MASK_ID else None
                 self._driver = Server(keywords, self.workspace, label, mask_id, setup.algorithm is not None)
             else:
-                from specrunner.engines.sglang_runner import Runner
+                from specrunner.engines.sglang.runner import Runner
 
                 self._driver = Runner(keywords)
             self._tokenizer = load_tokenizer(folder, self.model_path, self.session.model.trust_remote_code)

@@ -6,8 +6,8 @@ from array import array
 from collections.abc import Mapping
 from typing import Any
 
-from specrunner.engines.sglang_notes import Note, Order
-from specrunner.engines.sglang_plugin import Observer, describe_model, install_hooks
+from specrunner.engines.sglang.notes import Note, Order
+from specrunner.engines.sglang.plugin import Observer, describe_model, install_hooks
 from specrunner.errors import ModelUnsupported
 
 

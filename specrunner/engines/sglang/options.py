@@ -145,7 +145,7 @@ def plan_environment(session: Session, workspace: Path) -> dict[str, str]:
         variables["TMPDIR"] = str(temporary)
     if resolve_device(session.device) == "cpu":
         variables |= CPU_ENVIRONMENT
-        variables["PYTHONPATH"] = str(Path(__file__).parent / "sglang_standins")
+        variables["PYTHONPATH"] = str(Path(__file__).parent / "standins")
     if "num_threads" in session.options:
         variables["OMP_NUM_THREADS"] = str(session.options["num_threads"])
     own = session.options.get("specrunner_environment") or {}

@@ -1,4 +1,4 @@
-"""The engine `hf`: Hugging Face Transformers, read through forward hooks."""
+"""The adapter of Transformers: one forward for the tensors, a decoding loop for the tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from specrunner.engines.base import Capabilities, Capture, Engine
 from specrunner.engines.checkpoint_digest import describe_checkpoint
 from specrunner.engines.denoising import PassLog
-from specrunner.engines.hf_checkpoint import (
+from specrunner.engines.hf.checkpoint import (
     choose_device,
     load_model,
     load_tokenizer,

@@ -19,7 +19,7 @@ from typing import Any
 
 from specrunner.engines.hooks import Geometry, Recorder, available_points, select_points
 from specrunner.engines.name_maps import Entry, HookPoint, NameMap, load_maps
-from specrunner.engines.sglang_notes import Mailbox, Note, Order, failure_note, write_json
+from specrunner.engines.sglang.notes import Mailbox, Note, Order, failure_note, write_json
 from specrunner.errors import CaptureIncomplete, EngineError, ModelUnsupported
 
 PLUGIN_VARIABLE = "SPECRUNNER_SGLANG"
