@@ -33,6 +33,10 @@ class CheckResult:
         measurements: every number measured, JSON values only (non-finite numbers as strings "nan", "inf", "-inf").
         limits: the rule's parameters, complete.
         location: `specs/x.yaml:12` of the rule that was applied, or "".
+        gates: whether it counts for the verdict. A check that does not gate is a trend: what a free run did, kept for
+            the report.
+        against: the role of the capture that the candidate was held against: `reference`, `golden`, or "" when the
+            check needs none (attention geometry).
     """
 
     subject: str
@@ -42,6 +46,35 @@ class CheckResult:
     measurements: Mapping[str, Any]
     limits: Mapping[str, Any] = field(default_factory=dict)
     location: str = ""
+    gates: bool = True
+    against: str = "reference"
+
+    @property
+    def fails(self) -> bool:
+        """Whether this check alone makes the case fail."""
+        return self.gates and not self.passed
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Where a failing case first went wrong, and what the pattern of its errors says.
+
+    Attributes:
+        tensor: the first tensor in model order that left its limit, or "" when no tensor did.
+        token: the worst token of that tensor, from 0, or None.
+        factor: how many times its limit (or noise floor, where one was measured) the error is, or None.
+        findings: what the pattern says, one line each, the most telling first.
+        growth: error by tensor in model order: `{tensor, error, floor, limit}`, relative L2 errors; None where unknown.
+        local: the same for local errors (each module fed with the reference's input), empty when they were not
+            measured: `{tensor, error}`.
+    """
+
+    tensor: str = ""
+    token: int | None = None
+    factor: float | None = None
+    findings: tuple[str, ...] = ()
+    growth: tuple[Mapping[str, Any], ...] = ()
+    local: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +108,7 @@ class CaseResult:
         seconds: wall time of the case's own requests (shared ones are counted once, with the first case) and checks.
         candidate: facts of the candidate's session and request, JSON values only.
         reference: facts of the reference's, or empty.
+        diagnosis: where it first went wrong; None unless a check failed.
     """
 
     case: Case
@@ -84,11 +118,12 @@ class CaseResult:
     seconds: float = 0.0
     candidate: Mapping[str, Any] = field(default_factory=dict)
     reference: Mapping[str, Any] = field(default_factory=dict)
+    diagnosis: Diagnosis | None = None
 
     @property
     def first_failed(self) -> CheckResult | None:
         """The first check in model order that failed."""
-        return next((check for check in self.checks if not check.passed), None)
+        return next((check for check in self.checks if check.fails), None)
 
     @property
     def message(self) -> str:

@@ -276,7 +276,7 @@ def check_captures(case: Case, captures: Mapping[str, StoredCapture]) -> tuple[C
 
 def find_missing_evidence(checks: Sequence[CheckResult]) -> Failure | None:
     """Return why there is no evidence, when nothing measured is wrong but something could not be compared."""
-    failed = [check for check in checks if not check.passed]
+    failed = [check for check in checks if check.fails]
     missing = [check for check in failed if check.rule == "evidence"]
     if not missing or len(missing) < len(failed):
         return None
@@ -287,7 +287,7 @@ def settle_verdict(planned: PlannedCase, checks: Sequence[CheckResult], failure:
     """Decide a case's verdict; a case without any check has no evidence."""
     if failure is not None or not checks:
         return Verdict.ERROR
-    passed = all(check.passed for check in checks)
+    passed = not any(check.fails for check in checks)
     if planned.case.expected_to_fail:
         return Verdict.XPASSED if passed else Verdict.XFAILED
     return Verdict.PASSED if passed else Verdict.FAILED

@@ -73,14 +73,16 @@ def _describe_run(run: RunRecord) -> str:
 def _describe_checks(case: CaseRecord, palette: Palette) -> list[str]:
     lines = []
     for check in case.checks:
-        word = palette.paint("ok  ", "good") if check.passed else palette.paint("FAIL", "bad")
+        word = (
+            palette.paint("FAIL", "bad") if check.fails else palette.paint("ok  " if check.passed else "note", "good")
+        )
         where = palette.paint(escape_line(check.location), "dim")
         lines.append(f"{word} {palette.paint(escape_line(check.subject), 'bold')}  {escape_line(check.rule)}  {where}")
         if check.message:
             lines.append(f"       {escape_line(check.message)}")
         lines += [f"       {line}" for line in describe_numbers(check, palette)]
     if case.checks:
-        failed = sum(not check.passed for check in case.checks)
+        failed = sum(check.fails for check in case.checks)
         lines.append(f"{failed} of {plural(len(case.checks), 'check')} failed")
     return lines
 

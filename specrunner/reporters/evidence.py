@@ -43,9 +43,9 @@ class GrowthRow:
 
 def count_later_failures(checks: Sequence[CheckResult]) -> tuple[int, int]:
     """Return how many checks after the first failed one failed too, and how many came after it."""
-    first = next((index for index, check in enumerate(checks) if not check.passed), len(checks))
+    first = next((index for index, check in enumerate(checks) if check.fails), len(checks))
     later = checks[first + 1 :]
-    return sum(not check.passed for check in later), len(later)
+    return sum(check.fails for check in later), len(later)
 
 
 def trace_growth(checks: Sequence[CheckResult], most: int) -> list[GrowthRow]:
@@ -58,8 +58,8 @@ def trace_growth(checks: Sequence[CheckResult], most: int) -> list[GrowthRow]:
     Returns:
         The tensors of the residual stream and the first that went wrong; empty when fewer than two were measured.
     """
-    first = next((check.subject for check in checks if not check.passed), None)
-    wrong = {check.subject for check in checks if not check.passed}
+    first = next((check.subject for check in checks if check.fails), None)
+    wrong = {check.subject for check in checks if check.fails}
     rows = {
         check.subject: GrowthRow(
             check.subject,

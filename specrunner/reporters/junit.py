@@ -99,7 +99,7 @@ def _build_attempt(case: CaseRecord, attempt: Attempt) -> ElementTree.Element:
     """Return `flakyFailure` and the like when the case passed in the end, else `rerunFailure` and the like."""
     prefix = "rerun" if case.verdict in (*_FAILURES, Verdict.ERROR) else "flaky"
     suffix = "Error" if attempt.verdict is Verdict.ERROR else "Failure"
-    first = next((check for check in attempt.checks if not check.passed), None)
+    first = next((check for check in attempt.checks if check.fails), None)
     kind = attempt.failure.kind if attempt.failure else first.rule if first else str(attempt.verdict)
     element = ElementTree.Element(prefix + suffix, {"message": escape_line(attempt.message), "type": escape_line(kind)})
     trace = ElementTree.SubElement(element, "stackTrace")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from specrunner.reporters.escape import escape_json
-from specrunner.results import CaseResult, CheckResult, Failure, Verdict
+from specrunner.results import CaseResult, CheckResult, Diagnosis, Failure, Verdict
 from specrunner.spec.model import Case, EngineChoice
 
 REPORT_VERSION = 1
@@ -73,6 +73,7 @@ class CaseRecord:
         decode: the generation asked for, or None.
         xfail: the reason why the case is expected to fail on this engine, or "".
         attempts: earlier tries, oldest first; empty unless the case was run again.
+        diagnosis: where it first went wrong; None unless a check failed.
     """
 
     id: str
@@ -95,6 +96,7 @@ class CaseRecord:
     checks: tuple[CheckResult, ...] = ()
     failure: Failure | None = None
     attempts: tuple[Attempt, ...] = ()
+    diagnosis: Diagnosis | None = None
 
     @property
     def where(self) -> str:
@@ -109,7 +111,7 @@ class CaseRecord:
     @property
     def first_failed(self) -> CheckResult | None:
         """The first check in model order that failed."""
-        return next((check for check in self.checks if not check.passed), None)
+        return next((check for check in self.checks if check.fails), None)
 
     @property
     def was_not_run(self) -> bool:
@@ -147,6 +149,7 @@ class CaseRecord:
             reference=EngineRecord.from_choice(case.reference, result.reference) if case.reference else None,
             checks=result.checks,
             failure=result.failure,
+            diagnosis=result.diagnosis,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -167,6 +170,7 @@ class CaseRecord:
         fields["checks"] = tuple(CheckResult(**check) for check in data["checks"])
         fields["failure"] = Failure(**data["failure"]) if data["failure"] else None
         fields["attempts"] = tuple(_attempt_from_json(attempt) for attempt in data["attempts"])
+        fields["diagnosis"] = _diagnosis_from_json(data["diagnosis"]) if data["diagnosis"] else None
         return cls(**fields)
 
 
@@ -276,10 +280,15 @@ def _attempt_from_json(data: Mapping[str, Any]) -> Attempt:
     )
 
 
+def _diagnosis_from_json(data: Mapping[str, Any]) -> Diagnosis:
+    lists = {name: tuple(data[name]) for name in ("findings", "growth", "local")}
+    return Diagnosis(**{**data, **lists})
+
+
 def _message_of(verdict: Verdict, checks: tuple[CheckResult, ...], failure: Failure | None) -> str:
     if failure is not None:
         return f"{failure.role}: {failure.message}" if failure.role else failure.message
-    first = next((check for check in checks if not check.passed), None)
+    first = next((check for check in checks if check.fails), None)
     return f"{first.subject}: {first.message}" if first else str(verdict)
 
 
