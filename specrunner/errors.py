@@ -13,6 +13,7 @@
         ├── EngineOutOfMemory       the engine ran out of host or device memory
         ├── EngineTimeout           the engine did not answer in time
         ├── WorkerDied              the engine's process ended without an answer
+        ├── FaultInapplicable       a fault cannot be planted in this engine or model (`specrunner prove`)
         └── CaptureIncomplete       hooks did not fire, rows or tensors are missing, a capture lacks its completion mark
 
 A caller writes:
@@ -148,6 +149,12 @@ class WorkerDied(EngineError):
     kind = "worker-died"
 
 
+class FaultInapplicable(EngineError):
+    """A fault cannot be planted in this engine, model or request."""
+
+    kind = "fault-inapplicable"
+
+
 class CaptureIncomplete(EngineError):
     """Hooks did not fire, rows or tensors are missing, or a capture lacks its completion mark."""
 
@@ -165,6 +172,7 @@ ENGINE_ERRORS: dict[str, type[EngineError]] = {
         EngineOutOfMemory,
         EngineTimeout,
         WorkerDied,
+        FaultInapplicable,
         CaptureIncomplete,
     )
 }

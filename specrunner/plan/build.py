@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from specrunner.engines.base import Capabilities, Engine
@@ -35,8 +35,13 @@ class Planner:
     _sessions: dict[str, tuple[Session, dict[str, Request]]] = field(default_factory=dict)
     _cases: list[PlannedCase] = field(default_factory=list)
 
-    def add(self, case: Case) -> None:
-        """Plan one case: the captures it needs, or why it will not run."""
+    def add(self, case: Case, fault: str | None = None) -> None:
+        """Plan one case: the captures it needs, or why it will not run.
+
+        Args:
+            case: what to plan.
+            fault: the planted bug that the candidate answers with (`specrunner.faults`); None is none.
+        """
         try:
             check_requirements(case.requires)
             check_recipe(case.model)
@@ -51,10 +56,11 @@ class Planner:
             self._cases.append(PlannedCase(case, {}, Failure(error.kind, error.message, error.help, role=role)))
             return
         request = Request(prompt=case.prompt, tensors=case.tensors, decode=case.decode)
-        key = request.key
-        for session in sessions.values():
-            self._sessions.setdefault(session.key, (session, {}))[1].setdefault(key, request)
-        evidence = {role: Evidence(session.key, key) for role, session in sessions.items()}
+        evidence = {}
+        for role, session in sessions.items():
+            asked = replace(request, fault=fault) if role == "candidate" else request
+            self._sessions.setdefault(session.key, (session, {}))[1].setdefault(asked.key, asked)
+            evidence[role] = Evidence(session.key, asked.key)
         self._cases.append(PlannedCase(case, evidence))
 
     def _open(self, choice: EngineChoice, model: Model, role: str) -> Session:

@@ -54,12 +54,14 @@ class Request:
     """One input with the tensors to capture and the decoding to do.
 
     A request with `tensors` asks for one forward over the whole prompt, with a row per prompt token in every tensor
-    (`passes.*` tensors come from the decode instead). `decode` asks for generated tokens.
+    (`passes.*` tensors come from the decode instead). `decode` asks for generated tokens. `fault` names the planted bug
+    (`specrunner.faults`) that the engine has while it answers, and no longer.
     """
 
     prompt: Prompt
     tensors: tuple[str, ...] = ()
     decode: Decode | None = None
+    fault: str | None = None
 
     @property
     def key(self) -> str:
@@ -78,7 +80,7 @@ class Request:
             if prompt[name] is not None:
                 prompt[name] = tuple(prompt[name])
         decode = Decode(**data["decode"]) if data["decode"] is not None else None
-        return cls(prompt=Prompt(**prompt), tensors=tuple(data["tensors"]), decode=decode)
+        return cls(Prompt(**prompt), tuple(data["tensors"]), decode, data["fault"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 from specrunner.engines.base import Engine
 from specrunner.errors import EngineError, EngineOutOfMemory, WorkerDied
+from specrunner.faults import plant
 from specrunner.plan.model import Request, Session
 from specrunner.sessions.captures import write_capture
 from specrunner.sessions.protocol import CONTROL_VARIABLE, Channel, ChannelClosed
@@ -84,7 +85,9 @@ def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
                     answer: dict[str, Any] = {"type": "ready", "facts": engine.load()}
                 else:
                     assert engine is not None, "a request came before the load"
-                    capture = engine.capture(Request.from_json(message["request"]))
+                    request = Request.from_json(message["request"])
+                    with plant(engine, request.fault):
+                        capture = engine.capture(request)
                     write_capture(Path(message["directory"]), capture)
                     answer = {"type": "done", "facts": capture.facts}
             except Exception as error:
