@@ -19,6 +19,7 @@ class Verdict(StrEnum):
     SKIPPED = "skipped"
     XFAILED = "xfailed"
     XPASSED = "xpassed"
+    INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class CheckResult:
             the report.
         against: the role of the capture that the candidate was held against: `reference`, `golden`, or "" when the
             check needs none (attention geometry).
+        inconclusive: whether the evidence is too small to tell; `passed` is then False, and the case does not fail.
     """
 
     subject: str
@@ -48,11 +50,12 @@ class CheckResult:
     location: str = ""
     gates: bool = True
     against: str = "reference"
+    inconclusive: bool = False
 
     @property
     def fails(self) -> bool:
         """Whether this check alone makes the case fail."""
-        return self.gates and not self.passed
+        return self.gates and not self.passed and not self.inconclusive
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,5 +136,5 @@ class CaseResult:
         if self.failure is not None:
             role = f"{self.failure.role}: " if self.failure.role else ""
             return role + self.failure.message
-        check = self.first_failed
+        check = self.first_failed or next((check for check in self.checks if check.inconclusive), None)
         return f"{check.subject}: {check.message}" if check else ""

@@ -13,7 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class RunOptions:
 
     Attributes:
         jobs: sessions at once.
-        strict: a skip is an error.
+        strict: a skip is an error, and an inconclusive check fails.
         max_fail: stop after this many cases that failed or had no evidence; None is never.
         command: the command line, for reports.
     """
@@ -221,7 +221,7 @@ class Run:
                 captures[role] = delivery.answer
                 facts[role] |= {"request": dict(delivery.answer.facts)}
         if failure is None:
-            checks = check_captures(case, captures)
+            checks = settle_inconclusive(check_captures(case, captures), self._options.strict)
             failure = find_missing_evidence(checks)
         seconds += time.monotonic() - started
         return CaseResult(
@@ -288,9 +288,16 @@ def settle_verdict(planned: PlannedCase, checks: Sequence[CheckResult], failure:
     if failure is not None or not checks:
         return Verdict.ERROR
     passed = not any(check.fails for check in checks)
+    if passed and any(check.inconclusive for check in checks):
+        return Verdict.INCONCLUSIVE
     if planned.case.expected_to_fail:
         return Verdict.XPASSED if passed else Verdict.XFAILED
     return Verdict.PASSED if passed else Verdict.FAILED
+
+
+def settle_inconclusive(checks: Sequence[CheckResult], strict: bool) -> tuple[CheckResult, ...]:
+    """Return the checks; under `--strict`, what could not be told counts as failed."""
+    return tuple(replace(check, inconclusive=False) if strict and check.inconclusive else check for check in checks)
 
 
 def describe_failure(error: EngineError, role: str) -> Failure:

@@ -27,6 +27,7 @@ LABELS: dict[Verdict, str] = {
     Verdict.SKIPPED: "SKIP",
     Verdict.XFAILED: "XFAIL",
     Verdict.XPASSED: "XPASS",
+    Verdict.INCONCLUSIVE: "OPEN",
 }
 _LOG_LINES = 20
 _GROWTH_ROWS = 10

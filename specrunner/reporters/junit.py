@@ -90,6 +90,8 @@ def _build_case(case: CaseRecord) -> Any:
     elif case.verdict is Verdict.SKIPPED:
         help_text = case.failure.help if case.failure else None
         built.add_skipped_info(message, escape_text(help_text) if help_text else None)
+    elif case.verdict is Verdict.INCONCLUSIVE:
+        built.add_skipped_info(f"inconclusive: {message}")
     elif case.verdict is Verdict.XFAILED:
         built.add_skipped_info(f"expected to fail: {escape_line(case.xfail)}", message)
     return built

@@ -19,6 +19,7 @@ VERDICT_STYLES: dict[Verdict, str] = {
     Verdict.XPASSED: "bad",
     Verdict.XFAILED: "warn",
     Verdict.SKIPPED: "warn",
+    Verdict.INCONCLUSIVE: "warn",
 }
 
 

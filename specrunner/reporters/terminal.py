@@ -87,6 +87,7 @@ class TerminalReporter(Reporter):
             *self._section("SESSIONS", [line for session in run.sessions for line in self._show_session(session)]),
             *self._section("SKIPPED", self._show_grouped(run, Verdict.SKIPPED)),
             *self._section("EXPECTED FAILURES", self._show_grouped(run, Verdict.XFAILED)),
+            *self._section("INCONCLUSIVE", self._show_grouped(run, Verdict.INCONCLUSIVE)),
             *self._section("FAILURES", self.show_failures(run)),
             "",
         ]

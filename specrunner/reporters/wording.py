@@ -11,6 +11,7 @@ VERDICT_WORDS: dict[Verdict, str] = {
     Verdict.FAILED: "failed",
     Verdict.ERROR: "errors",
     Verdict.XPASSED: "xpassed",
+    Verdict.INCONCLUSIVE: "inconclusive",
     Verdict.PASSED: "passed",
     Verdict.XFAILED: "xfailed",
     Verdict.SKIPPED: "skipped",

@@ -39,7 +39,7 @@ def test_the_schema_is_a_schema_and_closed() -> None:
 
 def test_all_verdicts_are_counted_and_described(tmp_path: Path) -> None:
     data = write(tmp_path / "r.json", make_events(make_all_verdicts(), exit_code=1))
-    assert data["counts"] == {"total": 6, **dict.fromkeys(map(str, Verdict), 1)}
+    assert data["counts"] == {"total": 6, **dict.fromkeys(map(str, Verdict), 1), "inconclusive": 0}
     assert data["run"] == {
         "command": ["specrunner", "run", "specs/"],
         "started_at": "2023-11-14T22:13:20+00:00",
