@@ -10,3 +10,6 @@ settings.register_profile(
     "house", deadline=None, derandomize=bool(os.environ.get("CI")), suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("house")
+
+collect_ignore = ["specs"]
+"""Examples for the tests of the spec language, which the pytest plugin must not take for cases."""
