@@ -140,7 +140,7 @@ class SpecItem(pytest.Item):
         except EngineError as error:
             raise CaseFailed(error.message, "\n".join(filter(None, (error.message, error.log_tail)))) from None
         self.user_properties.append(("specrunner_seconds", round(self.record.seconds, 3)))
-        if self.record.verdict == "skipped":
+        if self.record.verdict in ("skipped", "inconclusive"):
             help_text = self.record.failure.help if self.record.failure else None
             reason = self.record.message + (f" ({help_text})" if help_text else "")
             raise pytest.skip.Exception(reason, _use_item_location=True)

@@ -262,6 +262,32 @@ def test_unknown_option_and_attention(copy: Path, tmp_path: Path) -> None:
         load(copy, tmp_path, attn_implementation="no_such_attention")
 
 
+def test_own_code_stands_in_for_that_of_the_checkpoint(
+    tmp_path: Path, start: Callable[..., Any], ensure: Ensure
+) -> None:
+    """A checkpoint as the hub has it: no code that imports here, and a config without three of the keys."""
+    shipped = Path(ensure(Model(recipe="tiny-llada2", trust_remote_code=True)))
+    folder = tmp_path / "hub"
+    shutil.copytree(shipped, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    config = json.loads((folder / "config.json").read_text())
+    lacking = {name: config.pop(name) for name in ("block_length", "mask_token_id", "use_qk_norm")}
+    (folder / "config.json").write_text(json.dumps(config))
+    request = Request(Prompt(text="27+77="), ("logits",), Decode(8, "low_confidence", 16, 0.9))
+    expected = start(HfEngine, "tiny-llada2").capture(request)
+    engine = load(folder, tmp_path, specrunner_code="own", **lacking)
+    found = engine.capture(request)
+    assert found.output_token_ids == expected.output_token_ids
+    assert (found.tensors["logits"] == expected.tensors["logits"]).all()
+    assert engine.load()["patches"] == ["specrunner's own modeling files"]
+    with pytest.raises(ModelUnsupported, match="does not state block_length"):
+        load(folder, tmp_path, specrunner_code="own", mask_token_id=257, use_qk_norm=True)
+
+
+def test_own_code_exists_for_some_architectures_alone(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnsupported, match="no code of its own for LlamaForCausalLM"):
+        load(copy, tmp_path, specrunner_code="own")
+
+
 def test_num_threads(copy: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:

@@ -82,7 +82,9 @@ class HfEngine(Engine):
         folder = resolve_folder(self.session.model, self.model_path)
         dtype = getattr(torch, self.session.dtype)
         self._model, unused = load_model(self.session.model, self.model_path, dtype, device, options)
-        self._tokenizer = load_tokenizer(self.session.model, self.model_path, folder)
+        own_code = options.get("specrunner_code") == "own"
+        config = self._model.config if own_code else None
+        self._tokenizer = load_tokenizer(self.session.model, self.model_path, folder, config)
         self._map = choose_map(type(self._model).__name__)
         return {
             "versions": installed_versions(),
@@ -99,7 +101,7 @@ class HfEngine(Engine):
             "threads": torch.get_num_threads(),
             "flags": numerical_flags(),
             "options": dict(self.session.options),
-            "patches": [],
+            "patches": ["specrunner's own modeling files"] if own_code else [],
             "revision": getattr(self._model.config, "_commit_hash", None),
             **describe_checkpoint(folder),
         }

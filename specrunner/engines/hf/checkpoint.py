@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,15 @@ from specrunner.spec.model import Model
 
 if TYPE_CHECKING:
     import torch
+
+OWN_CODE: Mapping[str, tuple[str, str, str]] = {
+    "LLaDA2MoeModelLM": (
+        "tiny_llada2",
+        "configuration_llada2_moe.LLaDA2MoeConfig",
+        "modeling_llada2_moe.LLaDA2MoeModelLM",
+    )
+}
+"""By architecture: the folder under `specrunner/models` with modeling files of ours, configuration and model class."""
 
 TRUST_HELP = "set `model.trust_remote_code: true` in the spec if you trust that code"
 
@@ -99,7 +109,8 @@ def load_model(
         path: directory or hub id.
         dtype: of the parameters; buffers keep the dtype that the model gives them.
         device: where it goes, unless `options` has a `device_map`.
-        options: keywords of `from_pretrained`.
+        options: keywords of `from_pretrained`. `specrunner_code: own` takes modeling files of ours (`OWN_CODE`), not
+            those that the checkpoint carries; keys that its `config.json` lacks are then further keywords.
 
     Returns:
         The model, and the names of weights in the checkpoint that the model does not use.
@@ -111,8 +122,15 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
+    options = dict(options)
+    code = options.pop("specrunner_code", "checkpoint")
+    if code not in ("checkpoint", "own"):
+        raise ModelUnsupported(f"specrunner_code is {code!r}", help="it can be checkpoint or own")
     load: Any = AutoModelForCausalLM.from_pretrained
     with translate_errors(f"load {model.label}"):
+        if code == "own":
+            model_class, config = find_own_code(model, path, options)
+            load, options["config"] = model_class.from_pretrained, config
         loaded, report = load(
             path,
             revision=model.revision,
@@ -130,11 +148,48 @@ def load_model(
         return loaded.eval(), sorted(report["unexpected_keys"])
 
 
-def load_tokenizer(model: Model, path: str, folder: Path) -> Any:
-    """Load the checkpoint's tokenizer, or return None where it has none."""
+def find_own_code(model: Model, path: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the model class of ours for a checkpoint, and its configuration.
+
+    Args:
+        model: what the spec says of it.
+        path: directory or hub id.
+        options: keywords; those that are keys of the configuration are taken out and lie over `config.json`.
+
+    Raises:
+        ModelUnsupported: we have no modeling files for the architecture.
+    """
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    import specrunner.models
+
+    stated = json.loads((resolve_folder(model, path) / "config.json").read_text(encoding="utf-8"))
+    architecture = next(iter(stated.get("architectures") or ()), "?")
+    if architecture not in OWN_CODE:
+        raise ModelUnsupported(f"specrunner has no code of its own for {architecture}")
+    folder, config_class, model_class = OWN_CODE[architecture]
+    source = str(Path(specrunner.models.__file__).parent / folder)
+    own_config: Any = get_class_from_dynamic_module(config_class, source)
+    known = vars(own_config())
+    changes = {name: options.pop(name) for name in list(options) if name in known}
+    kept = {name: value for name, value in stated.items() if name != "auto_map"}
+    return get_class_from_dynamic_module(model_class, source), own_config(**kept | changes)
+
+
+def load_tokenizer(model: Model, path: str, folder: Path, config: Any = None) -> Any:
+    """Load the checkpoint's tokenizer, or return None where it has none.
+
+    Args:
+        model: what the spec says of it.
+        path: directory or hub id.
+        folder: the directory that holds the checkpoint.
+        config: the model's configuration, where it is not the one that the checkpoint's own code makes.
+    """
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
         return None
     from transformers import AutoTokenizer
 
     with translate_errors(f"load the tokenizer of {model.label}"):
-        return AutoTokenizer.from_pretrained(path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+        return AutoTokenizer.from_pretrained(
+            path, revision=model.revision, trust_remote_code=model.trust_remote_code, config=config
+        )

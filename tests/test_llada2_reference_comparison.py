@@ -1,0 +1,33 @@
+"""LLaDA2.0 token for token: one engine against another on fixed inputs (specs/llada2/token-for-token.yaml)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from specrunner.testing import SpecRun, run_specs
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def comparison() -> SpecRun:
+    """Every pair of engines, each loaded once."""
+    return run_specs("specs/llada2/token-for-token.yaml", parameters={"model": "tiny"}, cwd=ROOT)
+
+
+@pytest.mark.engine
+@pytest.mark.vllm
+@pytest.mark.sglang
+@pytest.mark.correctness
+@pytest.mark.dllm_reference
+@pytest.mark.xdist_group("llada2-reference")
+class TestLLaDA2ReferenceComparison:
+    """Tokens equal, and the distribution at every pass."""
+
+    def test_vs_sglang_implementation(self, comparison: SpecRun) -> None:
+        comparison.verify("vs-sglang")
+
+    def test_vs_huggingface_transformers(self, comparison: SpecRun) -> None:
+        comparison.verify("vs-transformers")
