@@ -49,8 +49,8 @@ cases:
     `reference` that names its `engine` replace the whole mapping. Without one of these keys they are merged.
   - The patterns of a case's `tolerance` come before those of `defaults`; the rules of one pattern are not merged.
   - `xfail` replaces the whole; `null` takes it away.
-- A case needs a model, an input, an engine, a reference, and something to check: `tensors` with their `tolerance`, or
-  `decode` with `tokens`. Every tensor listed needs a rule, and every rule must be able to come to bear.
+- A case needs a model, an input, an engine, a reference or a golden, and something to check: `tensors` with their
+  `tolerance`, or `decode` with `tokens`. Every tensor listed needs a rule, and every rule must be able to come to bear.
 - A case becomes one case for each engine and each combination of its matrix, with the id
   `name[engine=hf,dtype=float32]`: the engine first, then the axes as written. A case whose reference equals its
   candidate compares nothing and is an error; exclude it.
@@ -58,7 +58,7 @@ cases:
 
 SECTIONS = (
     *("case", "defaults", "variant", "model", "reference", "peer", "prompt", "decode"),
-    *("tolerance", "rules", "matrix", "requires", "xfail"),
+    *("tolerance", "rules", "golden", "matrix", "requires", "xfail"),
 )
 
 

@@ -17,6 +17,8 @@ COMMANDS: dict[str, str] = {
     "validate": "check spec files without running anything",
     "list": "list the cases that spec files expand to",
     "show": "show the last run's evidence for a case",
+    "golden": "show, review, accept and prune the goldens",
+    "compare": "measure two captures or safetensors files against each other",
     "engines": "list, install and examine the inference engines",
 }
 """Commands and their one-line help. `run` lives in `specrunner.cli.run`, and so on; a module is imported when used."""

@@ -12,7 +12,7 @@ from specrunner.spec.consistency import CaseChecker
 from specrunner.spec.diagnostics import Diagnostic
 from specrunner.spec.matrix import MAX_CASES, Choice, MatrixReader, expand
 from specrunner.spec.merge import Fields, Layers, Marks, merge_fields, plain
-from specrunner.spec.model import Case, Decode, EngineChoice, Model, Prompt, Tolerance, Xfail
+from specrunner.spec.model import Case, Decode, EngineChoice, GoldenChoice, Model, Prompt, Tolerance, Xfail
 from specrunner.spec.rules import read_rules
 from specrunner.spec.schema import default_of
 from specrunner.spec.source import Source
@@ -151,6 +151,7 @@ class CaseReader:
             xfail=None if xfail is None else Xfail(xfail["reason"], tuple(xfail.get("engines", ()))),
             peer=self._peer(fields, candidate, reference) if _needs_peer(tolerance) else None,
             description=fields.get("description", ""),
+            golden=_golden(fields.get("golden", False)),
             marks=Marks(layers),
         )
         return case if checker.check_case(case, layers) else None
@@ -225,6 +226,22 @@ def _tolerance(tolerance: Mapping[str, Any], layers: Layers) -> tuple[Tolerance,
 
 def _needs_peer(tolerance: Sequence[Tolerance]) -> bool:
     return any(rule.name == "noise_floor" for entry in tolerance for rule in entry.rules)
+
+
+def _golden(golden: bool | Mapping[str, Any]) -> GoldenChoice | None:
+    if golden is False:
+        return None
+    given = {} if golden is True else golden
+
+    def number(name: str) -> int:
+        return int(given.get(name, default_of("golden", name)))
+
+    return GoldenChoice(
+        full_tokens=number("full_tokens"),
+        top_k=number("top_k"),
+        projections=number("projections"),
+        fallback=tuple(given.get("fallback", ())),
+    )
 
 
 def _prompt(prompt: str | Mapping[str, Any]) -> Prompt:

@@ -7,6 +7,7 @@ from typing import Any
 
 from specrunner.spec.coverage import can_match, first_uncovered, idle_patterns, needs_forward, needs_passes, vocabulary
 from specrunner.spec.diagnostics import Diagnostic, accepted_values
+from specrunner.spec.golden_rules import find_unjudgeable
 from specrunner.spec.merge import Fields, Layers
 from specrunner.spec.model import Case, EngineChoice
 from specrunner.spec.tree import Map
@@ -15,7 +16,7 @@ _ONE_MODEL = "state exactly one of `id`, `path` and `recipe`"
 _ONE_PROMPT = "write `prompt: some text`, or a mapping with `text`, `messages` or `token_ids`"
 _CHECKED = (
     *("options", "requires", "xfail", "reference", "model", "prompt"),
-    *("decode", "tokens", "tensors", "tolerance"),
+    *("decode", "tokens", "tensors", "tolerance", "golden"),
 )
 _FLOOR_DTYPES = ("float32", "float64")
 _REFERENCE = "e.g. `reference: {engine: hf, dtype: float32}`"
@@ -159,7 +160,10 @@ class CaseChecker:
         if tokens and decode is None:
             advice = "e.g. `decode: {max_new_tokens: 32}`"
             fine = self._report(layers, "no-decode", "`tokens` needs `decode`", advice, "tokens", at_key=True)
-        if fields.get("reference") is None:
+        golden = find_unjudgeable(fields) if fields.get("golden") else []
+        for path, message, advice in golden:
+            fine = self._report(layers, "golden-rule", message, advice, *path, at_key=True)
+        if fields.get("reference") is None and not fields.get("golden"):
             what = "tensors" if tensors else "tokens"
             message = f"case `{name}` compares {what}, but has no reference"
             fine = self._report(layers, "no-reference", message, _REFERENCE)

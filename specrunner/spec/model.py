@@ -143,6 +143,23 @@ class Xfail:
 
 
 @dataclass(frozen=True, slots=True)
+class GoldenChoice:
+    """How a case keeps its golden.
+
+    Attributes:
+        full_tokens: a tensor of at most so many rows is kept in full; a longer one is made compact, unless it is small.
+        top_k: largest logits that a compact golden keeps of each row, with the row's logsumexp.
+        projections: random projections that a compact golden keeps of each row.
+        fallback: device keys whose golden serves where the machine's own has none, best first.
+    """
+
+    full_tokens: int = 0
+    top_k: int = 32
+    projections: int = 640
+    fallback: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One case: one JUnit testcase.
 
@@ -165,6 +182,7 @@ class Case:
         xfail: the known difference, or None.
         peer: the run that shows the noise floor, or None when no rule is `noise_floor`.
         description: one line for reports, or "".
+        golden: how its golden is kept, or None when it has none.
         marks: where each field was written, by dotted name; no part of the case's identity.
     """
 
@@ -186,6 +204,7 @@ class Case:
     xfail: Xfail | None = None
     peer: EngineChoice | None = None
     description: str = ""
+    golden: GoldenChoice | None = None
     marks: Mapping[str, Location] = field(default_factory=dict, compare=False, repr=False)
 
     @property

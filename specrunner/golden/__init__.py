@@ -1,0 +1,1 @@
+"""Goldens: kept captures with their provenance, changed only on request (DESIGN section 7)."""

@@ -1,0 +1,181 @@
+"""A golden's manifest: where a capture came from, its tokens, and a digest of everything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from specrunner.errors import SpecrunnerError
+from specrunner.plan.model import digest_of
+from specrunner.spec.model import Case
+
+VERSION = 1
+"""Version of the golden's layout."""
+
+
+class GoldenError(SpecrunnerError):
+    """A golden that cannot be read, or must not be written.
+
+    Args:
+        message: a lower-case fragment.
+        help: the remedy.
+        kind: what is the matter, for reports: `golden-missing`, `golden-damaged`, `golden-stale`, `golden-refused`.
+    """
+
+    def __init__(self, message: str, *, help: str | None = None, kind: str = "golden-damaged") -> None:
+        super().__init__(message, help=help)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of a golden.
+
+    Attributes:
+        form: `full`, or `compact` (a `sketch.Sketch`).
+        shape: of the whole tensor.
+        dtype: of the whole tensor.
+        content: SHA-256 of the whole tensor's little-endian bytes, -0.0 taken for 0.0.
+        parts: SHA-256 by the name of what is stored of it.
+    """
+
+    form: str
+    shape: tuple[int, ...]
+    dtype: str
+    content: str
+    parts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything about a golden but its tensors.
+
+    Attributes:
+        case: the suite's path below `specs` and the case's id, `llada2/tiny::capital[engine=hf]`.
+        device: the device key.
+        engine: the candidate's name.
+        dtype: what it computed in.
+        options: what the spec handed to the engine.
+        facts: what the session said it ran: versions, model class, attention backend, patches, flags.
+        model: `{id, recipe, path, revision}`, a path by its last part alone.
+        model_digest: of the checkpoint, or "" when the engine states none.
+        tokenizer_digest: likewise.
+        spec_digest: of what the case asks of the engine, see `digest_case`.
+        seed: of the projections.
+        settings: `{full_tokens, top_k, projections}` as used.
+        repeats: how many captures agreed.
+        agreement: `bitwise`, or `tolerance`.
+        reason: why it was made.
+        date: ISO 8601, UTC.
+        specrunner: the version that made it.
+        prompt_token_ids: the ids the model saw.
+        output_token_ids: the ids it generated, or None.
+        tensors: by name.
+        tensors_file: the name of the safetensors file beside the manifest, or "" when no tensor is kept.
+        tensors_sha256: SHA-256 of that file.
+        version: of the layout.
+    """
+
+    case: str
+    device: str
+    engine: str
+    dtype: str
+    options: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    model: Mapping[str, Any]
+    model_digest: str
+    tokenizer_digest: str
+    spec_digest: str
+    seed: int
+    settings: Mapping[str, Any]
+    repeats: int
+    agreement: str
+    reason: str
+    date: str
+    specrunner: str
+    prompt_token_ids: tuple[int, ...]
+    output_token_ids: tuple[int, ...] | None
+    tensors: Mapping[str, TensorEntry] = field(default_factory=dict)
+    tensors_file: str = ""
+    tensors_sha256: str = ""
+    version: int = VERSION
+
+    def to_text(self) -> str:
+        """Return the manifest as JSON text, with a digest of itself as the last key."""
+        content = asdict(self)
+        text = json.dumps({**content, "digest": _digest(content)}, indent=1, ensure_ascii=False, allow_nan=False)
+        return _join_numbers(text) + "\n"
+
+    @classmethod
+    def from_text(cls, text: str, where: str) -> Manifest:
+        """Read a manifest.
+
+        Args:
+            text: what `to_text` wrote.
+            where: its file, for messages.
+
+        Raises:
+            GoldenError: it is truncated, changed by hand, or of a later version.
+        """
+        try:
+            content = json.loads(text)
+            stated = content.pop("digest")
+            version = content["version"]
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise GoldenError(f"the golden {where} is not whole: {error}", help=RESTORE) from error
+        if version != VERSION:
+            raise GoldenError(
+                f"the golden {where} has layout {version!r}, and this specrunner reads {VERSION}",
+                help="use the specrunner that wrote it, or make it anew with --update-goldens",
+            )
+        if stated != _digest(content):
+            raise GoldenError(f"the golden {where} was changed: its digest does not match", help=RESTORE)
+        known = {entry.name for entry in fields(cls)}
+        values = {name: value for name, value in content.items() if name in known}
+        values["prompt_token_ids"] = tuple(values["prompt_token_ids"])
+        output = values["output_token_ids"]
+        values["output_token_ids"] = None if output is None else tuple(output)
+        values["tensors"] = {
+            name: TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for name, entry in values["tensors"].items()
+        }
+        return cls(**values)
+
+    @property
+    def same_content(self) -> str:
+        """Digest of tokens and tensors alone, without the provenance."""
+        bare = replace(self, tensors_file="", tensors_sha256="")
+        kept = {name: (entry.form, entry.content) for name, entry in bare.tensors.items()}
+        return digest_of([self.prompt_token_ids, self.output_token_ids, kept, dict(self.settings)])
+
+
+_NUMBERS = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")
+"""A list of numbers over several lines; no string of JSON holds a line break."""
+
+RESTORE = "restore it from version control, or make it anew with `specrunner run … --update-goldens`"
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _join_numbers(text: str) -> str:
+    """Put lists of numbers on one line: token ids read better, and take less room."""
+    return _NUMBERS.sub(lambda match: "[" + " ".join(match.group(1).split()) + "]", text)
+
+
+def digest_case(case: Case) -> str:
+    """Digest what a case asks of its engine, as far as it decides what must come out.
+
+    Options and device are left out on purpose: another thread count or attention backend must come to the same numbers,
+    and that is what a golden is for. So are the patterns of tensors and their tolerance.
+    """
+    model = case.model
+    source = [model.id, model.recipe, model.revision, model.path is not None]
+    prompt = asdict(case.prompt)
+    decode = asdict(case.decode) if case.decode else None
+    return digest_of([source, prompt, decode, case.candidate.engine, case.candidate.dtype])
