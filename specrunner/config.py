@@ -54,6 +54,7 @@ class Settings:
         color: `auto`, `always` or `never`.
         junit_xml: where the JUnit report goes, or None.
         json: where the JSON report goes ("-" is stdout), or None.
+        html: where the HTML report goes, or None.
         no_cases: what an empty selection does: `fail`, `warn` or `pass`.
         engines: interpreters of the user's own, by engine.
         origins: by setting, where its value was stated.
@@ -67,6 +68,7 @@ class Settings:
     color: str = "auto"
     junit_xml: str | None = None
     json: str | None = None
+    html: str | None = None
     no_cases: str = "fail"
     engines: Mapping[str, EngineTable] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -134,6 +136,7 @@ _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "color": _one_of(*COLORS),
     "junit_xml": _file,
     "json": _file,
+    "html": _file,
     "no_cases": _one_of(*NO_CASES),
 }
 

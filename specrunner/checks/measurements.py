@@ -16,6 +16,32 @@ def encode_number(value: float | int) -> float | int | str:
     return value
 
 
+MOST_BUCKETS = 256
+"""How many numbers a row of a report's heat map has at most; longer prompts are told by the worst of neighbours."""
+
+
+def fold_by_token(errors: torch.Tensor, tokens: int, most: int = MOST_BUCKETS) -> list[float | int | str]:
+    """Return the worst error of each token, or of each run of neighbouring tokens where there are many.
+
+    Args:
+        errors: float64 [rows], the rows of a token one after the other.
+        tokens: the length of the tensor's first axis, which divides the rows.
+        most: how many numbers to return at most.
+
+    Returns:
+        `ceil(tokens / n)` numbers in three digits, each the largest of n neighbours; NaN is larger than any.
+    """
+    worst = errors.reshape(tokens, -1).nan_to_num(nan=math.inf, posinf=math.inf).amax(-1)
+    size = bucket_size(tokens, most)
+    padded = torch.nn.functional.pad(worst, (0, -tokens % size))
+    return [encode_number(float(f"{value:.2e}")) for value in padded.reshape(-1, size).amax(-1).tolist()]
+
+
+def bucket_size(tokens: int, most: int = MOST_BUCKETS) -> int:
+    """Return how many neighbouring tokens share a number so that `most` numbers suffice."""
+    return -(-tokens // most)
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One pair of elements that differ.
@@ -197,6 +223,24 @@ class Measurements:
     def width(self) -> int:
         """Elements in a row."""
         return self.elements // self.rows
+
+    def describe_tokens(self) -> dict[str, Any]:
+        """Return `token_errors`, the relative L2 error by token for a heat map; empty when the rows were too many.
+
+        Its `largest` are the candidate's, its `peer` (where there was one) the noise floor's, each number the worst of
+        `tokens_per_number` neighbours; "inf" stands for NaN too.
+        """
+        tokens = self.shape[0] if self.shape else 0
+        if self.row_errors is None or not tokens or self.row_errors.numel() % tokens:
+            return {}
+        errors: dict[str, Any] = {
+            "tokens": tokens,
+            "tokens_per_number": bucket_size(tokens),
+            "largest": fold_by_token(self.row_errors, tokens),
+        }
+        if self.peer_row_errors is not None and self.peer_row_errors.numel() == self.row_errors.numel():
+            errors["peer"] = fold_by_token(self.peer_row_errors, tokens)
+        return {"token_errors": errors}
 
     def to_json(self) -> dict[str, Any]:
         """Return all numbers under flat names, as every `CheckResult` on this pair records them."""

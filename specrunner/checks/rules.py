@@ -44,7 +44,7 @@ def judge(name: str, rule: Rule, measured: Measurements, *, location: str = "") 
         location: where the rule stands.
 
     Returns:
-        The result, with every measurement.
+        The result, with every measurement; one that fails also has the error token by token.
     """
     numbers = measured.to_json()
     judgement = _JUDGES.get(rule.name)
@@ -55,6 +55,8 @@ def judge(name: str, rule: Rule, measured: Measurements, *, location: str = "") 
         verdict, extra = judgement(measured, rule.parameters)
         message = message or verdict
         numbers |= extra
+    if message:
+        numbers |= measured.describe_tokens()
     return CheckResult(name, rule.name, not message, message, numbers, dict(rule.parameters), location)
 
 

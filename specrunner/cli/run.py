@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", metavar="SECONDS", help="the longest a request may take, above what cases state")
     parser.add_argument("--junit-xml", metavar="FILE", help="write a JUnit report")
     parser.add_argument("--json", metavar="FILE", help="write a report with every number; - is stdout")
+    parser.add_argument("--html", metavar="FILE", help="write a report for people, one page that opens offline")
     parser.add_argument("--output-format", metavar="FORMAT", help="full (default), concise or github")
     parser.add_argument("--color", metavar="WHEN", help="auto (default), always or never")
     parser.add_argument("--profile", metavar="NAME", help="settings of [tool.specrunner.profiles.NAME]")
@@ -80,6 +81,7 @@ def run_cases(cases: Sequence[Case], settings: Settings, *, plan_only: bool = Fa
     reporters = create_reporters(
         junit=Path(settings.junit_xml) if settings.junit_xml else None,
         json="-" if settings.json == "-" else Path(settings.json) if settings.json else None,
+        html=Path(settings.html) if settings.html else None,
         last_run=LAST_RUN,
         output_format=settings.output_format,
         color=settings.color,

@@ -16,6 +16,7 @@ def create_reporters(
     *,
     junit: Path | None = None,
     json: Path | Literal["-"] | None = None,
+    html: Path | None = None,
     last_run: Path | None = None,
     output_format: str = "full",
     color: str = "auto",
@@ -27,6 +28,7 @@ def create_reporters(
     Args:
         junit: where the JUnit report goes.
         json: where the JSON report goes; "-" is `stdout`, and the results then go to `stderr`.
+        html: where the HTML report goes.
         last_run: where the JSON report goes for `specrunner show`; a place that cannot be written is no error yet.
         output_format: a key of `OUTPUT_FORMATS`.
         color: `auto`, `always` or `never`.
@@ -50,6 +52,9 @@ def create_reporters(
     elif json is not None:
         prepare_path(json, "JSON report")
         files.append(find_reporter("json")(json))  # type: ignore[call-arg]
+    if html is not None:
+        prepare_path(html, "HTML report")
+        files.append(find_reporter("html")(html))  # type: ignore[call-arg]
     if last_run is not None:
         files.append(find_reporter("json")(last_run, optional=True))  # type: ignore[call-arg]
     out = stderr if json == "-" else stdout

@@ -59,6 +59,7 @@ class Margin:
         limit: the bound.
         relation: `≤` or `≥`: what has to hold between them.
         distance: in words, how far the measurement is from the limit; "" when that cannot be said.
+        share: which part of what the limit allows is used, 1 at the limit; None when that cannot be said.
     """
 
     measurement: str
@@ -66,6 +67,7 @@ class Margin:
     limit: Any
     relation: str
     distance: str
+    share: float | None = None
 
     def __str__(self) -> str:
         measured = f"{self.measurement} {_format(self.measurement, self.measured)}"
@@ -83,7 +85,8 @@ def find_margins(check: CheckResult) -> list[Margin]:
             measured = check.measurements[name]
             relation = "≤" if judged.best == 0.0 else "≥"
             distance = _describe_distance(measured, limit, judged.best)
-            margins.append(Margin(name, measured, limit, relation, distance))
+            share = _find_share(measured, limit, judged.best)
+            margins.append(Margin(name, measured, limit, relation, distance, share))
     return margins
 
 
@@ -104,16 +107,26 @@ def _format(name: str, value: Any) -> str:
 
 
 def _describe_distance(measured: Any, limit: Any, best: float) -> str:
-    numbers = [value for value in (measured, limit) if isinstance(value, int | float) and math.isfinite(value)]
-    if len(numbers) != 2:
+    if math.isinf(best) and _are_finite(measured, limit):
+        return f"{abs(measured - limit):.3g} {'above' if measured >= limit else 'below'} the limit"
+    share = _find_share(measured, limit, best)
+    if share is None:
         return ""
-    found, bound = map(float, numbers)
-    if math.isinf(best):
-        return f"{abs(found - bound):.3g} {'above' if found >= bound else 'below'} the limit"
-    error, allowed = abs(best - found), abs(best - bound)
-    if allowed == 0.0 or not math.isfinite(error / allowed):
-        return ""
-    share = error / allowed
     if share == 0.0:
         return "nothing of the margin used"
     return f"{share:.3g} times the limit" if share > 1 else f"{share:.2%} of the limit"
+
+
+def _find_share(measured: Any, limit: Any, best: float) -> float | None:
+    """Return error / allowed error; decibels are turned into the ratio of the amplitudes that they stand for."""
+    if not _are_finite(measured, limit):
+        return None
+    if math.isinf(best):
+        exponent = (float(limit) - float(measured)) / 20
+        return 10.0**exponent if exponent < 300 else None
+    error, allowed = abs(best - measured), abs(best - limit)
+    return error / allowed if allowed and math.isfinite(error / allowed) else None
+
+
+def _are_finite(*values: Any) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
