@@ -19,7 +19,8 @@ from specrunner.reporters.record import RunRecord
 from specrunner.reporters.wording import VERDICT_WORDS, describe_counts, plural
 from specrunner.results import Verdict
 
-SCRIPTS = ("data.js", "elements.js", "charts.js", "maps.js", "tokens.js", "checks.js", "case.js", "overview.js", "main.js")
+_PARTS = ("data", "elements", "charts", "maps", "tokens", "checks", "case", "overview", "main")
+SCRIPTS = tuple(f"{name}.js" for name in _PARTS)
 """The page's script, in the order in which its parts are joined."""
 
 STYLES = ("page.css", "evidence.css")

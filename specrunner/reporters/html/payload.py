@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from specrunner.reporters.details import LABELS
 from specrunner.reporters.escape import escape_line, escape_text
 from specrunner.reporters.evidence import count_later_failures, describe_facts
 from specrunner.reporters.margins import describe_worst, find_margins
 from specrunner.reporters.record import CaseRecord, EngineRecord, RunRecord
-from specrunner.reporters.wording import plural
+from specrunner.reporters.wording import VERDICT_WORDS, plural
 from specrunner.results import CheckResult, Verdict
 
 CHUNK = 50
@@ -21,11 +24,13 @@ MOST_WHOLE = 500
 """In a run of more cases, what passed keeps only what its rules judged; the JSON report has the rest."""
 
 _GREEN = (Verdict.PASSED, Verdict.SKIPPED)
+_ORDER = sorted(VERDICT_WORDS, key=lambda verdict: verdict is Verdict.PASSED)
 _MESSAGE = 240
 _LINES_BEFORE = 4
 _LINES_AFTER = 24
 _LARGEST_SPEC = 4_000_000
-_KEPT = ("relative_l2", "peer_relative_l2", "max_relative_l2", "max_relative_l2_token", "max_abs", "max_abs_token")
+_DIGITS = 6
+_SLIM_DIGITS = 3
 _KEPT_FACTS = ("model_class", "versions", "device", "attention_backend", "patches", "dtype")
 
 
@@ -34,7 +39,7 @@ def describe_run(run: RunRecord) -> dict[str, Any]:
     whole = run.to_json()
     slim = len(run.cases) > MOST_WHOLE
     facts = {name: whole[name] for name in ("run", "counts", "environment", "sessions")}
-    result: dict[str, Any] = clean(facts | {"chunk": CHUNK, "slim": slim})
+    result: dict[str, Any] = clean(facts | {"chunk": CHUNK, "slim": slim, "labels": LABELS, "order": _ORDER})
     return result
 
 
@@ -71,12 +76,9 @@ def describe_case(case: CaseRecord, *, slim: bool = False) -> dict[str, Any]:
         case: the case.
         slim: leave out the measurements that no rule judged, and most facts.
     """
-    data = case.to_json()
+    data = (_slim(case) if slim else case).to_json()
     data["where"] = case.where
-    data["checks"] = [
-        show | {"measurements": _slim(check, show["measurements"]) if slim else show["measurements"]} | _judge(check)
-        for check, show in zip(case.checks, data["checks"], strict=True)
-    ]
+    data["checks"] = [show | _judge(check) for check, show in zip(case.checks, data["checks"], strict=True)]
     first = case.first_failed
     if first is not None:
         failed, later = count_later_failures(case.checks)
@@ -87,8 +89,8 @@ def describe_case(case: CaseRecord, *, slim: bool = False) -> dict[str, Any]:
     data["source"] = _excerpt(case)
     for side, record in (("candidate", case.candidate), ("reference", case.reference)):
         if record is not None:
-            data[side] = _describe_side(record, data[side], slim)
-    cleaned: dict[str, Any] = clean(data)
+            data[side]["words"] = describe_facts(record.facts)
+    cleaned: dict[str, Any] = clean(data, _SLIM_DIGITS if slim else _DIGITS)
     return cleaned
 
 
@@ -115,16 +117,18 @@ def trace_errors(case: CaseRecord) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def clean(value: Any) -> Any:
-    """Return a JSON value with floats in six digits (ten near one) and text whose control characters are visible."""
+def clean(value: Any, digits: int = _DIGITS) -> Any:
+    """Return a JSON value with rounded floats (near one, their distance from it) and visible control characters."""
     if isinstance(value, str):
         return value if value.isascii() and value.isprintable() else escape_text(value)
     if isinstance(value, float):
-        return float(f"{value:.10g}" if 0.9 < abs(value) < 1.1 else f"{value:.6g}")
+        if 0.9 < value < 1.1 and value != 1:
+            return round(value, min(16, digits - 1 - math.floor(math.log10(abs(1 - value)))))
+        return float(f"{value:.{digits}g}")
     if isinstance(value, Mapping):
-        return {escape_line(str(key)): clean(item) for key, item in value.items()}
+        return {escape_line(str(key)): clean(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
+        return [clean(item, digits) for item in value]
     return value
 
 
@@ -132,20 +136,24 @@ def _judge(check: CheckResult) -> dict[str, Any]:
     return {
         "fails": check.fails,
         "margins": [
-            [margin.measurement, margin.measured, margin.limit, margin.relation, margin.share, margin.distance]
+            [margin.measurement, margin.measured, margin.limit, margin.relation, margin.share]
             for margin in find_margins(check)
         ],
     }
 
 
-def _slim(check: CheckResult, measurements: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {*_KEPT, *(margin.measurement for margin in find_margins(check))}
-    return {name: value for name, value in measurements.items() if name in kept}
+def _slim(case: CaseRecord) -> CaseRecord:
+    """Leave out every check's measurements and most facts of the engines."""
+    return dataclasses.replace(
+        case,
+        checks=tuple(dataclasses.replace(check, measurements={}) for check in case.checks),
+        candidate=_slim_side(case.candidate),
+        reference=_slim_side(case.reference) if case.reference is not None else None,
+    )
 
 
-def _describe_side(record: EngineRecord, shown: dict[str, Any], slim: bool) -> dict[str, Any]:
-    facts = {name: value for name, value in shown["facts"].items() if not slim or name in _KEPT_FACTS}
-    return shown | {"facts": facts, "words": describe_facts(record.facts)}
+def _slim_side(side: EngineRecord) -> EngineRecord:
+    return dataclasses.replace(side, facts={name: side.facts[name] for name in _KEPT_FACTS if name in side.facts})
 
 
 def _excerpt(case: CaseRecord) -> dict[str, Any] | None:

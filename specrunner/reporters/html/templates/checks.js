@@ -11,12 +11,18 @@ function gauge(share) {
   draw("path", { class: "gauge-limit", d: `M${limit} 0V10` }));
 }
 
-function marginLine([name, measured, limit, relation, share, distance]) {
+function marginLine([name, measured, limit, relation, share]) {
   return make("div", { class: "margin" },
     make("span", { class: "measured" }, `${name} ${formatNumber(measured)}`),
     make("span", { class: "quiet" }, ` ${relation} ${formatNumber(limit)}`),
     isNumber(share) ? gauge(share) : null,
-    make("span", { class: share > 1 ? "distance wrong" : "distance quiet" }, distance || ""));
+    make("span", { class: share > 1 ? "distance wrong" : "distance quiet" }, describeShare(share)));
+}
+
+function describeShare(share) {
+  if (!isNumber(share)) return "";
+  if (share > 1) return `${formatNumber(Number(share.toPrecision(3)))} times what the limit allows`;
+  return `${formatNumber(Number((100 * share).toPrecision(3)))} % of what the limit allows`;
 }
 
 function checkRow(check) {

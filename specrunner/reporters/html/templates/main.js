@@ -6,6 +6,8 @@ async function start() {
   if (typeof DecompressionStream === "undefined") throw new Error("this browser lacks DecompressionStream; one of 2023 or later has it");
   const [report, rows] = await Promise.all([unpack("run"), unpack("cases")]);
   page.report = report;
+  labels = report.labels;
+  order = report.order;
   page.cases = rows.map(toCase);
   buildOverview(page.cases, report);
   addEventListener("hashchange", route);
