@@ -3,8 +3,8 @@
 python benchmarks/html_report.py [--cases 5000] [--rounds 5]
 
 The cases have the checks and measurements of a real comparison, with fresh digits in every one, so that they compress
-no better than real ones. "Opens" is from the request to the first rows on the screen; the unit is a bare page, opened in
-turn with the report.
+no better than real ones. "Opens" is from the request to the first rows on the screen; the unit is a bare page, opened
+in turn with the report.
 """
 
 from __future__ import annotations
