@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "show": "show the last run's evidence for a case",
     "golden": "show, review, accept and prune the goldens",
     "compare": "measure two captures or safetensors files against each other",
+    "prove": "plant faults in the engines, and show which cases catch them",
     "engines": "list, install and examine the inference engines",
 }
 """Commands and their one-line help. `run` lives in `specrunner.cli.run`, and so on; a module is imported when used."""

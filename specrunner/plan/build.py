@@ -35,12 +35,14 @@ class Planner:
     _sessions: dict[str, tuple[Session, dict[str, Request]]] = field(default_factory=dict)
     _cases: list[PlannedCase] = field(default_factory=list)
 
-    def add(self, case: Case, fault: str | None = None) -> None:
+    def add(self, case: Case, fault: str | None = None, tensors: tuple[str, ...] | None = None) -> None:
         """Plan one case: the captures it needs, or why it will not run.
 
         Args:
             case: what to plan.
             fault: the planted bug that the candidate answers with (`specrunner.faults`); None is none.
+            tensors: patterns to capture, the case's own among them, so that cases can share a request; None is just
+                the case's own.
         """
         try:
             check_requirements(case.requires)
@@ -55,7 +57,7 @@ class Planner:
             role = getattr(error, "role", "")
             self._cases.append(PlannedCase(case, {}, Failure(error.kind, error.message, error.help, role=role)))
             return
-        request = Request(prompt=case.prompt, tensors=case.tensors, decode=case.decode)
+        request = Request(prompt=case.prompt, tensors=tensors or case.tensors, decode=case.decode)
         evidence = {}
         for role, session in sessions.items():
             asked = replace(request, fault=fault) if role == "candidate" else request

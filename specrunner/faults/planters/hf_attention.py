@@ -247,4 +247,3 @@ PLANTERS: dict[str, Planter] = {
     "dtype-softmax-rounded": replace_attention(_low_softmax),
 }
 """Context managers by the fault's name."""
-

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from specrunner.faults.planters.hf_parts import change_method, find_code, find_model
+from specrunner.faults.planters.hf_parts import change_method, find_class, find_code, find_model
 from specrunner.faults.planters.patching import Planter, replaced
 
 Tensor = torch.Tensor
@@ -73,7 +73,7 @@ def _denoise(choose: Callable[[Tensor, Tensor, float], Tensor]) -> Planter:
                 if on_pass is not None:
                     on_pass(code.DenoisingPass(start, before, logits, accepted, block.clone()))
 
-        return replaced(code.LLaDA2MoeModelLM, "_denoise", _denoise)
+        return replaced(find_class(engine, "LLaDA2MoeModelLM"), "_denoise", _denoise)
 
     return plant
 

@@ -31,6 +31,13 @@ def find_code(engine: Engine) -> Any:
     return sys.modules[type(find_model(engine)).__module__]
 
 
+def find_class(engine: Engine, name: str) -> Any:
+    """Return a class of the modeling file; for the model's own, the subclass that Transformers makes of it."""
+    model = find_model(engine)
+    own = next((kind for kind in type(model).__mro__ if kind.__name__ == name), None)
+    return own or getattr(find_code(engine), name)
+
+
 def change_code(name: str, make: Callable[[Any, Any], Any]) -> Planter:
     """Replace a function of the modeling file by `make(code, original)`."""
 
@@ -45,7 +52,7 @@ def change_method(class_name: str, method: str, make: Callable[[Any], Any]) -> P
     """Replace a method of one of the modeling file's classes by `make(original)`."""
 
     def plant(engine: Engine) -> AbstractContextManager[None]:
-        owner = getattr(find_code(engine), class_name)
+        owner = find_class(engine, class_name)
         return replaced(owner, method, make(getattr(owner, method)))
 
     return plant
@@ -71,7 +78,7 @@ def change_weights(find: Callable[[Any], Iterable[tuple[Any, torch.Tensor]]]) ->
     return plant
 
 
-class replaced_data(AbstractContextManager[None]):  # noqa: N801
+class replaced_data(AbstractContextManager[None]):
     """Give a tensor other values for a while, in its own dtype."""
 
     def __init__(self, tensor: Any, values: torch.Tensor) -> None:

@@ -100,7 +100,8 @@ def _running_softmax(attend: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor,
         total = total * shrink + powers.sum(-1, keepdim=True)
         context = context * shrink + (powers.to(v.dtype) @ v[:, :, keys]).float()
         largest = new
-    return (context / total).to(v.dtype)
+    result: Tensor = (context / total).to(v.dtype)
+    return result
 
 
 def _experts_reversed(_original: Any) -> Any:
@@ -128,7 +129,8 @@ def _wide_norm(_original: Any) -> Any:
     def forward(self: Any, hidden: Tensor) -> Tensor:
         wide = hidden.float()
         wide = wide / (wide.square().mean(-1, keepdim=True) + self.eps).sqrt()
-        return (self.weight.float() * wide).to(hidden.dtype)
+        normed: Tensor = (self.weight.float() * wide).to(hidden.dtype)
+        return normed
 
     return forward
 
@@ -186,7 +188,8 @@ def _wide_mixture(_original: Any) -> Any:
         for slot in range(ids.shape[-1]):
             rows = [self.experts[int(number)](row[None]) for number, row in zip(ids[:, slot], flat, strict=True)]
             total = total + torch.cat(rows).float() * weights[:, slot, None]
-        return total.to(hidden.dtype).view(hidden.shape)
+        mixed: Tensor = total.to(hidden.dtype).view(hidden.shape)
+        return mixed
 
     return forward
 

@@ -149,9 +149,7 @@ def _running(_model: Any, _softmax: Any, scores: Array) -> Array:
 
 def _routes(choose: Callable[[Any, Array, Array, Any], tuple[Array, Array]]) -> Planter:
     """Replace the router; `choose(route, logits, bias, config)`."""
-    return _function(
-        "route", lambda _model, route: lambda logits, bias, config: choose(route, logits, bias, config)
-    )
+    return _function("route", lambda _model, route: lambda logits, bias, config: choose(route, logits, bias, config))
 
 
 def _softmax_scores(route: Any, logits: Array, bias: Array, config: Any) -> tuple[Array, Array]:
@@ -273,7 +271,11 @@ def _exchange_norms(name: str, read: Any, values: Array) -> Array:
 
 
 def _swap_qk(name: str, read: Any, values: Array) -> Array:
-    return read(_rename(name, "query_layernorm", "key_layernorm")) if "query_layer" in name or "key_layer" in name else values
+    return (
+        read(_rename(name, "query_layernorm", "key_layernorm"))
+        if "query_layer" in name or "key_layer" in name
+        else values
+    )
 
 
 def _plus_one(name: str, _read: Any, values: Array) -> Array:
@@ -297,7 +299,9 @@ def _shift_logits(_model: Any, forward: Any) -> Any:
 
 def _decode(change: Callable[[Any, dict[str, Any]], dict[str, Any]]) -> Planter:
     """Decode with other options; `change(model, options)` returns those that differ."""
-    return _method("decode", lambda model, decode: lambda ids, **options: decode(ids, **options | change(model, options)))
+    return _method(
+        "decode", lambda model, decode: lambda ids, **options: decode(ids, **options | change(model, options))
+    )
 
 
 def _length(model: Any, options: dict[str, Any]) -> int:
@@ -383,7 +387,9 @@ PLANTERS: dict[str, Planter] = {
     "norms-plus-one": _weights(_plus_one),
     "norms-exchanged": _weights(_exchange_norms),
     "norms-centred": _norms(
-        lambda name, values, norm: norm(values - values.mean(-1, keepdims=True)) if _is_layer_norm(name) else norm(values)
+        lambda name, values, norm: (
+            norm(values - values.mean(-1, keepdims=True)) if _is_layer_norm(name) else norm(values)
+        )
     ),
     "norms-final-dropped": _norms(lambda name, values, norm: values if name == "norm" else norm(values)),
     "dtype-router-rounded": _routes(lambda route, logits, bias, config: route(_bfloat16(logits), bias, config)),

@@ -1,0 +1,116 @@
+"""Faults in live engines: what they change, that they go away again, and that two engines mean the same by a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from specrunner.engines.base import Capture, Engine
+from specrunner.engines.hf import HfEngine
+from specrunner.engines.oracle import OracleEngine
+from specrunner.errors import FaultInapplicable
+from specrunner.faults import plant
+from specrunner.faults.bugs import FAULTS
+from specrunner.faults.variants import VARIANTS
+from specrunner.models.recipes import ensure_model
+from specrunner.plan.model import Request, Session
+from specrunner.spec.model import Decode, Model, Prompt
+
+TEXT = "capital of France:Paris\nreverse stone:enots\n27+77=104\nsort 53102:01235\nreverse river:"
+FORWARD = Request(Prompt(text=TEXT, length=54), ("layers.*.output", "layers.*.router.*", "logits"))
+DECODE = Request(Prompt(text="The capital of France is "), (), Decode(24, "low_confidence", 16, 0.9, True))
+SHARED = [fault for fault in FAULTS if {"hf", "oracle"} <= set(fault.engines)]
+ROUNDED = {"rope-frequencies-rounded", "dtype-router-rounded", "dtype-router-bias-rounded"}
+"""Faults that round a number: where, and so how much, is each engine's own."""
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
+    model = Model(recipe="tiny-llada2", trust_remote_code=True)
+    path = ensure_model(model)
+    loaded: dict[str, Engine] = {}
+    for kind, dtype in ((HfEngine, "float32"), (OracleEngine, "float64")):
+        session = Session(kind.name, "", model, dtype, "cpu", {})
+        loaded[kind.name] = kind(session, path, tmp_path_factory.mktemp(kind.name))
+        loaded[kind.name].load()
+    yield loaded
+    for engine in loaded.values():
+        engine.close()
+
+
+def capture(engine: Engine, fault: str | None, request: Request) -> Capture:
+    with plant(engine, fault):
+        return engine.capture(request)
+
+
+def arrays(taken: Capture) -> dict[str, np.ndarray]:
+    return {
+        name: tensor.double().numpy() if isinstance(tensor, torch.Tensor) else np.asarray(tensor, dtype=np.float64)
+        for name, tensor in taken.tensors.items()
+    }
+
+
+def distance(left: np.ndarray, right: np.ndarray) -> float:
+    return float(np.linalg.norm(left - right) / np.linalg.norm(right))
+
+
+@pytest.mark.parametrize("name", [fault.name for fault in SHARED if not fault.decodes and fault.name not in ROUNDED])
+def test_two_engines_with_the_same_fault_compute_the_same(engines: dict[str, Engine], name: str) -> None:
+    found = {engine: arrays(capture(engines[engine], name, FORWARD))["logits"] for engine in engines}
+    healthy = arrays(capture(engines["oracle"], None, FORWARD))["logits"]
+    assert distance(found["hf"], found["oracle"]) < 1e-5
+    least = 0.0 if name == "rope-offset" else 2e-5 if name == "norms-other-eps" else 5e-3
+    assert distance(found["oracle"], healthy) >= least
+
+
+@pytest.mark.parametrize("name", [fault.name for fault in SHARED if fault.decodes])
+def test_two_engines_with_the_same_fault_decode_the_same(engines: dict[str, Engine], name: str) -> None:
+    found = {engine: capture(engines[engine], name, DECODE) for engine in engines}
+    assert found["hf"].output_token_ids == found["oracle"].output_token_ids
+    assert found["hf"].facts["trajectory"] == found["oracle"].facts["trajectory"]
+
+
+@pytest.mark.parametrize("engine", ["hf", "oracle"])
+def test_a_fault_goes_away_with_its_request(engines: dict[str, Engine], engine: str) -> None:
+    healthy = capture(engines[engine], None, FORWARD)
+    for fault in (*FAULTS, *VARIANTS):
+        if engine in fault.engines:
+            with plant(engines[engine], fault.name):
+                pass
+    with pytest.raises(RuntimeError, match="in the middle"), plant(engines[engine], "norms-plus-one"):
+        raise RuntimeError("in the middle")
+    again = capture(engines[engine], None, FORWARD)
+    assert all(np.array_equal(arrays(again)[name], value) for name, value in arrays(healthy).items())
+    decoded = [capture(engines[engine], fault, DECODE).output_token_ids for fault in (None, "sampler-leftmost", None)]
+    assert decoded[0] == decoded[2]
+
+
+def test_variants_are_as_right_as_the_model(engines: dict[str, Engine]) -> None:
+    healthy = arrays(capture(engines["oracle"], None, FORWARD))["logits"]
+    for variant in VARIANTS:
+        for engine in variant.engines:
+            assert distance(arrays(capture(engines[engine], variant.name, FORWARD))["logits"], healthy) < 1e-5
+
+
+def test_what_cannot_be_planted_is_an_error(engines: dict[str, Engine]) -> None:
+    with (
+        pytest.raises(FaultInapplicable, match="cannot be planted in oracle"),
+        plant(engines["oracle"], "mask-zero-one"),
+    ):
+        pass
+
+    class Stranger(HfEngine):
+        name = "stranger"
+
+    stranger = Stranger(engines["hf"].session, "", Path())
+    with pytest.raises(FaultInapplicable, match="no fault can be planted in stranger"), plant(stranger, "mask-causal"):
+        pass
+    other: Any = HfEngine(engines["hf"].session, "", Path())
+    other._model = torch.nn.Linear(2, 2)
+    with pytest.raises(FaultInapplicable, match="our own LLaDA2, not Linear"), plant(other, "mask-causal"):
+        pass
