@@ -120,6 +120,14 @@ RECIPES: Mapping[str, Recipe] = {
             packages=_RANDOM,
             install=_INSTALL_HF,
         ),
+        Recipe(
+            name="tiny-diffusion-gemma",
+            architecture="DiffusionGemmaForBlockDiffusion",
+            description="a random DiffusionGemma: 3 layers, a canvas of 16 tokens, 16 experts beside a dense path",
+            builder="specrunner.models.random_diffusion_gemma:build_diffusion_gemma",
+            packages=_RANDOM,
+            install=_INSTALL_HF,
+        ),
     )
 }
 """All recipes by name."""

@@ -54,7 +54,11 @@ def random_checkpoint(family: str, folder: Path) -> Model:
     return Model(path=str(folder))
 
 
-@pytest.fixture(scope="module", params=[*CONFIGS, *(name for name in RECIPES if name.startswith("tiny-"))])
+# DiffusionGemma has two stacks over the same weights, and tests of its own (test_diffusion_gemma.py).
+TINY = tuple(name for name in RECIPES if name.startswith("tiny-") and name != "tiny-diffusion-gemma")
+
+
+@pytest.fixture(scope="module", params=[*CONFIGS, *TINY])
 def engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ensure: Callable[[Model], str]
 ) -> HfEngine:

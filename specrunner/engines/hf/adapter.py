@@ -129,18 +129,35 @@ class HfEngine(Engine):
 
     def _forward(self, ids: list[int], patterns: list[str]) -> dict[str, Any]:
         """Run the prompt once; return the tensors that `patterns` select."""
-        import torch
-
         config = self._model.config.get_text_config()
         layers = getattr(config, self._map.layers_key)
         points = select_points(available_points(self._map, self._model, layers), patterns)
         recorder = Recorder(self._model, points, model_geometry(config))
         try:
-            self._model(input_ids=torch.tensor([ids], device=self._model.device), use_cache=False)
+            inputs, rows = self._arrange_inputs(ids)
+            self._model(**inputs)
             records = recorder.take()
         finally:
             recorder.remove()
-        return finish_tensors(records, points, patterns, len(ids))
+        return finish_tensors(records, points, patterns, rows)
+
+    def _arrange_inputs(self, ids: list[int]) -> tuple[dict[str, Any], int]:
+        """Return the keywords of one forward over `ids`, and how many rows its tensors have.
+
+        A model with a canvas (DiffusionGemma) gets the last `canvas_length` ids as its canvas, which it would draw at
+        random otherwise, and the ids before them as its prompt; the tensors are of the canvas.
+        """
+        import torch
+
+        tensor = torch.tensor([ids], device=self._model.device)
+        canvas = getattr(self._model.config, "canvas_length", None)
+        if canvas is None:
+            return {"input_ids": tensor, "use_cache": False}, len(ids)
+        if len(ids) <= canvas:
+            raise ModelUnsupported(
+                f"a prompt and a canvas of {canvas} tokens are needed, and there are {len(ids)} tokens"
+            )
+        return {"input_ids": tensor[:, :-canvas], "decoder_input_ids": tensor[:, -canvas:]}, canvas
 
     def _decode(self, capture: Capture, decode: Decode, patterns: tuple[str, ...]) -> None:
         """Generate tokens; put them, their facts and the wanted passes into `capture`."""
@@ -216,12 +233,14 @@ def choose_map(architecture: str) -> NameMap:
 
 
 def model_geometry(config: Any) -> Geometry:
-    """Read the attention's sizes off a model's configuration."""
+    """Read the attention's sizes off a model's configuration; where layers differ in them, those of the first."""
     heads = config.num_attention_heads
+    layers = getattr(config, "per_layer_config", None)
+    sizes = layers[0] if layers else config
     return Geometry(
         heads=heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        kv_heads=getattr(sizes, "num_key_value_heads", None) or heads,
+        head_dim=getattr(sizes, "head_dim", None) or config.hidden_size // heads,
     )
 
 

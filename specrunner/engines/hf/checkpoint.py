@@ -120,14 +120,12 @@ def load_model(
         ModelUnsupported: an architecture, attention implementation or option that Transformers refuses.
         EngineOutOfMemory: no room.
     """
-    from transformers import AutoModelForCausalLM
-
     options = dict(options)
     code = options.pop("specrunner_code", "checkpoint")
     if code not in ("checkpoint", "own"):
         raise ModelUnsupported(f"specrunner_code is {code!r}", help="it can be checkpoint or own")
-    load: Any = AutoModelForCausalLM.from_pretrained
     with translate_errors(f"load {model.label}"):
+        load: Any = find_auto_class(model, path).from_pretrained
         if code == "own":
             model_class, config = find_own_code(model, path, options)
             load, options["config"] = model_class.from_pretrained, config
@@ -146,6 +144,18 @@ def load_model(
         if "device_map" not in options:
             loaded = loaded.to(device)
         return loaded.eval(), sorted(report["unexpected_keys"])
+
+
+def find_auto_class(model: Model, path: str) -> Any:
+    """Return the class of Transformers that knows the architecture: that of causal models, else of multimodal ones."""
+    import transformers
+
+    stated = json.loads((resolve_folder(model, path) / "config.json").read_text(encoding="utf-8"))
+    known: Any = transformers.models.auto.modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    causal: Any = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    kind = stated.get("model_type")
+    is_multimodal = kind in known and kind not in causal
+    return transformers.AutoModelForMultimodalLM if is_multimodal else transformers.AutoModelForCausalLM
 
 
 def find_own_code(model: Model, path: str, options: dict[str, Any]) -> tuple[Any, Any]:
