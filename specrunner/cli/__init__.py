@@ -21,17 +21,23 @@ COMMANDS: dict[str, str] = {
     "compare": "measure two captures or safetensors files against each other",
     "prove": "plant faults in the engines, and show which cases catch them",
     "engines": "list, install and examine the inference engines",
+    "init": "write one spec that runs at once",
+    "completion": "print what lets a shell complete specrunner's commands",
 }
 """Commands and their one-line help. `run` lives in `specrunner.cli.run`, and so on; a module is imported when used."""
 
 EXAMPLES = """\
 examples:
+  specrunner init                                        write a first spec
   specrunner run specs/                                  run everything
   specrunner run specs/smoke -k logits                   run a part
   specrunner run 'specs/a.yaml::capital[engine=hf]'      run one case
   specrunner run specs/ --plan                           show what would run
   specrunner validate specs/                             check the specs alone
+  specrunner run specs/ --html report.html               a report for people
+"""
 
+EXIT_STATUSES = """\
 exit status:
   0 passed   1 a case failed   2 interrupted   3 a bug of ours   4 usage or an invalid spec
   5 nothing was verified   10 errors but no failures
@@ -39,7 +45,18 @@ exit status:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with our exit code for a wrong command line."""
+    """argparse with our exit code for a wrong command line, and with help that begins with examples.
+
+    Attributes:
+        examples: what `--help` begins with, or "".
+    """
+
+    examples: str = ""
+
+    def format_help(self) -> str:
+        """Return the examples, and then what argparse says."""
+        help_text = super().format_help()
+        return f"{self.examples}\n{help_text}" if self.examples else help_text
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print usage and the message, exit 4."""
@@ -47,23 +64,29 @@ class _Parser(argparse.ArgumentParser):
         self.exit(ExitCode.USAGE, f"error: {message}\n")
 
 
-def make_parser(command: str | None) -> argparse.ArgumentParser:
-    """Build the parser; only `command`'s own module is imported, all of them when it is None and help is not asked."""
+def make_parser(command: str | None, *, whole: bool = False) -> argparse.ArgumentParser:
+    """Build the parser.
+
+    Args:
+        command: the command whose arguments are declared; only its module is imported.
+        whole: declare the arguments of every command.
+    """
     parser = _Parser(
         prog="specrunner",
         description="Validate what LLM inference engines compute, from cases written as YAML.",
-        epilog=EXAMPLES,
+        epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.examples = EXAMPLES
     parser.add_argument("--version", action="version", version=f"specrunner {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for name, text in COMMANDS.items():
         subparser = subparsers.add_parser(
             name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        if name == command:
+        if whole or name == command:
             module = importlib.import_module(f"specrunner.cli.{name}")
-            subparser.epilog = getattr(module, "EXAMPLES", None)
+            subparser.examples = module.EXAMPLES
             module.add_arguments(subparser)
     return parser
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,6 +82,7 @@ def run_cases(cases: Sequence[Case], settings: Settings, *, plan_only: bool = Fa
         junit=Path(settings.junit_xml) if settings.junit_xml else None,
         json="-" if settings.json == "-" else Path(settings.json) if settings.json else None,
         html=Path(settings.html) if settings.html else None,
+        summary=find_job_summary(settings, os.environ),
         last_run=LAST_RUN,
         output_format=settings.output_format,
         color=settings.color,
@@ -101,6 +102,12 @@ def run_cases(cases: Sequence[Case], settings: Settings, *, plan_only: bool = Fa
             reporter.close()
     unwritten = any(reporter.problem and not reporter.optional for reporter in reporters)
     return ExitCode.USAGE if unwritten and exit_code is ExitCode.PASSED else exit_code
+
+
+def find_job_summary(settings: Settings, environ: Mapping[str, str]) -> Path | None:
+    """Return the file that GitHub shows on a job's page, under `--output-format github`."""
+    named = environ.get("GITHUB_STEP_SUMMARY")
+    return Path(named) if named and settings.output_format == "github" else None
 
 
 def require_numerics() -> None:

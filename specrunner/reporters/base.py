@@ -13,6 +13,7 @@ REPORTERS: dict[str, str] = {
     "github": "specrunner.reporters.github:GithubReporter",
     "junit": "specrunner.reporters.junit:JunitReporter",
     "json": "specrunner.reporters.json:JsonReporter",
+    "summary": "specrunner.reporters.github:SummaryReporter",
     "html": "specrunner.reporters.html:HtmlReporter",
 }
 """Reporters by name; a module is imported when its reporter is asked for."""

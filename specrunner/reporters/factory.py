@@ -17,6 +17,7 @@ def create_reporters(
     junit: Path | None = None,
     json: Path | Literal["-"] | None = None,
     html: Path | None = None,
+    summary: Path | None = None,
     last_run: Path | None = None,
     output_format: str = "full",
     color: str = "auto",
@@ -29,6 +30,7 @@ def create_reporters(
         junit: where the JUnit report goes.
         json: where the JSON report goes; "-" is `stdout`, and the results then go to `stderr`.
         html: where the HTML report goes.
+        summary: the file that GitHub's job summary is added to; one that cannot be written is no error.
         last_run: where the JSON report goes for `specrunner show`; a place that cannot be written is no error yet.
         output_format: a key of `OUTPUT_FORMATS`.
         color: `auto`, `always` or `never`.
@@ -55,6 +57,8 @@ def create_reporters(
     if html is not None:
         prepare_path(html, "HTML report")
         files.append(find_reporter("html")(html))  # type: ignore[call-arg]
+    if summary is not None:
+        files.append(find_reporter("summary")(summary, optional=True))  # type: ignore[call-arg]
     if last_run is not None:
         files.append(find_reporter("json")(last_run, optional=True))  # type: ignore[call-arg]
     out = stderr if json == "-" else stdout

@@ -1,9 +1,12 @@
-"""The report for GitHub Actions: every failure as an annotation at its line of the spec."""
+"""The report for GitHub Actions: an annotation at the spec's line for every failure, and the job summary."""
 
 from __future__ import annotations
 
+from specrunner.errors import ConfigurationError
 from specrunner.reporters.details import describe_case
 from specrunner.reporters.escape import escape_line
+from specrunner.reporters.files import FileReporter
+from specrunner.reporters.markdown import render_summary
 from specrunner.reporters.record import CaseRecord, RunRecord
 from specrunner.reporters.terminal import BAD, TerminalReporter
 
@@ -18,6 +21,25 @@ class GithubReporter(TerminalReporter):
     def show_failures(self, run: RunRecord) -> list[str]:
         """Return nothing: every failure has its annotation."""
         return []
+
+
+class SummaryReporter(FileReporter):
+    """Adds the job summary to the file that GitHub names in `GITHUB_STEP_SUMMARY`, after what other steps wrote."""
+
+    what = "job summary"
+
+    def render(self) -> bytes:
+        """Return the summary in UTF-8."""
+        return render_summary(self.collector.record()).encode("utf-8", "backslashreplace")
+
+    def _write(self) -> None:
+        self._written = True
+        try:
+            with self.path.open("ab") as stream:
+                stream.write(self.render() + b"\n")
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            self.problem = ConfigurationError(f"cannot write the job summary to {self.path}: {reason}")
 
 
 def annotate_case(case: CaseRecord) -> str:

@@ -1,0 +1,104 @@
+"""`specrunner init`, shell completion, and help that begins with examples."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from specrunner.cli import COMMANDS, main
+from specrunner.spec.schema import find_schema
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class TestInit:
+    def test_the_spec_is_valid_and_names_a_schema_that_exists(self, folder: Path) -> None:
+        assert main(["init"]) == 0
+        spec = folder / "specs" / "first.yaml"
+        [schema] = re.findall(r"^# yaml-language-server: \$schema=(\S+)$", spec.read_text(), flags=re.MULTILINE)
+        assert (spec.parent / schema).read_bytes() == find_schema().read_bytes()
+        assert main(["validate"]) == 0
+
+    def test_a_schema_above_is_used(self, folder: Path) -> None:
+        (folder / "schema").mkdir()
+        shutil.copy(find_schema(), folder / "schema")
+        assert main(["init", "specs/deep"]) == 0
+        assert "$schema=../../schema/spec.schema.json\n" in (folder / "specs/deep/first.yaml").read_text()
+        assert not (folder / "specs/deep/spec.schema.json").exists()
+
+    def test_nothing_is_overwritten(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        spec = folder / "specs" / "first.yaml"
+        spec.parent.mkdir()
+        spec.write_text("mine")
+        assert main(["init"]) == 4
+        assert "specs/first.yaml is there already" in capsys.readouterr().err
+        assert spec.read_text() == "mine"
+        assert list(spec.parent.iterdir()) == [spec]
+
+    def test_a_place_that_cannot_be_written(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (folder / "file").write_text("")
+        assert main(["init", "file/below"]) == 4
+        assert "cannot write" in capsys.readouterr().err
+
+    @pytest.mark.engine
+    def test_the_spec_passes_when_run(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        pytest.importorskip("transformers")
+        assert main(["init"]) == 0
+        assert main(["run", "specs/first.yaml", "--strict"]) == 0
+        assert "2 passed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_begins_with_examples(command: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"] if command else ["--help"]) == 0
+    assert capsys.readouterr().out.startswith("examples:\n  specrunner ")
+
+
+COMPLETIONS = {
+    "bash": """
+        source {script}
+        COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMP_LINE="{words}"
+        _shtab_specrunner; printf '%s\\n' "${{COMPREPLY[@]}}"
+    """,
+    "fish": "source {script}; complete -C '{words}'",
+}
+
+
+class TestCompletion:
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    def test_the_script_is_one_that_the_shell_can_read(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], shell: str
+    ) -> None:
+        if shutil.which(shell) is None:
+            pytest.skip(f"{shell} is not installed")
+        assert main(["completion", shell]) == 0
+        (folder / "script").write_text(capsys.readouterr().out)
+        subprocess.run([shell, "-n", "script"], check=True)
+
+    @pytest.mark.parametrize("shell", sorted(COMPLETIONS))
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            ("specrunner engi", "engines"),
+            ("specrunner run --junit", "--junit-xml"),
+            ("specrunner engines ins", "install"),
+        ],
+    )
+    def test_words_are_completed(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], shell: str, words: str, expected: str
+    ) -> None:
+        if shutil.which(shell) is None:
+            pytest.skip(f"{shell} is not installed")
+        main(["completion", shell])
+        (folder / "script").write_text(capsys.readouterr().out)
+        command = COMPLETIONS[shell].format(script="./script", words=words)
+        done = subprocess.run([shell, "-c", command], capture_output=True, text=True)
+        assert expected in {line.split("\t")[0] for line in done.stdout.splitlines()}, done.stderr
