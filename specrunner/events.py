@@ -68,6 +68,23 @@ class RequestFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class QuestionsAnswered:
+    """A benchmark goes on.
+
+    Attributes:
+        session: the session's key.
+        request: the request's key.
+        done: questions of the current task that have been answered, each offered answer counted.
+        total: their number.
+    """
+
+    session: str
+    request: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class SessionEnded:
     """The engine process is gone. `reason` is "" when it was closed in order."""
 
@@ -100,4 +117,13 @@ class RunFinished:
     sessions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-Event = RunStarted | SessionStarted | SessionReady | RequestFinished | SessionEnded | CaseFinished | RunFinished
+Event = (
+    RunStarted
+    | SessionStarted
+    | SessionReady
+    | RequestFinished
+    | QuestionsAnswered
+    | SessionEnded
+    | CaseFinished
+    | RunFinished
+)

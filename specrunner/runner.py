@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,10 @@ from specrunner.results import CaseResult, CheckResult, Failure, Verdict
 from specrunner.sessions.captures import StoredCapture
 from specrunner.sessions.environments import Environment
 from specrunner.sessions.pool import Answer, Pool
-from specrunner.spec.model import Case
+from specrunner.spec.model import Benchmark, Case
+
+ANSWERS = Path(".specrunner") / "benchmarks"
+"""Where every run leaves the single answers to its benchmarks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +263,8 @@ class Run:
 
 def check_captures(case: Case, captures: Mapping[str, StoredCapture]) -> tuple[CheckResult, ...]:
     """Make every check of a case on its captures by role; torch is imported here, when the first case is judged."""
+    if case.benchmark is not None:
+        return check_answers(case, case.benchmark, captures)
     from specrunner.checks.evidence import LoadedCapture, check_case
     from specrunner.checks.sources import open_tensors
 
@@ -272,6 +277,33 @@ def check_captures(case: Case, captures: Mapping[str, StoredCapture]) -> tuple[C
         for role, stored in captures.items()
     }
     return tuple(check_case(case, loaded["candidate"], loaded.get("reference"), loaded.get("peer")))
+
+
+def check_answers(case: Case, benchmark: Benchmark, captures: Mapping[str, StoredCapture]) -> tuple[CheckResult, ...]:
+    """Judge a benchmark by its records: the candidate's, and the reference's or the baseline's file."""
+    from specrunner.benchmarks.record import read_record
+    from specrunner.checks.benchmark import check_benchmark
+
+    paths = {role: capture.benchmark_path for role, capture in captures.items()}
+    if benchmark.baseline is not None and benchmark.baseline.file is not None:
+        paths["reference"] = Path(benchmark.baseline.file)
+    location = str(case.location)
+    candidate = paths["candidate"]
+    if candidate is not None:
+        keep_answers(case, candidate)
+    try:
+        records = {role: read_record(path).tasks for role, path in paths.items() if path is not None}
+    except EngineError as error:
+        return (CheckResult("benchmark", "evidence", False, error.message, {}, {}, location, against=""),)
+    return tuple(check_benchmark(benchmark, records["candidate"], records.get("reference"), location))
+
+
+def keep_answers(case: Case, path: Path) -> None:
+    """Keep a candidate's single answers, so that a later run can be held against them (`baseline.file`)."""
+    kept = ANSWERS / case.suite.lstrip("/").replace("..", "") / f"{case.id}.json"
+    with suppress(OSError):  # as with the last run's report, a read-only directory spoils no verdict
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, kept)
 
 
 def find_missing_evidence(checks: Sequence[CheckResult]) -> Failure | None:

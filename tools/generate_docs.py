@@ -58,7 +58,8 @@ cases:
 
 SECTIONS = (
     *("case", "defaults", "variant", "model", "reference", "peer", "prompt", "decode"),
-    *("tolerance", "rules", "golden", "matrix", "requires", "xfail"),
+    *("tolerance", "rules", "golden", "benchmark", "data", "baseline", "compare"),
+    *("matrix", "requires", "xfail"),
 )
 
 

@@ -8,13 +8,16 @@ or the engine itself, since the plan asks for `capabilities` in the caller's pro
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from specrunner.plan.model import Request
+from specrunner.spec.model import Decode, Prompt
+
 if TYPE_CHECKING:
-    from specrunner.plan.model import Request, Session
+    from specrunner.plan.model import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,27 @@ class Engine(ABC):
             CaptureIncomplete: a pattern matched nothing, a hook did not fire, or rows differ from the prompt's length.
             EngineError: anything else that cost the request.
         """
+
+    def read_logits(self, token_ids: Sequence[int]) -> Any:
+        """Return the logits of one forward over a prompt, [tokens, vocabulary]; benchmarks score answers by them.
+
+        Raises:
+            CaptureIncomplete: the engine cannot give the logits of every token.
+            EngineError: anything else that cost the question.
+        """
+        prompt = Prompt(token_ids=tuple(token_ids))
+        return self.capture(Request(prompt=prompt, tensors=("logits",))).tensors["logits"]
+
+    def generate(self, token_ids: Sequence[int], decode: Decode, stop: Sequence[str] = ()) -> list[int]:
+        """Return the ids that the engine generates after a prompt; benchmarks read their answers from them.
+
+        Args:
+            token_ids: the prompt.
+            decode: how to generate.
+            stop: texts after which the rest will be cut off, so that an engine may end there.
+        """
+        prompt = Prompt(token_ids=tuple(token_ids))
+        return list(self.capture(Request(prompt=prompt, decode=decode)).output_token_ids or ())
 
     def close(self) -> None:
         """Let go of the model. Called once, also after errors."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+from specrunner.benchmarks.tasks import INSTALL, find_missing_packages
 from specrunner.engines.base import Capabilities, Engine
 from specrunner.engines.registry import find_engine
 from specrunner.errors import CapabilityMissing, EngineError, EngineMissing
@@ -15,7 +16,7 @@ from specrunner.plan.devices import has_cuda, memory_gb, resolve_device
 from specrunner.plan.model import Evidence, Plan, PlannedCase, PlannedSession, Request, Session
 from specrunner.results import Failure
 from specrunner.sessions.environments import Environment, find_environment
-from specrunner.spec.model import Case, EngineChoice, Model
+from specrunner.spec.model import Benchmark, Case, EngineChoice, Model
 
 FindEnvironment = Callable[[str, Capabilities, str], Environment]
 
@@ -47,6 +48,7 @@ class Planner:
         try:
             check_requirements(case.requires)
             check_recipe(case.model)
+            check_benchmark(case.benchmark)
             roles = {"candidate": case.candidate}
             if case.reference is not None:
                 roles["reference"] = case.reference
@@ -57,7 +59,8 @@ class Planner:
             role = getattr(error, "role", "")
             self._cases.append(PlannedCase(case, {}, Failure(error.kind, error.message, error.help, role=role)))
             return
-        request = Request(prompt=case.prompt, tensors=tensors or case.tensors, decode=case.decode)
+        evaluation = None if case.benchmark is None else case.benchmark.evaluation
+        request = Request(case.prompt, tensors or case.tensors, case.decode, evaluation=evaluation)
         evidence = {}
         for role, session in sessions.items():
             asked = replace(request, fault=fault) if role == "candidate" else request
@@ -149,6 +152,19 @@ def check_recipe(model: Model) -> None:
             f"the checkpoint {recipe.name} needs the package{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
             help=recipe.install,
         )
+
+
+def check_benchmark(benchmark: Benchmark | None) -> None:
+    """Make sure that lm-eval and the questions are there.
+
+    Raises:
+        CapabilityMissing: the packages that hold them are not installed beside specrunner.
+    """
+    if benchmark is None:
+        return
+    missing = find_missing_packages(own_data=benchmark.evaluation.file is not None)
+    if missing:
+        raise CapabilityMissing(f"benchmarks need {' and '.join(missing)} beside specrunner", help=INSTALL)
 
 
 def _strings(value: object) -> Iterable[str]:

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from specrunner.benchmarks.tasks import TASKS
 from specrunner.engines.base import Capabilities, Engine
+from specrunner.engines.name_maps import load_maps
 from specrunner.engines.registry import find_engine
 from specrunner.spec.coverage import can_match, vocabulary
 from specrunner.spec.diagnostics import Diagnostic, accepted_values, sort_diagnostics
 from specrunner.spec.loader import LoadedSpecs
 from specrunner.spec.merge import Marks
-from specrunner.spec.model import Case, EngineChoice, Model
+from specrunner.spec.model import Benchmark, Case, EngineChoice, Model
 
 FindEngine = Callable[[str], type[Engine]]
 
@@ -63,6 +65,8 @@ class _Checker:
             self._report(case, "impossible-algorithm", message, advice, "decode.algorithm")
         if case.tensors:
             self._check_tensors(case, choice, engine)
+        if case.benchmark is not None and not prefix:
+            self._check_benchmark(case, case.benchmark)
 
     def _check_dtype(self, case: Case, choice: EngineChoice, capabilities: Capabilities, prefix: str) -> None:
         devices = list(capabilities.dtypes) if choice.device == "auto" else [choice.device]
@@ -82,6 +86,23 @@ class _Checker:
             return
         message = f"engine `{choice.engine}` does not compute in {choice.dtype}{where}"
         self._report(case, "impossible-dtype", message, accepted_values("", possible, "dtypes"), prefix + "dtype")
+
+    def _check_benchmark(self, case: Case, benchmark: Benchmark) -> None:
+        """A model that denoises blocks predicts no next token, so it gives no log-likelihood of a continuation."""
+        known = load_maps("hf").get(architecture_of(case.model) or "")
+        if known is None or "greedy" in known.algorithms:
+            return
+        scored = [name for name in benchmark.evaluation.tasks if TASKS[name].likelihood]
+        if scored:
+            message = f"`{scored[0]}` compares log-likelihoods, and the diffusion model {case.model.label} has none"
+            advice = "take a task whose answers are generated: " + ", ".join(
+                f"`{name}`" for name, task in TASKS.items() if not task.likelihood
+            )
+            self._report(case, "impossible-likelihood", message, advice, "benchmark.task")
+        elif case.decode is None or case.decode.algorithm not in known.algorithms:
+            message = f"{case.model.label} decodes by {' or '.join(known.algorithms)}, and the case by `greedy`"
+            advice = "e.g. `decode: {algorithm: low_confidence, block_length: 32, threshold: 0.95}`"
+            self._report(case, "impossible-algorithm", message, advice, "benchmark.task")
 
     def _check_tensors(self, case: Case, choice: EngineChoice, engine: type[Engine]) -> None:
         architecture = architecture_of(case.model)

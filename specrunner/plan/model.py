@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from specrunner.results import Failure
-from specrunner.spec.model import Case, Decode, Model, Prompt
+from specrunner.spec.model import Case, Decode, Evaluation, Model, Prompt
 
 
 def digest_of(value: Any) -> str:
@@ -55,13 +55,15 @@ class Request:
 
     A request with `tensors` asks for one forward over the whole prompt, with a row per prompt token in every tensor
     (`passes.*` tensors come from the decode instead). `decode` asks for generated tokens. `fault` names the planted bug
-    (`specrunner.faults`) that the engine has while it answers, and no longer.
+    (`specrunner.faults`) that the engine has while it answers, and no longer. `evaluation` asks for a benchmark's
+    answers instead, `decode` then saying how they are generated.
     """
 
     prompt: Prompt
     tensors: tuple[str, ...] = ()
     decode: Decode | None = None
     fault: str | None = None
+    evaluation: Evaluation | None = None
 
     @property
     def key(self) -> str:
@@ -80,7 +82,18 @@ class Request:
             if prompt[name] is not None:
                 prompt[name] = tuple(prompt[name])
         decode = Decode(**data["decode"]) if data["decode"] is not None else None
-        return cls(Prompt(**prompt), tuple(data["tensors"]), decode, data["fault"])
+        evaluation = dict(data["evaluation"]) if data["evaluation"] is not None else None
+        if evaluation is not None:
+            evaluation["tasks"] = tuple(evaluation["tasks"])
+            if isinstance(evaluation["samples"], list):
+                evaluation["samples"] = tuple(evaluation["samples"])
+        return cls(
+            Prompt(**prompt),
+            tuple(data["tensors"]),
+            decode,
+            data["fault"],
+            None if evaluation is None else Evaluation(**evaluation),
+        )
 
 
 @dataclass(frozen=True, slots=True)

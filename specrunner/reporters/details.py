@@ -60,7 +60,10 @@ def describe_case(record: CaseRecord, palette: Palette = PLAIN, log_lines: int =
 
 def describe_sides(record: CaseRecord, palette: Palette) -> list[str]:
     """Return model, prompt, candidate and reference, one line each."""
-    pairs = [("model", str(record.model["label"])), ("prompt", describe_prompt(record.prompt))]
+    asked = ("prompt", describe_prompt(record.prompt))
+    if record.benchmark is not None:
+        asked = ("benchmark", describe_benchmark(record.benchmark))
+    pairs = [("model", str(record.model["label"])), asked]
     pairs.append(("candidate", _describe_side(record.candidate)))
     if record.reference is not None:
         pairs.append(("reference", _describe_side(record.reference)))
@@ -166,6 +169,18 @@ def describe_prompt(prompt: Mapping[str, Any], most: int = _PROMPT_CHARACTERS) -
     if len(shown) > most:
         shown = shown[: most - 1] + "…"
     return shown + (f", the first {plural(prompt['length'], 'token')}" if "length" in prompt else "")
+
+
+def describe_benchmark(benchmark: Mapping[str, Any]) -> str:
+    """Return what was asked, in one line."""
+    asked = benchmark["evaluation"]
+    samples = asked["samples"]
+    if isinstance(samples, int):
+        count = f"{plural(samples, 'question')} drawn with seed {asked['seed']}"
+    else:
+        count = "all questions" if samples is None else plural(len(samples), "chosen question")
+    shots = "" if asked["num_fewshot"] is None else f", {plural(asked['num_fewshot'], 'shot')}"
+    return f"{', '.join(asked['tasks'])}: {count}{shots}, {benchmark['mode']}"
 
 
 def _describe_side(side: EngineRecord) -> str:

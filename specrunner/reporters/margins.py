@@ -36,6 +36,7 @@ _JUDGED: dict[str, tuple[_Judged, ...]] = {
     "sqnr": (_Judged("min_sqnr", "min", best=math.inf),),
     "kl": (_Judged("mean_kl", "mean"), _Judged("p99_kl", "p99")),
     "top_k": (_Judged("mean_top_{k}_overlap", "overlap", best=1.0),),
+    "log_likelihoods": (_Judged("max_abs_ll_diff", "max_abs_ll_diff"),),
     "noise_floor": (_Judged("floor_needed", "k"), _Judged("floor_needed_by_token", "k")),
 }
 

@@ -13,6 +13,7 @@ from typing import TextIO
 from specrunner.events import (
     CaseFinished,
     Event,
+    QuestionsAnswered,
     RequestFinished,
     RunFinished,
     RunStarted,
@@ -83,6 +84,8 @@ class _Live:
     since: float
     ready: bool = False
     done: int = 0
+    questions: tuple[int, int] | None = None
+    asked_since: float = 0.0
 
 
 class LiveProgress(Progress):
@@ -123,6 +126,11 @@ class LiveProgress(Progress):
                     self._sessions[event.session].ready = True
                 case RequestFinished() if event.session in self._sessions:
                     self._sessions[event.session].done += 1
+                    self._sessions[event.session].questions = None
+                case QuestionsAnswered() if event.session in self._sessions:
+                    live = self._sessions[event.session]
+                    live.asked_since = now if event.done == 0 else live.asked_since
+                    live.questions = event.done, event.total
                 case SessionEnded():
                     self._sessions.pop(event.session, None)
                 case CaseFinished():
@@ -179,6 +187,7 @@ class LiveProgress(Progress):
                 if session.ready
                 else f"loading, {format_clock(now - session.since)}"
             )
+            doing += describe_questions(session.questions, now - session.asked_since)
             lines.append(self._palette.paint(fit_cells(f"  {session.label}  {doing}", width), "dim"))
         if len(self._sessions) > _MOST_SESSIONS:
             lines.append(f"  and {plural(len(self._sessions) - _MOST_SESSIONS, 'more session', 'more sessions')}")
@@ -202,6 +211,17 @@ class LiveProgress(Progress):
 
     def _is_bad(self) -> bool:
         return bool(self._counts[Verdict.FAILED] or self._counts[Verdict.ERROR] or self._counts[Verdict.XPASSED])
+
+
+def describe_questions(questions: tuple[int, int] | None, seconds: float) -> str:
+    """Return `, 120/400 questions, 3.2/s, 1:27 left` of a benchmark that has run for `seconds`, or ""."""
+    if questions is None:
+        return ""
+    done, total = questions
+    if not done or seconds <= 0:
+        return f", {done}/{plural(total, 'question')}"
+    rate = done / seconds
+    return f", {done}/{plural(total, 'question')}, {rate:.2g}/s, {format_clock((total - done) / rate)} left"
 
 
 def format_clock(seconds: float) -> str:

@@ -71,6 +71,7 @@ class CaseRecord:
         model: the checkpoint, with its `label`.
         prompt: the input, only what was stated.
         decode: the generation asked for, or None.
+        benchmark: the benchmark and the question asked of its score, or None.
         xfail: the reason why the case is expected to fail on this engine, or "".
         attempts: earlier tries, oldest first; empty unless the case was run again.
         diagnosis: where it first went wrong; None unless a check failed.
@@ -97,6 +98,7 @@ class CaseRecord:
     failure: Failure | None = None
     attempts: tuple[Attempt, ...] = ()
     diagnosis: Diagnosis | None = None
+    benchmark: Mapping[str, Any] | None = None
 
     @property
     def where(self) -> str:
@@ -150,6 +152,7 @@ class CaseRecord:
             checks=result.checks,
             failure=result.failure,
             diagnosis=result.diagnosis,
+            benchmark=escape_json(case.benchmark),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 TENSORS_FILE = "tensors.safetensors"
 CAPTURE_FILE = "capture.json"
+BENCHMARK_FILE = "benchmark.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class StoredCapture:
         prompt_token_ids: the ids the model saw.
         output_token_ids: the ids it generated, or None.
         facts: facts of the request.
+        benchmark_path: the record of a benchmark's answers, or None.
     """
 
     tensors_path: Path | None
@@ -34,6 +36,7 @@ class StoredCapture:
     prompt_token_ids: tuple[int, ...]
     output_token_ids: tuple[int, ...] | None
     facts: Mapping[str, Any]
+    benchmark_path: Path | None = None
 
 
 def write_capture(directory: Path, capture: Capture) -> None:
@@ -98,4 +101,5 @@ def read_capture(directory: Path) -> StoredCapture:
         prompt_token_ids=tuple(record["prompt_token_ids"]),
         output_token_ids=None if output is None else tuple(output),
         facts=record["facts"],
+        benchmark_path=directory / BENCHMARK_FILE if (directory / BENCHMARK_FILE).exists() else None,
     )

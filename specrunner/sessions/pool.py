@@ -16,10 +16,11 @@ from typing import Any
 
 from specrunner.engines.registry import find_engine
 from specrunner.errors import EngineError, ModelUnavailable
-from specrunner.events import Event, RequestFinished, SessionEnded, SessionReady, SessionStarted
+from specrunner.events import Event, QuestionsAnswered, RequestFinished, SessionEnded, SessionReady, SessionStarted
 from specrunner.plan.model import PlannedSession, Request
 from specrunner.sessions.captures import StoredCapture, read_capture
 from specrunner.sessions.environments import Environment
+from specrunner.sessions.evaluator import run_evaluation
 from specrunner.sessions.process import Cancelled, WorkerProcess
 
 LOAD_TIMEOUT = 1800.0
@@ -143,11 +144,7 @@ class Pool:
                 directory = self._directory / "captures" / session.key / request.key
                 answer: Answer
                 try:
-                    worker.ask(
-                        {"type": "capture", "request": request.to_json(), "directory": str(directory)},
-                        timeout=self._timeouts[session.key, request.key],
-                        cancelled=self._killing.is_set,
-                    )
+                    self._ask(planned, request, worker, directory, facts)
                     answer = read_capture(directory)
                 except EngineError as error:
                     answer = error
@@ -169,6 +166,32 @@ class Pool:
                     worker.close()
             shutil.rmtree(workspace, ignore_errors=True)
             self._publish(SessionEnded(session.key, session.label, reason))
+
+    def _ask(
+        self,
+        planned: PlannedSession,
+        request: Request,
+        worker: WorkerProcess,
+        directory: Path,
+        facts: Mapping[str, Any],
+    ) -> None:
+        """Have one request answered into `directory`: by the engine alone, or by lm-eval over it."""
+        key, timeout = planned.session.key, self._timeouts[planned.session.key, request.key]
+        if request.evaluation is None:
+            message = {"type": "capture", "request": request.to_json(), "directory": str(directory)}
+            worker.ask(message, timeout=timeout, cancelled=self._killing.is_set)
+            return
+        run_evaluation(
+            worker,
+            planned.session,
+            request,
+            directory,
+            model_path=self._locate_model(planned),
+            facts=facts,
+            timeout=timeout,
+            cancelled=self._killing.is_set,
+            progress=lambda done, total: self._publish(QuestionsAnswered(key, request.key, done, total)),
+        )
 
     def _load(self, planned: PlannedSession, workspace: Path) -> tuple[WorkerProcess, dict[str, Any]]:
         """Start a session's process and load its engine."""

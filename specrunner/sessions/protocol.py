@@ -4,6 +4,7 @@ Engines write to stdout and stderr as they like; nothing they print can reach th
 
     {"type": "load", "engine": "module:Class", "session": {...}, "model_path": str, "workspace": str}
     {"type": "capture", "request": {...}, "directory": str}
+    {"type": "answer", "request": {...}, "questions": [...]}
     {"type": "close"}
 
 and from it:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from specrunner.engines.base import Engine
+from specrunner.engines.questions import answer_questions
 from specrunner.errors import EngineError, EngineOutOfMemory, WorkerDied
 from specrunner.faults import plant
 from specrunner.plan.model import Request, Session
@@ -83,6 +84,13 @@ def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
                 if message["type"] == "load":
                     engine = load_engine(message)
                     answer: dict[str, Any] = {"type": "ready", "facts": engine.load()}
+                elif message["type"] == "answer":
+                    assert engine is not None, "a question came before the load"
+                    request = Request.from_json(message["request"])
+                    decode = message["request"]["decode"]
+                    with plant(engine, request.fault):
+                        answers = answer_questions(engine, message["questions"], decode)
+                    answer = {"type": "done", "facts": {"answers": answers}}
                 else:
                     assert engine is not None, "a request came before the load"
                     request = Request.from_json(message["request"])

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from specrunner.spec.benchmark import needs_reference, read_benchmark
 from specrunner.spec.consistency import CaseChecker
 from specrunner.spec.diagnostics import Diagnostic
 from specrunner.spec.matrix import MAX_CASES, Choice, MatrixReader, expand
 from specrunner.spec.merge import Fields, Layers, Marks, merge_fields, plain
-from specrunner.spec.model import Case, Decode, EngineChoice, GoldenChoice, Model, Prompt, Tolerance, Xfail
+from specrunner.spec.model import Benchmark, Case, Decode, EngineChoice, GoldenChoice, Model, Prompt, Tolerance, Xfail
 from specrunner.spec.rules import read_rules
 from specrunner.spec.schema import default_of
 from specrunner.spec.source import Source
@@ -132,6 +133,12 @@ class CaseReader:
         decode = fields.get("decode")
         xfail = fields.get("xfail")
         candidate, reference = self._candidate(fields, engine), self._reference(fields)
+        benchmark: Benchmark | None = None
+        if fields.get("benchmark") is not None:
+            benchmark = self._remember(
+                "benchmark", fields["benchmark"], lambda written: read_benchmark(written, self.source.path)
+            )
+            reference = reference if needs_reference(fields["benchmark"]) else None
         case = Case(
             suite=self.suite,
             name=fields["name"],
@@ -140,7 +147,7 @@ class CaseReader:
             candidate=candidate,
             reference=reference,
             model=self._remember("model", fields["model"], self._model),
-            prompt=self._remember("prompt", fields["prompt"], _prompt),
+            prompt=Prompt() if benchmark else self._remember("prompt", fields["prompt"], _prompt),
             tensors=tuple(fields["tensors"]) if "tensors" in fields else tuple(t.pattern for t in tolerance),
             tolerance=tolerance,
             decode=None if decode is None else self._remember("decode", decode, _decode),
@@ -152,6 +159,7 @@ class CaseReader:
             peer=self._peer(fields, candidate, reference) if _needs_peer(tolerance) else None,
             description=fields.get("description", ""),
             golden=_golden(fields.get("golden", False)),
+            benchmark=benchmark,
             marks=Marks(layers),
         )
         return case if checker.check_case(case, layers) else None
@@ -261,7 +269,7 @@ def _decode(decode: Mapping[str, Any]) -> Decode:
     algorithm = decode.get("algorithm", "greedy")
     diffusion = algorithm == "low_confidence"
     return Decode(
-        max_new_tokens=int(decode["max_new_tokens"]),
+        max_new_tokens=int(decode.get("max_new_tokens", 1)),
         algorithm=algorithm,
         block_length=int(decode["block_length"]) if diffusion else None,
         threshold=float(decode["threshold"]) if diffusion else None,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+from specrunner.spec.benchmark import check_benchmark
 from specrunner.spec.coverage import can_match, first_uncovered, idle_patterns, needs_forward, needs_passes, vocabulary
 from specrunner.spec.diagnostics import Diagnostic, accepted_values
 from specrunner.spec.golden_rules import find_unjudgeable
@@ -16,7 +18,7 @@ _ONE_MODEL = "state exactly one of `id`, `path` and `recipe`"
 _ONE_PROMPT = "write `prompt: some text`, or a mapping with `text`, `messages` or `token_ids`"
 _CHECKED = (
     *("options", "requires", "xfail", "reference", "model", "prompt"),
-    *("decode", "tokens", "tensors", "tolerance", "golden"),
+    *("decode", "tokens", "tensors", "tolerance", "golden", "benchmark"),
 )
 _FLOOR_DTYPES = ("float32", "float64")
 _REFERENCE = "e.g. `reference: {engine: hf, dtype: float32}`"
@@ -113,6 +115,8 @@ class CaseChecker:
             advice = accepted_values(model["recipe"], list(self._recipes), "recipes")
             message = f"unknown recipe `{model['recipe']}`"
             fine = self._report(layers, "unknown-recipe", message, advice, "model", "recipe")
+        if fields.get("benchmark") is not None:
+            return fine
         if prompt is None:
             return self._report(layers, "no-input", f"case `{fields['name']}` has no prompt", _ONE_PROMPT)
         if not isinstance(prompt, str):
@@ -130,7 +134,12 @@ class CaseChecker:
         decode = fields.get("decode")
         if decode is None:
             return True
-        if "max_new_tokens" not in decode:
+        if fields.get("benchmark") is not None:
+            if "max_new_tokens" in decode:
+                advice = "state `benchmark.max_gen_toks` instead"
+                message = "the benchmark says how many tokens an answer may have"
+                return self._report(layers, "conflicting-keys", message, advice, "decode", "max_new_tokens")
+        elif "max_new_tokens" not in decode:
             advice = "state the most tokens to generate"
             return self._report(layers, "missing-key", "`decode` lacks `max_new_tokens`", advice, "decode", at_key=True)
         only = ("block_length", "threshold")
@@ -150,6 +159,8 @@ class CaseChecker:
         return True
 
     def _check_purpose(self, fields: Fields, layers: Layers) -> bool:
+        if fields.get("benchmark") is not None:
+            return check_benchmark(fields, functools.partial(self._report, layers))
         name = fields["name"]
         tokens, decode, tolerance = fields.get("tokens"), fields.get("decode"), fields.get("tolerance")
         tensors = fields.get("tensors", tolerance and list(tolerance))

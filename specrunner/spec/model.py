@@ -115,6 +115,76 @@ class Decode:
 
 
 @dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The questions of a benchmark and how they are put: all that shapes the answers.
+
+    Attributes:
+        tasks: names in `benchmarks.tasks.TASKS`.
+        metric: `metric` or `metric,filter`; None is each task's first.
+        samples: how many questions to draw over a task's whole set, or explicit indices into it; None is all.
+        seed: of the draw.
+        num_fewshot: shots before each question; None is each task's own number.
+        file: a JSONL file of the questions, absolute; None takes them from the data package.
+        shots_file: a JSONL file of the questions that shots are taken from, absolute, or None.
+        chat_template: whether the checkpoint's chat template is applied.
+        add_bos_token: whether special tokens are added to texts; None leaves it to the tokenizer.
+        max_length: tokens that a prompt and its answer may have; None takes the model's limit.
+        max_gen_toks: the most tokens to generate; None takes the task's limit.
+    """
+
+    tasks: tuple[str, ...]
+    metric: str | None = None
+    samples: int | tuple[int, ...] | None = None
+    seed: int = 0
+    num_fewshot: int | None = None
+    file: str | None = None
+    shots_file: str | None = None
+    chat_template: bool = False
+    add_bos_token: bool | None = None
+    max_length: int | None = None
+    max_gen_toks: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What a benchmark's score is held against, where that is no engine of the run.
+
+    Attributes:
+        score: a recorded score, or None.
+        samples: the number of questions behind it, or None.
+        file: a record of single answers that an earlier run has left, absolute, or None.
+    """
+
+    score: float | None = None
+    samples: int | None = None
+    file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A benchmark and the question that its score has to answer (DESIGN section 8).
+
+    Attributes:
+        evaluation: what is asked.
+        mode: `absolute` (against `threshold`), `recorded` (against the baseline's score, which has noise of its own)
+            or `paired` (question by question, against the reference or the baseline's file).
+        alpha: the chance of a false alarm, over all tasks of the case.
+        threshold: the lowest score for `absolute`, else None.
+        tolerance: a drop that does not matter; None asks only whether there is a drop.
+        max_abs_ll_diff: the largest difference of a log-likelihood for `paired`, or None.
+        baseline: recorded figures, or None.
+    """
+
+    evaluation: Evaluation
+    mode: str
+    alpha: float = 0.05
+    threshold: float | None = None
+    tolerance: float | None = None
+    max_abs_ll_diff: float | None = None
+    baseline: Baseline | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One comparison rule, e.g. `allclose` with `{rtol: 1e-5, atol: 1e-6, outliers: 0.0}`.
 
@@ -183,6 +253,7 @@ class Case:
         peer: the run that shows the noise floor, or None when no rule is `noise_floor`.
         description: one line for reports, or "".
         golden: how its golden is kept, or None when it has none.
+        benchmark: the benchmark to run instead of a prompt, or None.
         marks: where each field was written, by dotted name; no part of the case's identity.
     """
 
@@ -205,6 +276,7 @@ class Case:
     peer: EngineChoice | None = None
     description: str = ""
     golden: GoldenChoice | None = None
+    benchmark: Benchmark | None = None
     marks: Mapping[str, Location] = field(default_factory=dict, compare=False, repr=False)
 
     @property

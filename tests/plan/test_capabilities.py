@@ -167,3 +167,35 @@ def test_a_broken_plugin_is_named(target: str, message: str, monkeypatch: pytest
     with pytest.raises(ConfigurationError, match="unknown engine `other`"):
         registry.find_engine("other")
     registry.find_engine.cache_clear()
+
+
+BENCHMARK = """\
+version: 1
+model: {{recipe: {recipe}}}
+engines: [both]
+cases:
+  - name: c
+    benchmark: {{task: {task}, threshold: 0.5}}
+{decode}"""
+DENOISING = "    decode: {algorithm: low_confidence, block_length: 32, threshold: 0.9}\n"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "task", "decode", "found"),
+    [
+        ("tiny-llada2", "mmlu", "", [("impossible-likelihood", "mmlu")]),
+        ("tiny-llada2", "[gsm8k_cot, arc_easy]", DENOISING, [("impossible-likelihood", "[gsm8k_cot, arc_easy]")]),
+        ("tiny-llada2", "gsm8k_cot", "", [("impossible-algorithm", "gsm8k_cot")]),
+        ("tiny-llada2", "gsm8k_cot", DENOISING, []),
+        ("glass-0.8m", "mmlu", "", []),
+        ("glass-0.8m", "gsm8k_cot", "", []),
+    ],
+)
+def test_a_diffusion_model_has_no_log_likelihood_of_a_continuation(
+    tmp_path: Path, recipe: str, task: str, decode: str, found: list[tuple[str, str]]
+) -> None:
+    (tmp_path / "x.yaml").write_text(BENCHMARK.format(recipe=recipe, task=task, decode=decode), encoding="utf-8")
+    loaded = load_specs([str(tmp_path / "x.yaml")], engines=tuple(ENGINES), recipes=("glass-0.8m", "tiny-llada2"))
+    assert loaded.diagnostics == ()
+    checked = check_capabilities(loaded, ENGINES.__getitem__)
+    assert [shown(diagnostic) for diagnostic in checked.diagnostics] == found

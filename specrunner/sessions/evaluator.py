@@ -1,0 +1,158 @@
+"""The evaluating process from the caller's side: its questions are passed on to the live session."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from specrunner.engines.base import Capture
+from specrunner.errors import ENGINE_ERRORS, EngineError, EngineTimeout, WorkerDied
+from specrunner.plan.model import Request, Session
+from specrunner.sessions.captures import BENCHMARK_FILE, write_capture
+from specrunner.sessions.process import Cancelled, WorkerProcess
+from specrunner.sessions.protocol import CONTROL_VARIABLE, Channel, ChannelClosed
+
+PREPARING_TIMEOUT = 1800.0
+"""Seconds that lm-eval may take between two batches of questions, to build prompts or to score."""
+
+
+def run_evaluation(
+    worker: WorkerProcess,
+    session: Session,
+    request: Request,
+    directory: Path,
+    *,
+    model_path: str,
+    facts: Mapping[str, Any],
+    timeout: float,
+    cancelled: Callable[[], bool],
+    progress: Callable[[int, int], None],
+) -> None:
+    """Run a benchmark on a loaded session; leave its record and a capture's completion mark in `directory`.
+
+    Args:
+        worker: the session's process.
+        session: what it has loaded.
+        request: with an `evaluation`.
+        directory: of the capture.
+        model_path: the checkpoint's directory or hub id, for its tokenizer.
+        facts: of the session, for the record.
+        timeout: seconds that one batch of questions may take.
+        cancelled: polled ten times a second.
+        progress: called with the questions answered and their number.
+
+    Raises:
+        Cancelled: `cancelled()` became true.
+        EngineError: what the engine or the evaluation reported.
+    """
+    assert request.evaluation is not None, "a request without an evaluation"
+    directory.mkdir(parents=True, exist_ok=True)
+    message = {
+        "type": "evaluate",
+        "evaluation": asdict(request.evaluation),
+        "model": asdict(session.model),
+        "model_path": model_path,
+        "record": str(directory / BENCHMARK_FILE),
+        "facts": {"engine": session.engine, "dtype": session.dtype, "device": session.device, **facts},
+    }
+    evaluator = _Evaluator(worker.workspace)
+    try:
+        evaluator.send(message)
+        while True:
+            answer = evaluator.receive(time.monotonic() + PREPARING_TIMEOUT, cancelled)
+            if answer["type"] != "ask":
+                break
+            progress(answer["done"], answer["total"])
+            questions = {"type": "answer", "request": request.to_json(), "questions": answer["questions"]}
+            replies = worker.ask(questions, timeout=timeout, cancelled=cancelled)
+            evaluator.send({"type": "answers", "answers": replies["answers"]})
+        if answer["type"] == "failed":
+            error = ENGINE_ERRORS.get(answer["kind"], EngineError)
+            raise error(answer["message"], help=answer["help"], log_tail=evaluator.log_tail())
+        write_capture(directory, Capture(prompt_token_ids=[], facts=answer["facts"]))
+    finally:
+        evaluator.end()
+
+
+class _Evaluator:
+    """The process.
+
+    Args:
+        workspace: of the session; the log and lm-eval's temporary files go there.
+    """
+
+    def __init__(self, workspace: Path) -> None:
+        self._log_path = workspace / "evaluator.log"
+        to_read, to_write = os.pipe()
+        from_read, from_write = os.pipe()
+        root = str(Path(__file__).parents[2])
+        variables = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+            "HF_DATASETS_CACHE": str(workspace / "datasets"),
+            "TMPDIR": str(workspace),
+            CONTROL_VARIABLE: f"{to_read},{from_write}",
+        }
+        with self._log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "specrunner.benchmarks.evaluate"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=workspace,
+                env=variables,
+                pass_fds=(to_read, from_write),
+                start_new_session=True,
+            )
+        os.close(to_read)
+        os.close(from_write)
+        self._channel = Channel(from_read, to_write)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message; raise how the process ended when it is gone."""
+        try:
+            self._channel.send(message)
+        except ChannelClosed:
+            raise self._describe_death() from None
+
+    def receive(self, deadline: float, cancelled: Callable[[], bool]) -> dict[str, Any]:
+        """Wait for a message; raise why none came."""
+        try:
+            answer = self._channel.receive(deadline=deadline, cancelled=cancelled)
+        except ChannelClosed:
+            raise self._describe_death() from None
+        if answer is None:
+            if cancelled():
+                raise Cancelled
+            raise EngineTimeout(
+                f"lm-eval was silent for {PREPARING_TIMEOUT:g} s between two questions", log_tail=self.log_tail()
+            )
+        return answer
+
+    def log_tail(self) -> str:
+        """Return the last lines that lm-eval printed."""
+        with suppress(OSError):
+            return "\n".join(self._log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
+        return ""
+
+    def _describe_death(self) -> WorkerDied:
+        self.end()
+        return WorkerDied(
+            f"the evaluating process ended with status {self._process.returncode}", log_tail=self.log_tail()
+        )
+
+    def end(self) -> None:
+        """End the process and whatever it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        with suppress(OSError):
+            self._channel.close()

@@ -1,0 +1,199 @@
+"""The verdict on a benchmark: in each mode a degraded candidate, a healthy one, and evidence that is none."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from specrunner.benchmarks.record import Sample, TaskRecord
+from specrunner.checks.benchmark import check_benchmark, find_flips
+from specrunner.spec.model import Baseline, Benchmark, Evaluation
+
+LLS = (-1.0, -2.0, -3.0, -4.0)
+
+
+def make_task(scores: Sequence[float], name: str = "arc_easy", **changes: object) -> TaskRecord:
+    samples = tuple(
+        Sample(str(index), f"p{index}", score, "0" if score else "1", "0", ((9, 2),) * 4, LLS, 1.0)
+        for index, score in enumerate(scores)
+    )
+    made = TaskRecord(name, "acc", sum(scores) / len(scores), 2376, "data", "definition", "", samples)
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+def change_sample(task: TaskRecord, index: int, **changes: object) -> TaskRecord:
+    samples = list(task.samples)
+    samples[index] = dataclasses.replace(samples[index], **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(task, samples=tuple(samples))
+
+
+def make_benchmark(mode: str, *tasks: str, **fields: object) -> Benchmark:
+    return Benchmark(Evaluation(tasks or ("arc_easy",)), mode, **fields)  # type: ignore[arg-type]
+
+
+def flip(scores: list[float], lost: int, won: int = 0) -> list[float]:
+    """Lose the first right answers, win the first wrong ones."""
+    right = [index for index, score in enumerate(scores) if score][:lost]
+    wrong = [index for index, score in enumerate(scores) if not score][:won]
+    return [1.0 - score if index in {*right, *wrong} else score for index, score in enumerate(scores)]
+
+
+SCORES = [1.0] * 300 + [0.0] * 200
+PAIRED = make_benchmark("paired")
+
+
+def judge(benchmark: Benchmark, candidate: list[float], baseline: list[float] | None = None) -> str:
+    (check,) = check_benchmark(
+        benchmark, [make_task(candidate)], None if baseline is None else [make_task(baseline)], "s.yaml:3"
+    )
+    assert check.rule == "benchmark" and check.location == "s.yaml:3"
+    assert bool(check.message) != check.passed
+    return "inconclusive" if check.inconclusive else "passed" if check.passed else "failed"
+
+
+@pytest.mark.parametrize(
+    ("right", "threshold", "tolerance", "verdict"),
+    [
+        (300, 0.60, None, "passed"),
+        (285, 0.60, None, "passed"),  # 57 %: below, and within the noise of 500 questions
+        (270, 0.60, None, "failed"),
+        (300, 0.60, 0.05, "passed"),
+        (300, 0.60, 0.03, "inconclusive"),  # 3.6 points below cannot be ruled out
+        (320, 0.60, 0.03, "passed"),
+        (270, 0.60, 0.2, "passed"),  # a drop, and provably less than the tolerance
+        (270, 0.60, 0.03, "failed"),
+        (0, 0.25, None, "failed"),
+        (500, 1.0, None, "passed"),
+    ],
+)
+def test_a_floor(right: int, threshold: float, tolerance: float | None, verdict: str) -> None:
+    benchmark = make_benchmark("absolute", threshold=threshold, tolerance=tolerance)
+    assert judge(benchmark, [1.0] * right + [0.0] * (500 - right)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("right", "samples", "verdict"), [(262, 10_000, "failed"), (262, 500, "failed"), (262, 60, "passed")]
+)
+def test_a_recorded_score_has_noise_of_its_own(right: int, samples: int, verdict: str) -> None:
+    benchmark = make_benchmark("recorded", baseline=Baseline(0.6, samples))
+    assert judge(benchmark, [1.0] * right + [0.0] * (500 - right)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "tolerance", "verdict"),
+    [
+        (0, 0, None, "passed"),
+        (5, 5, None, "passed"),
+        (12, 2, None, "failed"),
+        (0, 0, 0.01, "passed"),
+        (5, 5, 0.02, "passed"),
+        (15, 15, 0.01, "inconclusive"),
+        (12, 2, 0.01, "failed"),
+        (12, 2, 0.10, "passed"),
+    ],
+)
+def test_paired_answers(lost: int, won: int, tolerance: float | None, verdict: str) -> None:
+    assert judge(dataclasses.replace(PAIRED, tolerance=tolerance), flip(SCORES, lost, won), SCORES) == verdict
+
+
+def test_paired_sees_what_a_recorded_score_cannot() -> None:
+    degraded = flip(SCORES, 15, 3)
+    assert judge(PAIRED, degraded, SCORES) == "failed"
+    assert judge(make_benchmark("recorded", baseline=Baseline(0.6, 500)), degraded) == "passed"
+
+
+def test_a_failure_says_which_question_was_asked() -> None:
+    (check,) = check_benchmark(PAIRED, [make_task(flip(SCORES, 12, 2))], [make_task(SCORES)])
+    assert check.message == (
+        "acc 0.5800 of 500 questions is worse than the baseline, 12 answers lost and 2 won: p = 0.0065"
+    )
+    assert check.against == "reference"
+    assert check.measurements["flips"] == 14 == len(check.measurements["flipped"])
+    assert check.measurements["flipped"][0]["question"] == "0"
+
+
+def test_holm_keeps_one_alpha_over_all_tasks() -> None:
+    names = ("mmlu", "hellaswag", "arc_easy")
+    benchmark = make_benchmark("paired", *names)
+    baseline = [make_task(SCORES, name) for name in names]
+    degraded = [make_task(flip(SCORES, 8, 1), "mmlu"), *baseline[1:]]
+    alone = check_benchmark(make_benchmark("paired", "mmlu"), degraded[:1], baseline[:1])
+    together = check_benchmark(benchmark, degraded, baseline)
+    assert [check.passed for check in alone] == [False]
+    assert [check.passed for check in together] == [True, True, True]
+    assert together[0].measurements["p"] == pytest.approx(3 * alone[0].measurements["p"])
+
+
+def test_without_a_change_the_verdict_alarms_no_more_often_than_stated() -> None:
+    generator = random.Random(5)
+    alarms = 0
+    for _ in range(500):
+        truth = [float(generator.random() < 0.6) for _ in range(100)]
+        baseline, candidate = ([abs(score - (generator.random() < 0.04)) for score in truth] for _ in range(2))
+        alarms += judge(PAIRED, candidate, baseline) == "failed"
+    assert alarms / 500 <= PAIRED.alpha
+
+
+def test_log_likelihoods_are_a_sharper_gate() -> None:
+    benchmark = dataclasses.replace(PAIRED, max_abs_ll_diff=1e-3)
+    baseline = make_task(SCORES)
+    near = change_sample(baseline, 7, logprobs=(-1.0, -2.0009, -3.0, -4.0))
+    far = change_sample(baseline, 7, logprobs=(-1.0, -2.002, -3.0, -4.0))
+    assert [check.passed for check in check_benchmark(benchmark, [near], [baseline])] == [True, True]
+    score, likelihoods = check_benchmark(benchmark, [far], [baseline])
+    assert score.passed and not likelihoods.passed
+    assert likelihoods.message == "a log-likelihood of question 7 differs by 0.002 nats"
+    assert likelihoods.measurements["compared"] == 2000
+
+
+def test_a_flip_without_a_change_of_score_is_told() -> None:
+    baseline = make_task([0.0, 1.0])
+    changed = change_sample(baseline, 0, answer="3", margin=0.01)
+    (told,) = find_flips(changed, baseline)
+    assert (told["question"], told["candidate"], told["baseline"], told["target"]) == ("0", "3", "1", "0")
+    assert (told["candidate_margin"], told["baseline_margin"]) == (0.01, 1.0)
+
+
+BASE = make_task(SCORES)
+EMPTY = dataclasses.replace(BASE, samples=())
+
+
+@pytest.mark.parametrize(
+    ("candidate", "message"),
+    [
+        (EMPTY, "no question was answered"),
+        (dataclasses.replace(BASE, samples=BASE.samples[1:]), "the baseline has 500 questions and the candidate 499"),
+        (change_sample(BASE, 3, id="x"), "question x is not in the baseline"),
+        (change_sample(BASE, 3, prompt="q"), "the prompt of question 3 changed"),
+        (change_sample(BASE, 3, tokens=((10, 2),) * 4), r"question 3 has other token counts .*\[12, 12, 12, 12\], not"),
+        (change_sample(BASE, 3, logprobs=(-1.0,)), "another number of answers"),
+        (change_sample(BASE, 3, logprobs=(float("nan"),) * 4), "not a finite number"),
+        (change_sample(BASE, 3, logprobs=(0.5, -1.0, -1.0, -1.0)), "a probability is never above 1"),
+        (change_sample(BASE, 3, score=float("nan")), "a score is not a number"),
+        (dataclasses.replace(BASE, data="other"), "the questions' data changed"),
+        (dataclasses.replace(BASE, definition="other"), "the task's definition, its shots or lm-eval's version"),
+        (dataclasses.replace(BASE, template="other"), "the chat template changed"),
+        (dataclasses.replace(BASE, metric="acc_norm"), "the metric changed"),
+        (
+            dataclasses.replace(
+                BASE, samples=tuple(dataclasses.replace(sample, logprobs=(0.0,) * 4) for sample in BASE.samples)
+            ),
+            r"all 2000 log-likelihoods are 0\.0",
+        ),
+    ],
+)
+def test_what_is_no_evidence(candidate: TaskRecord, message: str) -> None:
+    (check,) = check_benchmark(dataclasses.replace(PAIRED, max_abs_ll_diff=1.0), [candidate], [BASE])
+    assert check.rule == "evidence" and check.fails
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(check.message)
+
+
+def test_a_task_without_answers_is_no_evidence() -> None:
+    found = check_benchmark(make_benchmark("absolute", "mmlu", "arc_easy", threshold=0.1), [BASE], None)
+    assert [(check.subject, check.rule, check.message) for check in found] == [
+        ("mmlu", "evidence", "there are no answers to mmlu")
+    ]
