@@ -74,9 +74,12 @@ def run_cases(request: dict[str, Any]) -> ExitCode:
 
 
 def watch_input() -> None:
-    """End this process in an orderly way when nobody waits for it any more."""
-    with contextlib.suppress(OSError, ValueError):
-        while sys.stdin.buffer.read(4096):
+    """End this process in an orderly way when nobody waits for it any more.
+
+    The descriptor is read, not `sys.stdin`: its lock would still be held when the interpreter ends.
+    """
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
             pass
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -142,6 +142,7 @@ def test_settings_that_are_wrong_are_told(place: Any) -> None:
     done = place.pytest(".", "--spec-jobs", "many")
     assert done.returncode == 1
     assert "the cases could not be run: jobs from the command line is 'many'" in done.stdout
+    assert "Fatal Python error" not in done.stdout
 
 
 def test_it_is_inert_without_a_spec(place: Any) -> None:
