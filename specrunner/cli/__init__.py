@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "golden": "show, review, accept and prune the goldens",
     "compare": "measure two captures or safetensors files against each other",
     "prove": "plant faults in the engines, and show which cases catch them",
+    "calibrate": "measure the noise of legitimate variants, and print the tolerances it supports",
     "engines": "list, install and examine the inference engines",
     "init": "write one spec that runs at once",
     "completion": "print what lets a shell complete specrunner's commands",

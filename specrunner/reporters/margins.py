@@ -61,6 +61,8 @@ class Margin:
         relation: `≤` or `≥`: what has to hold between them.
         distance: in words, how far the measurement is from the limit; "" when that cannot be said.
         share: which part of what the limit allows is used, 1 at the limit; None when that cannot be said.
+        parameter: the name of the rule's parameter that is the limit; "" where none states it.
+        best: what a perfect candidate has: 0, 1, or infinity for decibels.
     """
 
     measurement: str
@@ -69,6 +71,8 @@ class Margin:
     relation: str
     distance: str
     share: float | None = None
+    parameter: str = ""
+    best: float = 0.0
 
     def __str__(self) -> str:
         measured = f"{self.measurement} {_format(self.measurement, self.measured)}"
@@ -87,7 +91,7 @@ def find_margins(check: CheckResult) -> list[Margin]:
             relation = "≤" if judged.best == 0.0 else "≥"
             distance = _describe_distance(measured, limit, judged.best)
             share = _find_share(measured, limit, judged.best)
-            margins.append(Margin(name, measured, limit, relation, distance, share))
+            margins.append(Margin(name, measured, limit, relation, distance, share, judged.limit, judged.best))
     return margins
 
 

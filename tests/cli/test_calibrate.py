@@ -1,0 +1,44 @@
+"""`specrunner calibrate` on a live engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from specrunner.cli import main
+
+SPEC = """\
+version: 1
+model: {recipe: tiny-llada2, trust_remote_code: true}
+engines: [hf]
+dtype: float32
+reference: {engine: oracle}
+cases:
+  - name: forward
+    prompt: {text: "reverse stone:enots 27+77=104 sort 53102:", length: 39}
+    tolerance: {logits: {sqnr: 40}, layers.0.output: {kl: {mean: 1}}} # wide
+"""
+
+
+def test_wide_limits_are_narrowed_to_what_the_noise_supports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = tmp_path / "a.yaml"
+    spec.write_text(SPEC)
+    chosen = ["calibrate", "a.yaml", "--prompts", "1", "--variant", "variant-row-*"]
+    monkeypatch.setenv("CI", "true")
+    assert main([*chosen, "--write"]) == 4
+    assert "refused under CI" in capsys.readouterr().err
+    monkeypatch.delenv("CI")
+    assert main([*chosen, "--write"]) == 0
+    out = capsys.readouterr().out
+    assert "sqnr.min 40: noise 0% at p99" in out
+    assert "0 of 6" in out  # the engine as it is and two variants, on two prompts
+    narrowed = spec.read_text()
+    limit = int(narrowed.partition("sqnr: ")[2].partition("}")[0])
+    assert 100 <= limit <= 120
+    assert narrowed.partition("tolerance")[0] == SPEC.partition("tolerance")[0]
+    assert narrowed.endswith("# wide\n")
+    assert main(["run", "a.yaml"]) == 0
