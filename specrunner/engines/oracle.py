@@ -100,6 +100,10 @@ class OracleEngine(Engine):
         """Drop the model."""
         self._model = self._tokenizer = None
 
+    def is_causal(self) -> bool:
+        """Tell by the attention of this session."""
+        return bool(self._attention == "causal")
+
     def _check_options(self) -> None:
         unknown = sorted(set(self.session.options) - {"attention", "block_length"})
         if unknown:

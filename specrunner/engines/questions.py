@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from specrunner.errors import ModelUnsupported
 from specrunner.spec.model import Decode
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ def answer_questions(
         engine: the loaded engine.
         questions: log-likelihood and generation questions.
         decode: how to decode, a `Decode`'s fields without `max_new_tokens`; None is greedy.
+
+    Raises:
+        ModelUnsupported: a log-likelihood is asked of a model that has none (block diffusion).
     """
     answers: dict[int, dict[str, Any]] = {}
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -35,6 +39,11 @@ def answer_questions(
             how = Decode(**{**(decode or {}), "max_new_tokens": question["max_new_tokens"]})
             ids = engine.generate(question["prompt"], how, tuple(question["stop"]))
             answers[index] = {"token_ids": [int(token) for token in ids]}
+    if groups and not engine.is_causal():
+        raise ModelUnsupported(
+            "the model does not predict the next token, so it gives no log-likelihood of a continuation",
+            help="take a task whose answers are generated, such as gsm8k_cot",
+        )
     for tokens, indices in groups.items():
         logits = engine.read_logits(tokens)
         for index in indices:

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from specrunner.engines.base import Capabilities, Capture, Engine
+from specrunner.engines.hf import HfEngine
 from specrunner.engines.questions import answer_questions, score_continuation
+from specrunner.errors import ModelUnsupported
 from specrunner.plan.model import Request, Session
 from specrunner.spec.model import Decode, Model
+from tests.engines.conftest import Start
 
 VOCABULARY = 11
 
@@ -74,6 +77,11 @@ def test_answers_that_differ_in_the_last_token_share_a_forward_and_keep_their_or
     expected = [logprobs[5, 1], logprobs[6, 1], logprobs[5, 2], logprobs[5, 3]]
     assert [answer["logprob"] for answer in answers] == pytest.approx([float(value) for value in expected])
     assert engine.forwards == [(5,), (6,)]
+
+
+def test_a_model_that_denoises_blocks_has_no_log_likelihoods(start: Start) -> None:
+    with pytest.raises(ModelUnsupported, match="does not predict the next token"):
+        answer_questions(start(HfEngine, "tiny-llada2"), [{"context": [4], "continuation": [2]}], None)
 
 
 def test_half_precision_logits_are_scored_in_float32() -> None:

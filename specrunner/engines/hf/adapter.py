@@ -123,6 +123,10 @@ class HfEngine(Engine):
                 raise ModelUnsupported("`passes.*` tensors come from a decode, and the request has none")
             return capture
 
+    def is_causal(self) -> bool:
+        """Tell by how the architecture decodes."""
+        return "greedy" in self._map.algorithms
+
     def close(self) -> None:
         """Drop model and tokenizer."""
         self._model = self._tokenizer = None

@@ -164,6 +164,10 @@ class SglangEngine(Engine):
                     self._add_passes(capture, request, notes)
         return capture
 
+    def is_causal(self) -> bool:
+        """Tell by how the session decodes."""
+        return "greedy" in self._algorithms
+
     def close(self) -> None:
         """End what was started."""
         if self._driver is not None:

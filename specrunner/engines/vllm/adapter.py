@@ -12,7 +12,7 @@ from specrunner.engines.base import Capabilities, Capture, Engine
 from specrunner.engines.checkpoint_digest import describe_checkpoint
 from specrunner.engines.hf.checkpoint import resolve_folder
 from specrunner.engines.hooks import finish_tensors
-from specrunner.engines.name_maps import HookPoint, tensor_templates
+from specrunner.engines.name_maps import HookPoint, load_maps, tensor_templates
 from specrunner.engines.prompts import encode_prompt
 from specrunner.engines.vllm.failures import translate_failures
 from specrunner.engines.vllm.options import EngineSetup, plan_environment, plan_setup
@@ -146,6 +146,15 @@ class VllmEngine(Engine):
             if request.decode is not None:
                 self._decode(capture, request.decode, request.tensors)
             return capture
+
+    def is_causal(self) -> bool:
+        """Tell by the attention of this session, and by how the architecture decodes."""
+        known = load_maps("hf").get(self._architecture)
+        return (
+            self._setup is not None
+            and self._setup.attention == "causal"
+            and (known is None or "greedy" in known.algorithms)
+        )
 
     def close(self) -> None:
         """Shut the engine down, its workers included."""
