@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Iterator
@@ -19,13 +20,15 @@ from lm_eval.tasks import TaskManager
 
 from specrunner.benchmarks.evaluate import define_task, evaluate_task
 from specrunner.benchmarks.model import SessionModel, check_likelihoods
+from specrunner.benchmarks.record import TaskRecord
 from specrunner.benchmarks.tasks import TASKS
+from specrunner.checks.benchmark import check_benchmark
 from specrunner.engines.hf import HfEngine
 from specrunner.engines.questions import answer_questions
 from specrunner.errors import CaptureIncomplete, ModelUnsupported
 from specrunner.models.recipes import ensure_model
 from specrunner.plan.model import Session
-from specrunner.spec.model import Model
+from specrunner.spec.model import Benchmark, Evaluation, Model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -113,6 +116,57 @@ def test_scores_and_log_likelihoods_equal_those_of_lm_eval_to_the_last_digit(
         assert sample.score == theirs[sample.id][metric]
         assert (sample.answer == sample.target) == (sample.score == 1.0)
         assert sample.margin is not None and sample.margin > 0
+
+
+def evaluate(loaded: tuple[HfEngine, Any, Any], file: str, **changes: Any) -> TaskRecord:
+    wanted = {
+        "tasks": ["arc_easy"],
+        "metric": None,
+        "file": file,
+        "shots_file": None,
+        "num_fewshot": None,
+        "samples": None,
+        "seed": 0,
+        "chat_template": False,
+    }
+    return evaluate_task(TASKS["arc_easy"], wanted, make_session(loaded, **changes))
+
+
+def test_a_degraded_candidate_gets_the_right_verdict(loaded: tuple[HfEngine, Any, Any], tmp_path: Path) -> None:
+    file = write_questions(tmp_path)
+    baseline = evaluate(loaded, file)
+    benchmark = Benchmark(Evaluation(("arc_easy",)), "paired", max_abs_ll_diff=1e-3)
+
+    def judge(candidate: TaskRecord) -> list[tuple[str, bool]]:
+        return [(check.rule, check.passed) for check in check_benchmark(benchmark, [candidate], [baseline])]
+
+    assert judge(evaluate(loaded, file)) == [("benchmark", True), ("log_likelihoods", True)]
+    weight = loaded[0]._model.model.layers[0].self_attn.o_proj.weight.data
+    kept = weight.clone()
+    weight *= 1.01
+    faulty = evaluate(loaded, file)
+    weight.copy_(kept)
+    assert judge(faulty)[1] == ("log_likelihoods", False)
+    assert judge(evaluate(loaded, file)) == [("benchmark", True), ("log_likelihoods", True)]
+
+    other = tmp_path / "other"
+    other.mkdir()
+    rows = [{**row, "question": row["question"] + " "} for row in QUESTIONS]
+    (other / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    reordered = tmp_path / "reordered.jsonl"
+    reordered.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS[::-1]), encoding="utf-8")
+    for changed in (str(other / "q.jsonl"), str(reordered)):
+        (check,) = check_benchmark(benchmark, [evaluate(loaded, changed)], [baseline])
+        assert (check.rule, check.message) == ("evidence", "the questions' data changed since the baseline")
+    bos = dataclasses.replace(
+        baseline,
+        samples=tuple(
+            dataclasses.replace(sample, tokens=tuple((one + 1, two) for one, two in sample.tokens))
+            for sample in baseline.samples
+        ),
+    )
+    (check,) = check_benchmark(benchmark, [bos], [baseline])
+    assert check.rule == "evidence" and "other token counts" in check.message
 
 
 @pytest.mark.parametrize("bos", [None, True, False])
