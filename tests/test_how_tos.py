@@ -1,4 +1,4 @@
-"""What the tutorial and the how-tos promise: commands that exist, specs that are valid, a picture that is up to date."""
+"""What the tutorial and the how-tos promise: commands that exist, valid specs, true pictures."""
 
 from __future__ import annotations
 
