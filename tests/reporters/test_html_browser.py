@@ -130,6 +130,7 @@ def test_each_kind_of_evidence(opened: Page) -> None:
 
 
 def test_hostile_text_is_inert(opened: Page) -> None:
+    assert "· ·" not in opened.open_case("lacks")
     text = opened.open_case("evil")
     assert "</script><img src=x onerror='window.stolen=1'>" in text
     assert r"\x1b[31m\u202ereversed\x00" in text

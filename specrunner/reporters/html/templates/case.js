@@ -43,7 +43,7 @@ function failureLines(failure) {
   return [
     make("p", { class: "statement" }, make("span", { class: "kind" }, failure.kind), " ", role + failure.message),
     failure.help ? make("p", {}, make("strong", {}, "help: "), failure.help) : null,
-    tail ? make("pre", { class: "log", tabindex: "0", "aria-label": "the engine's last lines" }, tail) : null,
+    tail && !tail.includes(failure.message) ? make("pre", { class: "log", tabindex: "0", "aria-label": "the engine's last lines" }, tail) : null,
   ];
 }
 
@@ -64,13 +64,13 @@ function divergenceLines(detail, first) {
 
 function sideLines(detail) {
   const side = (name) => detail[name]
-    ? [name, `${detail[name].engine}/${detail[name].dtype} · ${detail[name].words.join(" · ")}${describeOptions(detail[name].options)}`] : [name, ""];
-  return facts([["prompt", describePrompt(detail.prompt)], side("candidate"), side("reference")]);
+    ? [name, [`${detail[name].engine}/${detail[name].dtype}`, ...detail[name].words, describeOptions(detail[name].options)].filter(Boolean).join(" · ")]
+    : [name, ""];
+  return facts([["prompt", describePrompt(detail.prompt || {})], side("candidate"), side("reference")]);
 }
 
 function describeOptions(options) {
-  const shown = Object.entries(options || {}).map(([name, value]) => `${name}=${formatNumber(value)}`).join(", ");
-  return shown ? " · " + shown : "";
+  return Object.entries(options || {}).map(([name, value]) => `${name}=${formatNumber(value)}`).join(", ");
 }
 
 function describePrompt(prompt) {
@@ -131,8 +131,12 @@ function flatten(value, prefix = "", into = new Map()) {
 }
 
 function inputSection(detail) {
-  const parts = [make("pre", { class: "log", tabindex: "0", "aria-label": "prompt" },
-    detail.prompt.text || JSON.stringify(detail.prompt.messages || detail.prompt.token_ids || detail.prompt, null, 1))];
+  const parts = [];
+  if (detail.prompt && Object.keys(detail.prompt).length) {
+    const { text, messages, token_ids: ids } = detail.prompt;
+    parts.push(make("pre", { class: "log", tabindex: "0", "aria-label": "prompt" }, text || JSON.stringify(messages || ids || detail.prompt, null, 1)));
+  }
+  if (detail.benchmark) parts.push(facts(Object.entries(detail.benchmark)));
   if (detail.decode) parts.push(facts(Object.entries(detail.decode)));
   return section("Input", parts);
 }
