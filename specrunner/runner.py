@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import specrunner
+from specrunner.diagnoser import Diagnoser
 from specrunner.errors import EngineError, ExitCode
 from specrunner.events import CaseFinished, Event, RunFinished, RunStarted, SessionReady
 from specrunner.plan.model import Evidence, Plan, PlannedCase
@@ -41,12 +42,15 @@ class RunOptions:
         strict: a skip is an error, and an inconclusive check fails.
         max_fail: stop after this many cases that failed or had no evidence; None is never.
         command: the command line, for reports.
+        diagnose: whether failing cases are looked into: the candidate, where its engine allows it, runs once more with
+            each layer fed by the reference.
     """
 
     jobs: int = 1
     strict: bool = False
     max_fail: int | None = None
     command: tuple[str, ...] = ()
+    diagnose: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ class Run:
         self._users: defaultdict[Evidence, list[tuple[int, str]]] = defaultdict(list)
         self._needed: Counter[Evidence] = Counter()
         self._charged: set[Evidence] = set()
+        self._timeouts = find_timeouts(plan)
         self._interrupts = 0
 
     def execute(self) -> ExitCode:
@@ -106,24 +111,32 @@ class Run:
             directory,
             jobs=self._options.jobs,
             environments=self._environments,
-            timeouts=find_timeouts(self._plan),
+            timeouts=self._timeouts,
             publish=self._messages.put,
             deliver=lambda session, request, answer, facts, seconds: self._messages.put(
                 _Delivery(Evidence(session, request), answer, facts, seconds)
             ),
         )
+        diagnoser = Diagnoser(self._plan, pool, self._timeouts) if self._options.diagnose else None
         try:
             with self._handle_signals(pool):
                 self._admit_cases()
-                futures = [pool.start(planned) for planned in self._plan.sessions]
+                followed = find_followed(self._plan)
+                first = sorted(self._plan.sessions, key=lambda planned: planned.session.key not in followed)
+                futures = [
+                    pool.start(planned, stays_open=bool(diagnoser and diagnoser.may_ask(planned.session.key)))
+                    for planned in first
+                ]
                 while not all(future.done() for future in futures) or not self._messages.empty():
-                    self._handle_next(pool, directory)
+                    self._handle_next(pool, diagnoser, directory)
         except BaseException:
             pool.kill()
             raise
         finally:
             pool.shutdown()
             shutil.rmtree(directory, ignore_errors=True)
+        for result in diagnoser.take_open() if diagnoser else ():
+            self._finish_case(result)
         self._close_unfinished()
         exit_code = self._exit_code()
         seconds = time.monotonic() - started
@@ -166,13 +179,13 @@ class Run:
                 self._users[evidence].append((index, role))
                 self._needed[evidence] += 1
 
-    def _handle_next(self, pool: Pool, directory: Path) -> None:
+    def _handle_next(self, pool: Pool, diagnoser: Diagnoser | None, directory: Path) -> None:
         try:
             message = self._messages.get(timeout=0.1)
         except queue.Empty:
             return
         if isinstance(message, _Delivery):
-            self._accept(message, directory)
+            self._accept(message, diagnoser, directory)
             limit = self._options.max_fail
             if limit is not None and self._verdicts[Verdict.FAILED] + self._verdicts[Verdict.ERROR] >= limit:
                 pool.stop()
@@ -188,15 +201,31 @@ class Run:
             }
         self._publish(message)
 
-    def _accept(self, delivery: _Delivery, directory: Path) -> None:
+    def _accept(self, delivery: _Delivery, diagnoser: Diagnoser | None, directory: Path) -> None:
         """Hand a capture to the cases that wait for it; judge those that now have everything."""
+        diagnosed = diagnoser.accept(delivery.evidence, delivery.answer) if diagnoser else None
+        if diagnosed is not None:
+            self._close_case(*diagnosed, diagnoser, directory)
         for index, role in self._users.pop(delivery.evidence, ()):
             waiting = self._waiting[index]
             waiting.answers[role] = delivery
             if len(waiting.answers) == len(waiting.planned.evidence):
                 del self._waiting[index]
-                self._finish_case(self._judge(waiting))
-                self._release(waiting.planned, directory)
+                result = self._judge(waiting)
+                reference = waiting.answers.get("reference")
+                if diagnoser is None or not diagnoser.start(
+                    waiting.planned, result, reference.answer if reference else None
+                ):
+                    self._close_case(waiting.planned, result, diagnoser, directory)
+
+    def _close_case(
+        self, planned: PlannedCase, result: CaseResult, diagnoser: Diagnoser | None, directory: Path
+    ) -> None:
+        """Publish a case's result and let go of its captures."""
+        self._finish_case(result)
+        self._release(planned, directory)
+        if diagnoser is not None:
+            diagnoser.close(planned)
 
     def _release(self, planned: PlannedCase, directory: Path) -> None:
         """Delete captures that no waiting case needs any more."""
@@ -224,18 +253,17 @@ class Run:
                 captures[role] = delivery.answer
                 facts[role] |= {"request": dict(delivery.answer.facts)}
         if failure is None:
-            checks = settle_inconclusive(check_captures(case, captures), self._options.strict)
+            checks = settle_inconclusive(check_captures(case, captures, facts), self._options.strict)
             failure = find_missing_evidence(checks)
+        verdict = settle_verdict(waiting.planned, checks, failure)
+        diagnosis = None
+        if verdict in (Verdict.FAILED, Verdict.XFAILED):
+            from specrunner.checks.localisation import diagnose
+
+            diagnosis = diagnose(checks)
         seconds += time.monotonic() - started
-        return CaseResult(
-            case,
-            settle_verdict(waiting.planned, checks, failure),
-            checks,
-            failure,
-            seconds,
-            facts.get("candidate", {}),
-            facts.get("reference", {}),
-        )
+        ours = next((facts[role] for role in ("candidate", "forced", "probe") if role in facts), {})
+        return CaseResult(case, verdict, checks, failure, seconds, ours, facts.get("reference", {}), diagnosis)
 
     def _finish_case(self, result: CaseResult) -> None:
         self._verdicts[result.verdict] += 1
@@ -261,7 +289,15 @@ class Run:
         return ExitCode.PASSED
 
 
-def check_captures(case: Case, captures: Mapping[str, StoredCapture]) -> tuple[CheckResult, ...]:
+def find_followed(plan: Plan) -> set[str]:
+    """Return the sessions whose captures other requests follow."""
+    follows = (request.follow for planned in plan.sessions for request in planned.requests)
+    return {follow.session for follow in follows if follow is not None}
+
+
+def check_captures(
+    case: Case, captures: Mapping[str, StoredCapture], facts: Mapping[str, Mapping[str, Any]]
+) -> tuple[CheckResult, ...]:
     """Make every check of a case on its captures by role; torch is imported here, when the first case is judged."""
     if case.benchmark is not None:
         return check_answers(case, case.benchmark, captures)
@@ -273,10 +309,11 @@ def check_captures(case: Case, captures: Mapping[str, StoredCapture]) -> tuple[C
             stored.prompt_token_ids,
             open_tensors(stored.tensors_path) if stored.tensors_path else {},
             stored.output_token_ids,
+            facts[role],
         )
         for role, stored in captures.items()
     }
-    return tuple(check_case(case, loaded["candidate"], loaded.get("reference"), loaded.get("peer")))
+    return tuple(check_case(case, loaded))
 
 
 def check_answers(case: Case, benchmark: Benchmark, captures: Mapping[str, StoredCapture]) -> tuple[CheckResult, ...]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from specrunner.checks.attention import compare_attention
+from specrunner.checks.forced import describe_free_run, judge_forced
+from specrunner.checks.routing_evidence import Routed, judge_routing
 from specrunner.checks.sources import TensorSource
 from specrunner.checks.tensors import compare_tensors
 from specrunner.checks.tokens import compare_prompt_ids, compare_tokens
@@ -21,17 +25,28 @@ class LoadedCapture:
         prompt_token_ids: the ids the model saw.
         tensors: sources by name, such as `sources.open_tensors` returns; it may hold more than the case asks for.
         output_token_ids: generated ids, or None.
+        facts: facts of the session and, under `request`, of the request.
     """
 
     prompt_token_ids: Sequence[int]
     tensors: Mapping[str, TensorSource] = field(default_factory=dict)
     output_token_ids: Sequence[int] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def request_facts(self) -> Mapping[str, Any]:
+        """Facts of the request alone."""
+        facts: Mapping[str, Any] = self.facts.get("request", {})
+        return facts
+
+    @property
+    def routed(self) -> Routed:
+        """What the rule `routing` reads."""
+        return Routed(self.tensors, self.facts.get("router"))
 
 
-def check_case(
-    case: Case, candidate: LoadedCapture, reference: LoadedCapture | None, peer: LoadedCapture | None = None
-) -> list[CheckResult]:
-    """Make every check of a case: tokenization, then its tensors in model order, then its tokens.
+def check_case(case: Case, captures: Mapping[str, LoadedCapture]) -> list[CheckResult]:
+    """Make every check of a case: tokenization, attention, its tensors in model order, its tokens.
 
     Evidence that is missing fails: a tensor that one side lacks, a pattern that selects nothing, a tensor without a
     rule, tokens that were not generated. When the prompts were tokenised differently nothing else is compared, and that
@@ -39,31 +54,68 @@ def check_case(
 
     Args:
         case: what to check.
-        candidate: what the engine under test did.
-        reference: what it is held against.
-        peer: what the reference engine did at the candidate's dtype, for `noise_floor` rules.
+        captures: by role: `candidate`, `reference`, `peer` (what the reference engine did at the candidate's dtype, for
+            measured limits), `forced` (the candidate led by the reference, for `near_tie`), `probe` (for `attention`).
 
     Returns:
         The results. At least one of them compares something or fails: all passed means that the case passed.
     """
-    if reference is None:
-        return [_fail("case", "the case has no reference, so its checks compare nothing", str(case.location))]
     location = str(case.location)
-    tokenization = compare_prompt_ids(candidate.prompt_token_ids, reference.prompt_token_ids, location=location)
-    if not tokenization.passed:
-        return [_stop(tokenization)]
-    if peer is not None:
-        same = compare_prompt_ids(peer.prompt_token_ids, reference.prompt_token_ids, location=location)
-        if not same.passed:
-            return [_stop(same, "the peer's prompt: ")]
-    results = [tokenization, *_check_tensors(case, candidate, reference, peer)]
-    if case.tokens is not None:
-        results.append(
-            compare_tokens(candidate.output_token_ids, reference.output_token_ids, rule=case.tokens, location=location)
-        )
-    if len(results) == 1:
+    results = []
+    reference = captures.get("reference")
+    if reference is None and (case.tensors or case.tokens or case.attention is None):
+        results.append(_fail("case", "the case has no reference, so its checks compare nothing", location))
+    for role in ("candidate", "forced", "peer") if reference is not None else ():
+        if role not in captures:
+            continue
+        ids = captures[role].prompt_token_ids
+        tokenization = compare_prompt_ids(ids, reference.prompt_token_ids if reference else (), location=location)
+        if not tokenization.passed:
+            return [_stop(tokenization, "the peer's prompt: " if role == "peer" else "")]
+        if not results:
+            results.append(tokenization)
+    if case.attention is not None:
+        results.append(_check_attention(case, captures.get("probe")))
+    if reference is not None:
+        if case.tensors:
+            candidate = captures.get("candidate", LoadedCapture(()))
+            results += _check_tensors(case, candidate, reference, captures.get("peer"))
+        if case.tokens is not None:
+            results += _check_tokens(case, captures, reference)
+    if not any(result.subject != "tokenization" for result in results):
         results.append(_fail("case", "the case states no check: compared nothing", location))
     return results
+
+
+def _check_attention(case: Case, probe: LoadedCapture | None) -> CheckResult:
+    location = str(case.marks.get("attention", case.location))
+    assert case.attention is not None
+    if probe is None:
+        return _fail("attention", "missing in candidate: the probe", location)
+    return compare_attention(case.attention, probe.tensors, dtype=case.candidate.dtype, location=location)
+
+
+def _check_tokens(case: Case, captures: Mapping[str, LoadedCapture], reference: LoadedCapture) -> list[CheckResult]:
+    location, rule = str(case.location), case.tokens
+    assert rule is not None
+    if rule.name != "near_tie":
+        ours = captures["candidate"].output_token_ids if "candidate" in captures else None
+        return [compare_tokens(ours, reference.output_token_ids, rule=rule.name, location=location)]
+    forced = captures.get("forced")
+    if forced is None or case.decode is None:
+        return [_fail("tokens", "missing in candidate: the run led by the reference", location)]
+    gate = judge_forced(
+        rule,
+        case.decode,
+        forced.tensors,
+        forced.request_facts,
+        reference.tensors,
+        reference.request_facts,
+        reference.output_token_ids,
+        dtype=case.candidate.dtype,
+        location=location,
+    )
+    return [gate, describe_free_run(forced.output_token_ids, reference.output_token_ids, location)]
 
 
 def _check_tensors(
@@ -82,14 +134,20 @@ def _check_tensors(
         if missing:
             results.append(_fail(name, f"missing in {' and '.join(missing)}", location))
             continue
-        results += compare_tensors(
-            name,
-            candidate.tensors[name],
-            reference.tensors[name],
-            tolerance.rules if tolerance else (),
-            peer=peer.tensors.get(name) if peer else None,
-            location=location,
-        )
+        rules = tolerance.rules if tolerance else ()
+        routing = [rule for rule in rules if rule.name == "routing"]
+        if len(routing) < len(rules) or not rules:
+            results += compare_tensors(
+                name,
+                candidate.tensors[name],
+                reference.tensors[name],
+                [rule for rule in rules if rule.name != "routing"],
+                peer=peer.tensors.get(name) if peer else None,
+                location=location,
+            )
+        for rule in routing:
+            noise = peer.routed if peer else None
+            results.append(judge_routing(name, rule, candidate.routed, reference.routed, noise, location))
     for pattern in case.tensors:
         if not any(match_name(pattern, name) for name in names):
             message = "missing in candidate and reference: the pattern selects no captured tensor"

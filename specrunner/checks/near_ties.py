@@ -184,8 +184,8 @@ def compare_near_ties(
     numbers = {
         "reference_length": len(reference),
         "followed": position,
-        "ties": len(passed_ties),
-        "tie_share": share,
-        "mismatches": {str(place): tie.to_json() for place, tie in sorted(ties.items())},
+        "tie_count": len(passed_ties),
+        "share": share,
+        "ties": [{"position": place, **tie.to_json()} for place, tie in sorted(ties.items())],
     }
     return CheckResult(subject, "near_tie", not message, message, numbers, {"max_share": max_share}, location)

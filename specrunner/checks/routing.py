@@ -8,7 +8,11 @@ from typing import Any
 
 import torch
 
+from specrunner.checks.measurements import encode_number
 from specrunner.results import CheckResult
+
+MOST_DIFFERING = 32
+"""How many tokens with other experts are recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,8 @@ def compare_routing(
     limits: Mapping[str, float | None],
     *,
     decisive: torch.Tensor | None = None,
+    choice: Choice | None = None,
+    facts: Mapping[str, Any] | None = None,
     location: str = "",
 ) -> CheckResult:
     """Compare the sets of chosen experts token by token, whatever their order.
@@ -137,14 +143,18 @@ def compare_routing(
         limits: `decisive` and `all`, the smallest share of (decisive) tokens whose sets must be equal; None or absent
             is no limit, but at least one must be stated.
         decisive: [tokens] bool from `Choice.decisive` of the reference; needed for the limit `decisive`.
+        choice: the reference's choice, whose margins are then reported with the tokens that differ.
+        facts: further measurements to report.
         location: where the rule stands.
 
     Returns:
-        The result. No tokens, no decisive token under a `decisive` limit, other shapes and other than integer ids fail.
+        The result, with the first `MOST_DIFFERING` tokens whose sets differ. No tokens, no decisive token under a
+        `decisive` limit, other shapes and other than integer ids fail.
     """
     numbers: dict[str, Any] = {
         "candidate_shape": list(candidate_ids.shape),
         "reference_shape": list(reference_ids.shape),
+        **(facts or {}),
     }
     message = _refuse(candidate_ids, reference_ids, limits, decisive)
     if not message:
@@ -158,9 +168,31 @@ def compare_routing(
             share = float(agree[decisive].double().mean()) if count else None
             numbers |= {"decisive_tokens": count, "decisive_agreement": share}
             found["decisive"] = (share, wrong & decisive)
+        numbers["differing"] = _describe_differing(wrong, ours, theirs, decisive, choice)
         for limit in ("decisive", "all"):
             message = message or _judge(limit, limits.get(limit), found, ours, theirs)
     return CheckResult(name, "routing", not message, message, numbers, dict(limits), location)
+
+
+def _describe_differing(
+    wrong: torch.Tensor,
+    candidate_ids: torch.Tensor,
+    reference_ids: torch.Tensor,
+    decisive: torch.Tensor | None,
+    choice: Choice | None,
+) -> list[dict[str, Any]]:
+    tokens: list[int] = wrong.nonzero().flatten().tolist()
+    return [
+        {
+            "token": token,
+            "candidate": candidate_ids[token].tolist(),
+            "reference": reference_ids[token].tolist(),
+            "expert_margin": encode_number(float(choice.expert_margin[token])) if choice else None,
+            "group_margin": encode_number(float(choice.group_margin[token])) if choice else None,
+            "decisive": bool(decisive[token]) if decisive is not None else None,
+        }
+        for token in tokens[:MOST_DIFFERING]
+    ]
 
 
 def _judge(

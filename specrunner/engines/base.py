@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from specrunner.errors import ModelUnsupported
 from specrunner.plan.model import Request
 from specrunner.spec.model import Decode, Prompt
 
@@ -30,6 +31,7 @@ class Capabilities:
         packages: import names that must be present in its environment.
         environments: names of the lock files that can provide it, best first; empty: the caller's own interpreter.
         install_hint: the command that makes it available.
+        led: whether `capture_led` works, so that a failure can be traced to the layer that causes it.
     """
 
     dtypes: Mapping[str, tuple[str, ...]]
@@ -37,6 +39,7 @@ class Capabilities:
     packages: tuple[str, ...] = ()
     environments: tuple[str, ...] = ()
     install_hint: str = ""
+    led: bool = False
 
 
 @dataclass(slots=True)
@@ -133,6 +136,19 @@ class Engine(ABC):
         """
         prompt = Prompt(token_ids=tuple(token_ids))
         return list(self.capture(Request(prompt=prompt, decode=decode)).output_token_ids or ())
+
+    def capture_led(self, request: Request, reference: Mapping[str, Any], *, routing: bool) -> Capture:
+        """Answer a request with each layer fed by the reference: the errors that are left are the layers' own.
+
+        Args:
+            request: the prompt and the tensors to capture.
+            reference: the reference's tensors by name; a layer whose input is not among them gets its own.
+            routing: also replay the reference's choice of experts and their weights.
+
+        Raises:
+            ModelUnsupported: this engine cannot be led.
+        """
+        raise ModelUnsupported(f"{self.name} cannot feed its layers with the reference's inputs")
 
     def close(self) -> None:
         """Let go of the model. Called once, also after errors."""

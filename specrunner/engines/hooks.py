@@ -101,6 +101,8 @@ class Recorder:
         self._undo: list[Callable[[], None]] = []
         for point in points:
             module = modules.get(point.module)
+            if module is not None and point.entry.parameter is not None:
+                continue
             if module is None:
                 if point.entry.optional:
                     continue
@@ -191,7 +193,18 @@ def select_points(points: Sequence[HookPoint], patterns: Iterable[str]) -> list[
     wanted |= {
         name.removesuffix("expert_weights") + "expert_ids" for name in wanted if name.endswith("router.expert_weights")
     }
+    wanted |= {name.removesuffix("logits") + "expert_bias" for name in wanted if name.endswith("router.logits")}
     return [by_name[name] for name in sorted(wanted & set(by_name), key=model_order)]
+
+
+def read_constants(model: torch.nn.Module, points: Iterable[HookPoint]) -> dict[str, torch.Tensor]:
+    """Return the parameters and buffers that `points` name, copied to the CPU."""
+    modules = list_modules(model)
+    return {
+        point.name: getattr(modules[point.module], point.entry.parameter).detach().cpu().clone()
+        for point in points
+        if point.entry.parameter is not None
+    }
 
 
 def finish_tensors(
@@ -208,6 +221,8 @@ def finish_tensors(
 
     tensors: dict[str, torch.Tensor] = {}
     for point in points:
+        if point.entry.parameter is not None:
+            continue
         chunks = records.get(point.name)
         if not chunks:
             raise CaptureIncomplete(f"the hook on {point.module} for {point.name} did not fire")

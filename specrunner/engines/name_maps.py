@@ -6,6 +6,9 @@ A map at `names/<engine>/<family>.yaml` looks like this:
     layers: num_hidden_layers            # the config key that holds the number of layers (this is the default)
     algorithms: [greedy]                 # how the family decodes (this is the default); a family with low_confidence
                                          # also has the tensors passes.{i}.logits, which need no entry
+    router: {score: softmax, experts_per_token: num_experts_per_tok}   # how a mixture of experts chooses, for the
+                                         # rule `routing`: `score` is sigmoid or softmax, `bias` says that one is added
+                                         # for the choice, the others (n_group and topk_group, too) name config keys
     tensors:
       embeddings: {module: model.embed_tokens}
       "layers.{i}.attention.query": {module: "model.layers.{i}.self_attn.qkv_proj", index: 0, part: query}
@@ -14,6 +17,7 @@ A map at `names/<engine>/<family>.yaml` looks like this:
 Fields of an entry:
 
     module    path of the module below the causal language model; `{i}` is the layer number
+    parameter  name of a parameter or buffer of the module: it is read as it is (the router's expert_bias)
     method    read what this method of the module returns (wrapped on the instance) instead of the module's forward;
               `router.select_experts` is a method of the module's attribute `router`
     of        `output` (default) or `input`: which side of the call holds the tensor
@@ -37,7 +41,7 @@ from typing import Any
 
 import yaml
 
-from specrunner.spec.tensor_names import TEMPLATES
+from specrunner.spec.tensor_names import ROUTER_BIAS, TEMPLATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Entry:
     """Where one tensor is read; the fields are described in this module's docstring."""
 
     module: str
+    parameter: str | None = None
     method: str | None = None
     of: str = "output"
     index: int | None = None
@@ -85,11 +90,13 @@ class NameMap:
     layers_key: str
     entries: Mapping[str, Entry]
     algorithms: tuple[str, ...] = ("greedy",)
+    router: Mapping[str, Any] | None = None
 
     @property
     def templates(self) -> tuple[str, ...]:
         """The name templates that can be captured, those of a decode included."""
-        return tuple(self.entries) + (("passes.{i}.logits",) if "low_confidence" in self.algorithms else ())
+        names = tuple(name for name in self.entries if name != ROUTER_BIAS)
+        return names + (("passes.{i}.logits",) if "low_confidence" in self.algorithms else ())
 
     def hook_points(self, layers: int) -> list[HookPoint]:
         """List every tensor of a model with `layers` layers; optional ones included."""
@@ -110,7 +117,7 @@ def parse_map(engine: str, family: str, text: str) -> NameMap:
     """
     where = f"name map {engine}/{family}"
     data = yaml.safe_load(text)
-    unknown = set(data.get("tensors", {})) - set(TEMPLATES)
+    unknown = set(data.get("tensors", {})) - set(TEMPLATES) - {ROUTER_BIAS}
     if unknown:
         raise ValueError(f"{where}: unknown tensor names {sorted(unknown)}")
     try:
@@ -122,9 +129,29 @@ def parse_map(engine: str, family: str, text: str) -> NameMap:
             data.get("layers", "num_hidden_layers"),
             entries,
             tuple(data.get("algorithms", ("greedy",))),
+            data.get("router"),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def describe_router(name_map: NameMap, config: Any) -> dict[str, Any] | None:
+    """Return how a model's router chooses, as a session fact; None for a dense model or one whose map does not say.
+
+    Args:
+        name_map: the architecture's map.
+        config: the model's text configuration.
+
+    Returns:
+        `score`, `bias` (whether one is added for the choice), `experts_per_token`, `n_group`, `topk_group`.
+    """
+    if name_map.router is None:
+        return None
+    keys = dict(name_map.router)
+    facts: dict[str, Any] = {"score": keys.pop("score"), "bias": keys.pop("bias", False), "n_group": 1, "topk_group": 1}
+    for name, key in keys.items():
+        facts[name] = int(getattr(config, key))
+    return facts
 
 
 @lru_cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ from specrunner.engines.plain_tokenizer import PlainTokenizer
 from specrunner.engines.prompts import encode_prompt
 from specrunner.errors import CaptureIncomplete, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
 from specrunner.spec.model import Decode
-from specrunner.spec.tensor_names import TEMPLATES, match_name
+from specrunner.spec.tensor_names import ROUTER_BIAS, TEMPLATES, match_name
 
 if TYPE_CHECKING:
     from specrunner.models.llada2 import LLaDA2
@@ -37,6 +37,7 @@ class OracleEngine(Engine):
         self._model: LLaDA2 | None = None
         self._tokenizer: PlainTokenizer | None = None
         self._attention: Any = session.options.get("attention", "block_causal")
+        self._lead: dict[str, Any] = {}
         self._block_length: int | None = session.options.get("block_length")
 
     @classmethod
@@ -47,6 +48,7 @@ class OracleEngine(Engine):
             algorithms=("low_confidence",),
             packages=("numpy", "tokenizers"),
             install_hint="pip install 'specrunner[hf]'",
+            led=True,
         )
 
     @classmethod
@@ -76,6 +78,13 @@ class OracleEngine(Engine):
             "device": "cpu",
             "dtype": "float64",
             "attention_backend": f"numpy, {self._attention}",
+            "router": {
+                "score": "sigmoid",
+                "bias": True,
+                "experts_per_token": self._model.config.num_experts_per_tok,
+                "n_group": self._model.config.n_group,
+                "topk_group": self._model.config.topk_group,
+            },
             "options": dict(self.session.options),
             "patches": [],
             **describe_checkpoint(folder),
@@ -95,6 +104,18 @@ class OracleEngine(Engine):
             elif len(patterns) < len(request.tensors):
                 raise ModelUnsupported("`passes.*` tensors come from a decode, and the request has none")
             return capture
+
+    def capture_led(self, request: Request, reference: Mapping[str, Any], *, routing: bool) -> Capture:
+        """Run one forward, each layer fed by the reference, with its experts replayed if asked."""
+        self._lead = {
+            name: tensor.double().numpy() if tensor.is_floating_point() else tensor.numpy()
+            for name, tensor in reference.items()
+            if routing or ".router." not in name
+        }
+        try:
+            return self.capture(request)
+        finally:
+            self._lead = {}
 
     def close(self) -> None:
         """Drop the model."""
@@ -126,10 +147,13 @@ class OracleEngine(Engine):
                 used.update(matching)
                 tensors[name] = value.copy()
 
-        model.forward(ids, attention=self._attention, block_length=self._block_length, on_tensor=keep)
+        model.forward(ids, attention=self._attention, block_length=self._block_length, on_tensor=keep, lead=self._lead)
         for pattern in patterns:
             if pattern not in used:
                 raise CaptureIncomplete(f"no tensor of this model matches {pattern!r}")
+        for name in [name for name in tensors if name.endswith(".router.logits")]:
+            layer = name.split(".")[1]
+            tensors[ROUTER_BIAS.replace("{i}", layer)] = model.read_router_bias(int(layer)).copy()
         return tensors
 
     def _decode(self, model: LLaDA2, capture: Capture, decode: Decode, patterns: tuple[str, ...]) -> None:

@@ -79,7 +79,7 @@ def check_golden(
     if case.tokens is not None:
         tokens = compare_tokens(candidate.output_token_ids, golden.manifest.output_token_ids, location=location)
         # Which of two near ties an engine takes is noise, and only a live reference has the logits to tell.
-        results.append(replace(tokens, gates=case.tokens == "exact" or tokens.rule == "evidence"))
+        results.append(replace(tokens, gates=case.tokens.name == "exact" or tokens.rule == "evidence"))
     return [replace(result, against=AGAINST) for result in results]
 
 

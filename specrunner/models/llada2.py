@@ -7,7 +7,7 @@ Letters in shapes: T tokens, H hidden, E experts, K experts per token, V vocabul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +57,7 @@ class LLaDA2:
         block_length: int | None = None,
         attention: Attention = "block_causal",
         on_tensor: OnTensor | None = None,
+        lead: Mapping[str, Array] | None = None,
     ) -> Array:
         """Compute the logits of one sequence, at absolute positions from 0.
 
@@ -66,6 +67,9 @@ class LLaDA2:
             block_length: tokens per block, the config's when None.
             attention: which geometry to use without a mask.
             on_tensor: called with each tensor's name and value, in model order (see `specrunner.spec.tensor_names`).
+            lead: tensors of another engine by name: what it has of `embeddings`, `layers.{i}.output` and `final_norm`
+                feeds the next module in place of our own, and `router.expert_ids` with `router.expert_weights` are
+                taken in place of our own choice.
 
         Returns:
             float64 [T, V]. Row t predicts position t itself: there is no shift.
@@ -73,7 +77,7 @@ class LLaDA2:
         Raises:
             ValueError: no tokens, too many, an id outside the vocabulary, or a mask of another shape.
         """
-        report = on_tensor or (lambda name, value: None)
+        report, lead = on_tensor or (lambda name, value: None), lead or {}
         ids = self._check_ids(token_ids)
         visible = self.geometry(len(ids), attention, block_length) if mask is None else np.asarray(mask, dtype=bool)
         if visible.shape != (len(ids), len(ids)):
@@ -81,6 +85,7 @@ class LLaDA2:
         size = self.config.hidden_size
         stream = self.weights.read("model.word_embeddings.weight", [self.config.vocab_size, size])[ids]
         report("embeddings", stream)
+        stream = lead.get("embeddings", stream)
         for layer in range(self.config.num_hidden_layers):
             normed = self._norm(stream, f"layers.{layer}.input_layernorm")
             stream = stream + self._attend(layer, normed, visible, report)
@@ -88,12 +93,14 @@ class LLaDA2:
             if layer < self.config.first_k_dense_replace:
                 change = self._feed_forward(normed, f"model.layers.{layer}.mlp")
             else:
-                change = self._mix_experts(layer, normed, report)
+                change = self._mix_experts(layer, normed, report, lead)
             report(f"layers.{layer}.mlp.output", change)
             stream = stream + change
             report(f"layers.{layer}.output", stream)
+            stream = lead.get(f"layers.{layer}.output", stream)
         final = self._norm(stream, "norm")
         report("final_norm", final)
+        final = lead.get("final_norm", final)
         logits: Array = final @ self.weights.read("lm_head.weight", [self.config.vocab_size, size]).T
         report("logits", logits)
         return logits
@@ -184,23 +191,30 @@ class LLaDA2:
         report(f"{name}.output", output)
         return output
 
-    def _mix_experts(self, layer: int, hidden: Array, report: OnTensor) -> Array:
+    def _mix_experts(self, layer: int, hidden: Array, report: OnTensor, lead: Mapping[str, Array]) -> Array:
         """The mixture of experts of one layer, [T, H] to [T, H]."""
         config, name = self.config, f"model.layers.{layer}.mlp"
         logits = hidden @ self.weights.read(f"{name}.gate.weight", [config.num_experts, config.hidden_size]).T
-        bias = self.weights.read(f"{name}.gate.expert_bias", [config.num_experts])
+        bias = self.read_router_bias(layer)
         routes = [route(row, bias, config) for row in logits]
         expert_ids = np.stack([ids for ids, _ in routes])
         expert_weights = np.stack([weights for _, weights in routes])
         report(f"layers.{layer}.router.logits", logits)
         report(f"layers.{layer}.router.expert_ids", expert_ids)
         report(f"layers.{layer}.router.expert_weights", expert_weights)
+        if f"layers.{layer}.router.expert_ids" in lead:
+            expert_ids = lead[f"layers.{layer}.router.expert_ids"]
+            expert_weights = lead[f"layers.{layer}.router.expert_weights"]
         mixed = np.zeros_like(hidden)
         for expert in np.unique(expert_ids):
             tokens, slots = np.nonzero(expert_ids == expert)
             output = self._feed_forward(hidden[tokens], f"{name}.experts.{expert}")
             mixed[tokens] += expert_weights[tokens, slots][:, None] * output
         return mixed + self._feed_forward(hidden, f"{name}.shared_experts")
+
+    def read_router_bias(self, layer: int) -> Array:
+        """Return what a layer's router adds to its scores for the choice alone, float64 [E]."""
+        return self.weights.read(f"model.layers.{layer}.mlp.gate.expert_bias", [self.config.num_experts])
 
     def _feed_forward(self, hidden: Array, name: str) -> Array:
         """SwiGLU: down(silu(gate(x)) * up(x))."""

@@ -16,6 +16,7 @@ from specrunner.plan.devices import has_cuda, memory_gb, resolve_device
 from specrunner.plan.model import Evidence, Plan, PlannedCase, PlannedSession, Request, Session
 from specrunner.results import Failure
 from specrunner.sessions.environments import Environment, find_environment
+from specrunner.spec.coverage import needs_passes
 from specrunner.spec.model import Benchmark, Case, EngineChoice, Model
 
 FindEnvironment = Callable[[str, Capabilities, str], Environment]
@@ -49,23 +50,32 @@ class Planner:
             check_requirements(case.requires)
             check_recipe(case.model)
             check_benchmark(case.benchmark)
-            roles = {"candidate": case.candidate}
-            if case.reference is not None:
-                roles["reference"] = case.reference
-            if case.peer is not None:
-                roles["peer"] = case.peer
-            sessions = {role: self._open(choice, case.model, role) for role, choice in roles.items()}
+            requests = requests_of(case)
+            sides = {"candidate": case.candidate, "reference": case.reference, "peer": case.peer}
+            sessions = {
+                role: self._open(choice, case.model, role)
+                for role, choice in sides.items()
+                if choice is not None and (role == "candidate" or role in requests)
+            }
         except EngineError as error:
             role = getattr(error, "role", "")
             self._cases.append(PlannedCase(case, {}, Failure(error.kind, error.message, error.help, role=role)))
             return
-        evaluation = None if case.benchmark is None else case.benchmark.evaluation
-        request = Request(case.prompt, tensors or case.tensors, case.decode, evaluation=evaluation)
-        evidence = {}
-        for role, session in sessions.items():
-            asked = replace(request, fault=fault) if role == "candidate" else request
-            self._sessions.setdefault(session.key, (session, {}))[1].setdefault(asked.key, asked)
-            evidence[role] = Evidence(session.key, asked.key)
+        evidence: dict[str, Evidence] = {}
+
+        def ask(role: str, request: Request) -> None:
+            session = sessions[role if role in sessions else "candidate"]
+            self._sessions.setdefault(session.key, (session, {}))[1].setdefault(request.key, request)
+            evidence[role] = Evidence(session.key, request.key)
+
+        for role, request in requests.items():
+            if role in ("candidate", "forced", "probe"):
+                request = replace(request, fault=fault)
+            if tensors is not None and role in ("candidate", "reference", "peer"):
+                request = replace(request, tensors=merge_patterns(tensors, request.tensors))
+            if request.lead is not None:
+                request = replace(request, follow=evidence["reference"])
+            ask(role, request)
         self._cases.append(PlannedCase(case, evidence))
 
     def _open(self, choice: EngineChoice, model: Model, role: str) -> Session:
@@ -102,6 +112,42 @@ class Planner:
             PlannedSession(session, tuple(requests.values())) for session, requests in self._sessions.values()
         )
         return Plan(tuple(self._cases), sessions)
+
+
+def requests_of(case: Case) -> dict[str, Request]:
+    """Return what a case asks for, by role; the reference comes before what follows it."""
+    if case.benchmark is not None:
+        request = Request(case.prompt, (), case.decode, evaluation=case.benchmark.evaluation)
+        return {"candidate": request} | ({"reference": request} if case.reference is not None else {})
+    routing = any(rule.name == "routing" for entry in case.tolerance for rule in entry.rules)
+    near_tie = case.tokens is not None and case.tokens.name == "near_tie"
+    plain = Request(case.prompt, case.tensors, case.decode)
+    witness = replace(plain, tensors=merge_patterns(case.tensors, ("layers.*.router.logits",))) if routing else plain
+    reference = witness
+    diffusion = case.decode is not None and case.decode.algorithm == "low_confidence"
+    if near_tie and diffusion:
+        reference = replace(witness, tensors=merge_patterns(witness.tensors, ("passes.*.logits",)))
+    elif near_tie:
+        reference = replace(witness, trace=True)
+    requests: dict[str, Request] = {}
+    if case.reference is not None and (case.tensors or case.tokens):
+        requests["reference"] = reference
+        if case.peer is not None:
+            requests["peer"] = replace(witness, decode=case.decode if needs_passes(case.tensors) else None)
+        if near_tie:
+            requests["forced"] = Request(case.prompt, (), case.decode, lead="passes" if diffusion else "tokens")
+            wanted = needs_passes(case.tensors) or case.golden is not None
+            plain = replace(plain, decode=case.decode if wanted else None)
+    if (plain.tensors or plain.decode is not None) and (case.tensors or case.tokens):
+        requests["candidate"] = plain
+    if case.attention is not None:
+        requests["probe"] = Request(case.prompt, probe=True)
+    return requests
+
+
+def merge_patterns(patterns: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `patterns` with those of `more` that they lack."""
+    return patterns + tuple(pattern for pattern in more if pattern not in patterns)
 
 
 def resolve_session_device(choice: EngineChoice, capabilities: Capabilities) -> str:

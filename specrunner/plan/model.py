@@ -50,6 +50,14 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """A reference to one capture: which session serves which request."""
+
+    session: str
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One input with the tensors to capture and the decoding to do.
 
@@ -57,6 +65,18 @@ class Request:
     (`passes.*` tensors come from the decode instead). `decode` asks for generated tokens. `fault` names the planted bug
     (`specrunner.faults`) that the engine has while it answers, and no longer. `evaluation` asks for a benchmark's
     answers instead, `decode` then saying how they are generated.
+
+    The other fields ask for more than one forward; `engines.answering` makes them of plain requests, so that every
+    engine has them.
+
+    Attributes:
+        trace: also give `steps.logits` [generated tokens, vocabulary], the logits at each generated token's place.
+        probe: exchange each prompt token in turn and give `probe.{tensor}` [tokens, tokens], how far each row of the
+            tensors changes with each token.
+        follow: a capture to be led by, with `lead` saying how.
+        lead: `tokens`: after a free run, decode again from the reference's tokens behind each mismatch; `passes`: one
+            forward at every denoising state of the reference; `inputs`: feed each layer with the reference's input;
+            `routing`: the same, and replay the reference's choice of experts.
     """
 
     prompt: Prompt
@@ -64,6 +84,10 @@ class Request:
     decode: Decode | None = None
     fault: str | None = None
     evaluation: Evaluation | None = None
+    trace: bool = False
+    probe: bool = False
+    follow: Evidence | None = None
+    lead: str | None = None
 
     @property
     def key(self) -> str:
@@ -87,26 +111,19 @@ class Request:
             evaluation["tasks"] = tuple(evaluation["tasks"])
             if isinstance(evaluation["samples"], list):
                 evaluation["samples"] = tuple(evaluation["samples"])
-        return cls(
-            Prompt(**prompt),
-            tuple(data["tensors"]),
-            decode,
-            data["fault"],
-            None if evaluation is None else Evaluation(**evaluation),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """A reference to one capture: which session serves which request."""
-
-    session: str
-    request: str
+        follow = Evidence(**data["follow"]) if data["follow"] is not None else None
+        fields = {**data, "prompt": Prompt(**prompt), "tensors": tuple(data["tensors"]), "decode": decode}
+        fields["evaluation"] = None if evaluation is None else Evaluation(**evaluation)
+        return cls(**{**fields, "follow": follow})
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedCase:
-    """A case with the captures it needs, by role (`candidate`, `reference`, `peer`), or why it will not run."""
+    """A case with the captures it needs by role, or why it will not run.
+
+    Roles: `candidate`, `reference`, `peer`; and of the candidate's session, when the case asks for it, `forced` (led by
+    the reference) and `probe` (attention).
+    """
 
     case: Case
     evidence: Mapping[str, Evidence]

@@ -15,16 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from specrunner.engines.registry import find_engine
-from specrunner.errors import EngineError, ModelUnavailable
+from specrunner.errors import CaptureIncomplete, EngineError, ModelUnavailable
 from specrunner.events import Event, QuestionsAnswered, RequestFinished, SessionEnded, SessionReady, SessionStarted
-from specrunner.plan.model import PlannedSession, Request
-from specrunner.sessions.captures import StoredCapture, read_capture
+from specrunner.plan.model import Evidence, PlannedSession, Request
+from specrunner.sessions.captures import CAPTURE_FILE, StoredCapture, read_capture
+from specrunner.sessions.desk import Desk
 from specrunner.sessions.environments import Environment
 from specrunner.sessions.evaluator import run_evaluation
 from specrunner.sessions.process import Cancelled, WorkerProcess
 
+MOST_SESSIONS = 4096
+"""Threads at most; one stands for each session that is not over."""
+
 LOAD_TIMEOUT = 1800.0
 """Seconds an engine may take to load its model."""
+
+GRACE = 2.0
+"""Seconds a session keeps its GPU when nothing waits for it but something may still come."""
 
 LONGEST_FOLDER = 60
 """Characters of a run's directory under which engines can still put Unix sockets (whose paths end at 107 bytes)."""
@@ -38,9 +45,10 @@ class Pool:
 
     Args:
         directory: this run's directory; captures and workspaces live below it.
-        jobs: sessions to run at once.
+        jobs: sessions to work at once. A session that waits for another's capture keeps its engine, on a CPU, but
+            not its turn.
         environments: by session key, the interpreter to start it with.
-        timeouts: by (session key, request key), seconds the request may take.
+        timeouts: by (session key, request key), seconds the request may take; read when the request's turn has come.
         publish: called from the pool's threads with every event; must be thread-safe.
         deliver: called from the pool's threads with (session key, request key, answer, session facts, seconds).
     """
@@ -60,7 +68,9 @@ class Pool:
         self._timeouts = timeouts
         self._publish = publish
         self._deliver = deliver
-        self._executor = ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="session")
+        self._executor = ThreadPoolExecutor(max_workers=MOST_SESSIONS, thread_name_prefix="session")
+        self._turns = threading.Semaphore(jobs)
+        self._desk = Desk()
         self._threads = max(1, (os.cpu_count() or 1) // jobs)
         self._stopping = threading.Event()
         self._killing = threading.Event()
@@ -68,47 +78,57 @@ class Pool:
         self._models: dict[str, str | EngineError] = {}
         self._model_lock = threading.Lock()
 
-    def start(self, planned: PlannedSession) -> Future[None]:
-        """Queue a session."""
+    def start(self, planned: PlannedSession, *, stays_open: bool = False) -> Future[None]:
+        """Queue a session; with `stays_open`, it takes requests by `add` until `close`."""
+        self._desk.open(planned.session.key, planned.requests, stays_open=stays_open)
         return self._executor.submit(self._serve, planned)
+
+    def add(self, session: str, request: Request) -> bool:
+        """Give a session one more request; False when it takes none any more."""
+        return self._desk.add(session, request)
+
+    def close(self, session: str) -> None:
+        """Let a session end when nothing waits for it."""
+        self._desk.close(session)
 
     def stop(self) -> None:
         """Start no further request; those that an engine is working on may finish, loads are given up."""
         self._stopping.set()
+        self._desk.stop()
 
     def kill(self) -> None:
         """End every worker at once."""
-        self._stopping.set()
         self._killing.set()
+        self.stop()
 
     def shutdown(self) -> None:
         """Wait for all sessions to end."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _serve(self, planned: PlannedSession) -> None:
-        """Answer all requests of one session; start its process anew when it died."""
-        waiting = list(planned.requests)
-        if planned.session.device == "cuda":
-            with self._device_lock:
-                self._serve_requests(planned, waiting)
-        else:
-            self._serve_requests(planned, waiting)
+        """Answer all requests of one session; start its process anew when it died or gave its device back."""
+        key = planned.session.key
+        while self._desk.wait(key):
+            if planned.session.device == "cuda":
+                with self._device_lock, self._turns:
+                    self._serve_turn(planned)
+            else:
+                with self._turns:
+                    self._serve_turn(planned)
 
-    def _serve_requests(self, planned: PlannedSession, waiting: list[Request]) -> None:
-        while waiting and not self._stopping.is_set():
-            before = len(waiting)
-            try:
-                self._serve_process(planned, waiting)
-            except Cancelled:
-                return
-            except EngineError as error:
-                while waiting:
-                    self._finish(planned, waiting.pop(0), error, {}, 0.0)
-            except Exception as error:
-                wrapped = EngineError(f"the session could not be run: {type(error).__name__}: {error}")
-                while waiting:
-                    self._finish(planned, waiting.pop(0), wrapped, {}, 0.0)
-            assert len(waiting) < before or self._stopping.is_set()
+    def _serve_turn(self, planned: PlannedSession) -> None:
+        try:
+            self._serve_process(planned)
+        except Cancelled:
+            return
+        except EngineError as error:
+            self._give_up(planned, error)
+        except Exception as error:
+            self._give_up(planned, EngineError(f"the session could not be run: {type(error).__name__}: {error}"))
+
+    def _give_up(self, planned: PlannedSession, error: EngineError) -> None:
+        for request in self._desk.take_all(planned.session.key):
+            self._finish(planned, request, error, {}, 0.0)
 
     def _finish(
         self, planned: PlannedSession, request: Request, answer: Answer, facts: Mapping[str, Any], seconds: float
@@ -118,10 +138,11 @@ class Pool:
         if isinstance(answer, StoredCapture):
             tensors, tokens = len(answer.tensor_names), len(answer.output_token_ids or ())
         self._publish(RequestFinished(planned.session.key, request.key, seconds, failed, tensors, tokens))
+        self._desk.answer(planned.session.key, request)
         self._deliver(planned.session.key, request.key, answer, facts, seconds)
 
-    def _serve_process(self, planned: PlannedSession, waiting: list[Request]) -> None:
-        """Start one process and answer requests until none wait or the process is gone.
+    def _serve_process(self, planned: PlannedSession) -> None:
+        """Start one process and answer requests until the session is over or the process is gone.
 
         Raises:
             EngineError: the engine could not be loaded; no request was answered since.
@@ -129,7 +150,7 @@ class Pool:
         """
         session = planned.session
         started = time.monotonic()
-        self._publish(SessionStarted(session.key, session.label, len(waiting)))
+        self._publish(SessionStarted(session.key, session.label, self._desk.count(session.key)))
         folder = self._directory if len(str(self._directory)) <= LONGEST_FOLDER else None
         workspace = Path(tempfile.mkdtemp(prefix=f"{session.engine}-", dir=folder or "/tmp"))
         reason = ""
@@ -138,19 +159,11 @@ class Pool:
             worker, facts = self._load(planned, workspace)
             load_seconds = time.monotonic() - started
             self._publish(SessionReady(session.key, session.label, load_seconds, facts))
-            while waiting and worker.alive and not self._stopping.is_set():
-                request = waiting[0]
+            while worker.alive and (request := self._next_request(planned)) is not None:
                 begun = time.monotonic()
-                directory = self._directory / "captures" / session.key / request.key
-                answer: Answer
-                try:
-                    self._ask(planned, request, worker, directory, facts)
-                    answer = read_capture(directory)
-                except EngineError as error:
-                    answer = error
-                waiting.pop(0)
+                answer = self._answer(planned, request, worker, facts)
                 self._finish(planned, request, answer, facts, time.monotonic() - begun)
-            if waiting and not worker.alive:
+            if not worker.alive and self._desk.count(session.key):
                 reason = "the process died"
         except EngineError as error:
             reason = error.message
@@ -167,6 +180,31 @@ class Pool:
             shutil.rmtree(workspace, ignore_errors=True)
             self._publish(SessionEnded(session.key, session.label, reason))
 
+    def _next_request(self, planned: PlannedSession) -> Request | None:
+        """Take the next request; while there is none, let others have the turn. None ends the process."""
+        key = planned.session.key
+        request = self._desk.take(key)
+        while request is None and not self._stopping.is_set():
+            self._turns.release()
+            try:
+                found = self._desk.wait(key, GRACE if planned.session.device == "cuda" else None)
+            finally:
+                self._turns.acquire()
+            if not found:
+                return None
+            request = self._desk.take(key)
+        return request
+
+    def _answer(
+        self, planned: PlannedSession, request: Request, worker: WorkerProcess, facts: Mapping[str, Any]
+    ) -> Answer:
+        directory = self._find_capture(Evidence(planned.session.key, request.key))
+        try:
+            self._ask(planned, request, worker, directory, facts)
+            return read_capture(directory)
+        except EngineError as error:
+            return error
+
     def _ask(
         self,
         planned: PlannedSession,
@@ -178,7 +216,12 @@ class Pool:
         """Have one request answered into `directory`: by the engine alone, or by lm-eval over it."""
         key, timeout = planned.session.key, self._timeouts[planned.session.key, request.key]
         if request.evaluation is None:
-            message = {"type": "capture", "request": request.to_json(), "directory": str(directory)}
+            message = {"type": "capture", "request": request.to_json(), "directory": str(directory), "followed": None}
+            if request.follow is not None:
+                followed = self._find_capture(request.follow)
+                if not (followed / CAPTURE_FILE).exists():
+                    raise CaptureIncomplete("the capture that this request follows was not made")
+                message["followed"] = str(followed)
             worker.ask(message, timeout=timeout, cancelled=self._killing.is_set)
             return
         run_evaluation(
@@ -192,6 +235,9 @@ class Pool:
             cancelled=self._killing.is_set,
             progress=lambda done, total: self._publish(QuestionsAnswered(key, request.key, done, total)),
         )
+
+    def _find_capture(self, evidence: Evidence) -> Path:
+        return self._directory / "captures" / evidence.session / evidence.request
 
     def _load(self, planned: PlannedSession, workspace: Path) -> tuple[WorkerProcess, dict[str, Any]]:
         """Start a session's process and load its engine."""

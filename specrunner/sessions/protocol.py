@@ -3,7 +3,7 @@
 Engines write to stdout and stderr as they like; nothing they print can reach this channel. Messages to the worker:
 
     {"type": "load", "engine": "module:Class", "session": {...}, "model_path": str, "workspace": str}
-    {"type": "capture", "request": {...}, "directory": str}
+    {"type": "capture", "request": {...}, "directory": str, "followed": str | null}
     {"type": "answer", "request": {...}, "questions": [...]}
     {"type": "close"}
 

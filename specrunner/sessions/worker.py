@@ -16,12 +16,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from specrunner.engines.answering import answer_request
 from specrunner.engines.base import Engine
 from specrunner.engines.questions import answer_questions
 from specrunner.errors import EngineError, EngineOutOfMemory, WorkerDied
 from specrunner.faults import plant
 from specrunner.plan.model import Request, Session
-from specrunner.sessions.captures import write_capture
+from specrunner.sessions.captures import read_capture, write_capture
 from specrunner.sessions.protocol import CONTROL_VARIABLE, Channel, ChannelClosed
 
 
@@ -95,7 +96,8 @@ def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
                     assert engine is not None, "a request came before the load"
                     request = Request.from_json(message["request"])
                     with plant(engine, request.fault):
-                        capture = engine.capture(request)
+                        followed = read_capture(Path(message["followed"])) if message.get("followed") else None
+                        capture = answer_request(engine, request, followed)
                     write_capture(Path(message["directory"]), capture)
                     answer = {"type": "done", "facts": capture.facts}
             except Exception as error:

@@ -13,8 +13,19 @@ from specrunner.spec.consistency import CaseChecker
 from specrunner.spec.diagnostics import Diagnostic
 from specrunner.spec.matrix import MAX_CASES, Choice, MatrixReader, expand
 from specrunner.spec.merge import Fields, Layers, Marks, merge_fields, plain
-from specrunner.spec.model import Benchmark, Case, Decode, EngineChoice, GoldenChoice, Model, Prompt, Tolerance, Xfail
-from specrunner.spec.rules import read_rules
+from specrunner.spec.model import (
+    Attention,
+    Benchmark,
+    Case,
+    Decode,
+    EngineChoice,
+    GoldenChoice,
+    Model,
+    Prompt,
+    Tolerance,
+    Xfail,
+)
+from specrunner.spec.rules import read_rules, read_token_rule
 from specrunner.spec.schema import default_of
 from specrunner.spec.source import Source
 from specrunner.spec.tree import Map
@@ -151,7 +162,8 @@ class CaseReader:
             tensors=tuple(fields["tensors"]) if "tensors" in fields else tuple(t.pattern for t in tolerance),
             tolerance=tolerance,
             decode=None if decode is None else self._remember("decode", decode, _decode),
-            tokens=fields.get("tokens"),
+            tokens=read_token_rule(fields["tokens"]) if "tokens" in fields else None,
+            attention=self._remember("attention", fields["attention"], _attention) if "attention" in fields else None,
             tags=tuple(fields.get("tags", ())),
             requires=self._remember("requires", fields.get("requires", _NOTHING), _requires),
             timeout=float(fields.get("timeout", self.timeout)),
@@ -233,7 +245,7 @@ def _tolerance(tolerance: Mapping[str, Any], layers: Layers) -> tuple[Tolerance,
 
 
 def _needs_peer(tolerance: Sequence[Tolerance]) -> bool:
-    return any(rule.name == "noise_floor" for entry in tolerance for rule in entry.rules)
+    return any(rule.needs_peer for entry in tolerance for rule in entry.rules)
 
 
 def _golden(golden: bool | Mapping[str, Any]) -> GoldenChoice | None:
@@ -274,6 +286,16 @@ def _decode(decode: Mapping[str, Any]) -> Decode:
         block_length=int(decode["block_length"]) if diffusion else None,
         threshold=float(decode["threshold"]) if diffusion else None,
         ignore_eos=decode.get("ignore_eos", False),
+    )
+
+
+def _attention(attention: Mapping[str, Any]) -> Attention:
+    block_length, window, matrix = (attention.get(name) for name in ("block_length", "window", "matrix"))
+    return Attention(
+        geometry=attention["geometry"],
+        block_length=None if block_length is None else int(block_length),
+        window=None if window is None else int(window),
+        matrix=None if matrix is None else tuple(matrix),
     )
 
 

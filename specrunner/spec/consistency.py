@@ -18,7 +18,7 @@ _ONE_MODEL = "state exactly one of `id`, `path` and `recipe`"
 _ONE_PROMPT = "write `prompt: some text`, or a mapping with `text`, `messages` or `token_ids`"
 _CHECKED = (
     *("options", "requires", "xfail", "reference", "model", "prompt"),
-    *("decode", "tokens", "tensors", "tolerance", "golden", "benchmark"),
+    *("decode", "tokens", "tensors", "tolerance", "attention", "golden", "benchmark"),
 )
 _FLOOR_DTYPES = ("float32", "float64")
 _REFERENCE = "e.g. `reference: {engine: hf, dtype: float32}`"
@@ -79,6 +79,7 @@ class CaseChecker:
                 self._check_names(fields, layers),
                 self._check_input(fields, layers),
                 self._check_decode(fields, layers, algorithm_varies),
+                self._check_attention(fields, layers),
                 self._check_purpose(fields, layers),
             )
             self._checked[key] = fields, all(found)
@@ -158,14 +159,36 @@ class CaseChecker:
                     return self._report(layers, "conflicting-keys", message, advice, "decode", name, at_key=True)
         return True
 
+    def _check_attention(self, fields: Fields, layers: Layers) -> bool:
+        attention = fields.get("attention")
+        if attention is None:
+            return True
+        geometry, fine = attention["geometry"], True
+        owners = {"block_length": "block_causal", "window": "sliding_window", "matrix": "matrix"}
+        for name, owner in owners.items():
+            if geometry == owner and name not in attention:
+                message = f"geometry `{geometry}` needs `{name}`"
+                fine = self._report(layers, "missing-key", message, f"state `{name}`", "attention", "geometry")
+            elif geometry != owner and name in attention:
+                message = f"`{name}` means nothing to the geometry `{geometry}`"
+                advice = f"remove it, or set `geometry: {owner}`"
+                fine = self._report(layers, "conflicting-keys", message, advice, "attention", name, at_key=True)
+        rows = attention.get("matrix", ())
+        for index, row in enumerate(rows):
+            if len(row) != len(rows):
+                message = f"row {index} of the matrix has {len(row)} columns, and there are {len(rows)} rows"
+                advice = "the matrix is square: a row and a column for each prompt token"
+                fine = self._report(layers, "bad-value", message, advice, "attention", "matrix", index)
+        return fine
+
     def _check_purpose(self, fields: Fields, layers: Layers) -> bool:
         if fields.get("benchmark") is not None:
             return check_benchmark(fields, functools.partial(self._report, layers))
         name = fields["name"]
         tokens, decode, tolerance = fields.get("tokens"), fields.get("decode"), fields.get("tolerance")
         tensors = fields.get("tensors", tolerance and list(tolerance))
-        if not tensors and not tokens:
-            advice = "list `tensors` with their `tolerance`, or `decode` with `tokens: exact`"
+        if not tensors and not tokens and "attention" not in fields:
+            advice = "list `tensors` with their `tolerance`, `decode` with `tokens: exact`, or `attention`"
             return self._report(layers, "no-check", f"case `{name}` checks nothing", advice)
         fine = True
         if tokens and decode is None:
@@ -174,7 +197,7 @@ class CaseChecker:
         golden = find_unjudgeable(fields) if fields.get("golden") else []
         for path, message, advice in golden:
             fine = self._report(layers, "golden-rule", message, advice, *path, at_key=True)
-        if fields.get("reference") is None and not fields.get("golden"):
+        if fields.get("reference") is None and not fields.get("golden") and (tensors or tokens):
             what = "tensors" if tensors else "tokens"
             message = f"case `{name}` compares {what}, but has no reference"
             fine = self._report(layers, "no-reference", message, _REFERENCE)

@@ -194,6 +194,30 @@ class Rule:
     name: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def needs_peer(self) -> bool:
+        """Whether the rule's limit is measured on the peer's run."""
+        if self.name == "routing":
+            return self.parameters["decisive"] is not None and self.parameters["noise"] is None
+        return self.name == "noise_floor"
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """The geometry that an engine's attention must turn out to have.
+
+    Attributes:
+        geometry: `causal`, `bidirectional`, `block_causal`, `sliding_window` or `matrix`.
+        block_length: tokens in a block, counted from position 0; for `block_causal`, else None.
+        window: how many tokens a token sees, itself included; for `sliding_window`, else None.
+        matrix: a row of "0" and "1" for each prompt token (the query); for `matrix`, else None.
+    """
+
+    geometry: str
+    block_length: int | None = None
+    window: int | None = None
+    matrix: tuple[str, ...] | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
@@ -245,7 +269,8 @@ class Case:
         tensors: patterns of the tensors to compare.
         tolerance: rules by pattern.
         decode: the generation to do, or None.
-        tokens: the rule for generated tokens (`exact`), or None.
+        tokens: the rule for generated tokens (`exact` or `near_tie`), or None.
+        attention: the geometry to find by probing, or None.
         tags: for `-t`.
         requires: `{device, memory_gb, engines, packages}` as stated.
         timeout: seconds one request of this case may take.
@@ -268,7 +293,8 @@ class Case:
     tensors: tuple[str, ...] = ()
     tolerance: tuple[Tolerance, ...] = ()
     decode: Decode | None = None
-    tokens: str | None = None
+    tokens: Rule | None = None
+    attention: Attention | None = None
     tags: tuple[str, ...] = ()
     requires: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = 600.0

@@ -26,6 +26,16 @@ def read_rules(written: str | Mapping[str, Any]) -> tuple[Rule, ...]:
     return tuple(complete_rule(name, value) for name, value in written.items())
 
 
+def read_token_rule(written: str | Mapping[str, Any]) -> Rule:
+    """Return the rule for generated tokens: `exact`, or `near_tie` with its limits filled in."""
+    if written == "exact":
+        return Rule("exact")
+    schema = field_schema("tokens")["properties"]["near_tie"]
+    given = written["near_tie"] if isinstance(written, Mapping) else {}
+    parts = schema["properties"].items()
+    return Rule("near_tie", {name: float(given.get(name, part["default"])) for name, part in parts})
+
+
 def complete_rule(name: str, value: Any) -> Rule:
     """Return a rule with every parameter filled in.
 

@@ -39,6 +39,16 @@ TEMPLATES: tuple[str, ...] = (
 """
 
 
+ROUTER_BIAS = "layers.{i}.router.expert_bias"
+"""A constant that comes with a reference's router logits: [experts], added to the scores for the choice alone. It is
+evidence for the rule `routing`, not a tensor of the vocabulary: no pattern selects it."""
+
+
+def is_auxiliary(name: str) -> bool:
+    """Tell whether `name` was captured beside the tensors of the vocabulary: a weight, or for a special request."""
+    return name.endswith(".router.expert_bias") or name.startswith(("steps.", "probe."))
+
+
 @lru_cache(maxsize=4096)
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Compile a tensor pattern: `*` stands for any part of one dotted segment, `**` for any run of segments."""
@@ -54,7 +64,9 @@ def match_name(pattern: str, name: str) -> bool:
 def select_names(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
     """Return those of `names` that at least one of `patterns` selects, in model order."""
     compiled = [compile_pattern(pattern) for pattern in patterns]
-    return sorted((name for name in names if any(c.fullmatch(name) for c in compiled)), key=model_order)
+    return sorted(
+        (name for name in names if not is_auxiliary(name) and any(c.fullmatch(name) for c in compiled)), key=model_order
+    )
 
 
 def is_possible(pattern: str, templates: Iterable[str] = TEMPLATES) -> bool:

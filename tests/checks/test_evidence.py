@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from specrunner.checks.evidence import LoadedCapture, check_case
+from specrunner.checks import evidence
+from specrunner.checks.evidence import LoadedCapture
 from specrunner.checks.sources import MemorySource
 from specrunner.results import CheckResult
 from specrunner.spec.model import Case, EngineChoice, Location, Model, Prompt, Rule, Tolerance
@@ -18,6 +19,13 @@ DEEP = Tolerance(
     "layers.**", (Rule("sqnr", {"min": 20.0}), Rule("cosine", {"min": 0.9})), Location("specs/x.yaml", 8, 7)
 )
 TENSORS = {name: torch.randn(3, 4) for name in ("logits", "layers.10.output", "layers.2.output", "embeddings")}
+
+
+def check_case(
+    case: Case, candidate: LoadedCapture, reference: LoadedCapture | None, peer: LoadedCapture | None = None
+) -> list[CheckResult]:
+    roles = {"candidate": candidate, "reference": reference, "peer": peer}
+    return evidence.check_case(case, {role: capture for role, capture in roles.items() if capture is not None})
 
 
 def make_case(**fields: Any) -> Case:
@@ -39,7 +47,7 @@ def tell(results: list[CheckResult]) -> list[tuple[str, str, bool]]:
 
 
 def test_checks_come_in_model_order_under_the_first_rule_that_matches() -> None:
-    case = make_case(tensors=("**",), tolerance=(DEEP, EXACT), tokens="exact")
+    case = make_case(tensors=("**",), tolerance=(DEEP, EXACT), tokens=Rule("exact"))
     results = check_case(case, make_capture(), make_capture())
     assert tell(results) == [
         ("tokenization", "exact", True),
@@ -91,7 +99,7 @@ def test_a_tensor_without_a_rule_fails() -> None:
 
 
 def test_other_prompt_ids_stop_everything_in_one_check() -> None:
-    case = make_case(tensors=("**",), tolerance=(EXACT,), tokens="exact")
+    case = make_case(tensors=("**",), tolerance=(EXACT,), tokens=Rule("exact"))
     (result,) = check_case(case, make_capture(prompt=(1, 2)), make_capture())
     assert (result.subject, result.passed) == ("tokenization", False)
     assert result.message.endswith("nothing else was compared")
@@ -102,7 +110,7 @@ def test_other_prompt_ids_stop_everything_in_one_check() -> None:
 
 
 def test_tokens_are_compared_last_and_must_be_there() -> None:
-    case = make_case(tensors=("logits",), tolerance=(EXACT,), tokens="exact")
+    case = make_case(tensors=("logits",), tolerance=(EXACT,), tokens=Rule("exact"))
     assert tell(check_case(case, make_capture(output=(7, 9)), make_capture()))[-1] == ("tokens", "exact", False)
     assert tell(check_case(case, make_capture(output=None), make_capture()))[-1] == ("tokens", "evidence", False)
     assert tell(check_case(case, make_capture(output=()), make_capture(output=())))[-1] == ("tokens", "exact", False)

@@ -42,7 +42,7 @@ def make_case(root: Path, name: str = "capital", **changes: Any) -> Case:
         "tensors": ("embeddings", "logits"),
         "tolerance": (Tolerance("**", sqnr(80), location),),
         "decode": Decode(4),
-        "tokens": "exact",
+        "tokens": Rule("exact"),
         "golden": GoldenChoice(),
     }
     return Case(**{**fields, **changes})

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from specrunner.errors import SpecError, UsageError
 from specrunner.spec.diagnostics import Diagnostic
 from specrunner.spec.loader import MAX_DIAGNOSTICS, load_specs, read_spec
-from specrunner.spec.model import Case, Decode, EngineChoice, Model, Prompt
+from specrunner.spec.model import Case, Decode, EngineChoice, Model, Prompt, Rule
 from specrunner.spec.source import parse_text
 
 SPEC = """\
@@ -229,7 +229,7 @@ def test_prompts() -> None:
 
 def test_decoding() -> None:
     greedy = one("prompt: hi\ndecode: {max_new_tokens: 4}\ntokens: exact", INPUT)
-    assert (greedy.decode, greedy.tokens, greedy.tensors) == (Decode(4), "exact", ())
+    assert (greedy.decode, greedy.tokens, greedy.tensors) == (Decode(4), Rule("exact"), ())
     fields = "{max_new_tokens: 4, algorithm: low_confidence, block_length: 32, threshold: 1, ignore_eos: true}"
     diffusion = one(f"prompt: hi\ndecode: {fields}\ntokens: exact", INPUT)
     assert diffusion.decode == Decode(4, "low_confidence", 32, 1.0, True)

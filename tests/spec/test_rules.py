@@ -41,4 +41,4 @@ def test_a_mapping_gives_several_rules_in_order() -> None:
 def test_every_rule_of_the_language_can_be_judged() -> None:
     from specrunner.checks.rules import _JUDGES
 
-    assert set(rule_names()) <= set(_JUDGES)
+    assert set(rule_names()) - {"routing"} <= set(_JUDGES)  # routing is judged on expert ids, by judge_routing

@@ -19,8 +19,15 @@ from specrunner.engines.hf.checkpoint import (
     resolve_folder,
     translate_errors,
 )
-from specrunner.engines.hooks import Geometry, Recorder, available_points, finish_tensors, select_points
-from specrunner.engines.name_maps import Entry, NameMap, load_maps, tensor_templates
+from specrunner.engines.hooks import (
+    Geometry,
+    Recorder,
+    available_points,
+    finish_tensors,
+    read_constants,
+    select_points,
+)
+from specrunner.engines.name_maps import Entry, NameMap, describe_router, load_maps, tensor_templates
 from specrunner.engines.prompts import encode_prompt
 from specrunner.errors import ModelUnsupported
 from specrunner.spec.model import Decode
@@ -53,6 +60,7 @@ class HfEngine(Engine):
             algorithms=("greedy", "low_confidence"),
             packages=("torch", "transformers"),
             install_hint="pip install 'specrunner[hf]'",
+            led=True,
         )
 
     @classmethod
@@ -96,6 +104,7 @@ class HfEngine(Engine):
             "attention_backend": self._model.config._attn_implementation,
             "experts_backend": self._experts_backend(),
             "name_map": self._map.family,
+            "router": describe_router(self._map, self._model.config.get_text_config()),
             "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
             "unused_weights": unused,
             "threads": torch.get_num_threads(),
@@ -127,6 +136,16 @@ class HfEngine(Engine):
         """Tell by how the architecture decodes."""
         return "greedy" in self._map.algorithms
 
+    def capture_led(self, request: Request, reference: Mapping[str, Any], *, routing: bool) -> Capture:
+        """Run one forward, each layer fed by the reference, with its experts replayed if asked."""
+        from specrunner.engines.leading import lead_inputs, lead_routing
+
+        layers = getattr(self._model.config.get_text_config(), self._map.layers_key)
+        points = available_points(self._map, self._model, layers)
+        replayed = reference if routing else {}
+        with lead_inputs(self._model, points, reference), lead_routing(self._model, points, replayed):
+            return self.capture(request)
+
     def close(self) -> None:
         """Drop model and tokenizer."""
         self._model = self._tokenizer = None
@@ -143,7 +162,7 @@ class HfEngine(Engine):
             records = recorder.take()
         finally:
             recorder.remove()
-        return finish_tensors(records, points, patterns, rows)
+        return finish_tensors(records, points, patterns, rows) | read_constants(self._model, points)
 
     def _arrange_inputs(self, ids: list[int]) -> tuple[dict[str, Any], int]:
         """Return the keywords of one forward over `ids`, and how many rows its tensors have.

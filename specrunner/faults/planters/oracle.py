@@ -195,7 +195,7 @@ def _mix(change: Callable[[Any, Array, Array, Array], tuple[Array, Array]], *, b
     """Give the experts other ids or weights than the router said; `change(model, logits, ids, weights)`."""
 
     def make(model: Any, _original: Any) -> Any:
-        def mix_experts(layer: int, hidden: Array, report: Any) -> Array:
+        def mix_experts(layer: int, hidden: Array, report: Any, lead: Any) -> Array:
             config, name = model.config, f"model.layers.{layer}.mlp"
             logits = hidden @ model.weights.read(f"{name}.gate.weight", [config.num_experts, config.hidden_size]).T
             bias = model.weights.read(f"{name}.gate.expert_bias", [config.num_experts])
@@ -204,6 +204,8 @@ def _mix(change: Callable[[Any, Array, Array, Array], tuple[Array, Array]], *, b
             report(f"layers.{layer}.router.logits", logits)
             report(f"layers.{layer}.router.expert_ids", ids)
             report(f"layers.{layer}.router.expert_weights", weights)
+            if f"layers.{layer}.router.expert_ids" in lead:
+                ids, weights = (lead[f"layers.{layer}.router.{name}"] for name in ("expert_ids", "expert_weights"))
             ids, weights = change(model, logits, ids, weights)
             mixed = np.zeros_like(hidden)
             for expert in sorted(np.unique(ids), reverse=backwards):

@@ -1,0 +1,95 @@
+"""Block-diffusion decisions at the reference's states: what is a near tie, and what is a mismatch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specrunner.checks.passes import ForcedPass, compare_forced_passes, decide
+from specrunner.models.llada2_decoding import Sampler, denoise
+
+MASK = 9
+
+
+def entry(before: list[int], accepted: dict[int, int], start: int = 0) -> dict[str, Any]:
+    return {
+        "block_start": start,
+        "tokens_before": before,
+        "accepted": [start + place for place in accepted],
+        "accepted_token_ids": list(accepted.values()),
+    }
+
+
+def judge(passes: list[ForcedPass], **limits: float) -> Any:
+    settings = {"threshold": 0.9, "kappa": 4.0, "max_share": 0.5} | limits
+    return compare_forced_passes(passes, dtype=torch.bfloat16, location="x:1", **settings)  # type: ignore[arg-type]
+
+
+def peaked(*pairs: tuple[int, float]) -> torch.Tensor:
+    logits = torch.zeros(len(pairs), 10)
+    for row, (token, height) in enumerate(pairs):
+        logits[row, token] = height
+    return logits
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.99))
+def test_deciding_is_what_the_oracles_sampler_does(seed: int, threshold: float) -> None:
+    torch.manual_seed(seed)
+    logits = torch.randn(6, 10, dtype=torch.float64) * 4
+    block = torch.tensor([MASK, 1, MASK, MASK, 2, MASK])
+    sampler = Sampler(block_length=6, threshold=threshold, steps=6, mask_id=MASK, eos_id=-1)
+    accepted, after = denoise(block.numpy(), logits.numpy(), sampler, 0)
+    ours = decide(logits, block == MASK, threshold)
+    assert ours.accepted.tolist() == accepted.tolist()
+    assert ours.tokens[ours.accepted].tolist() == after[accepted].tolist()
+
+
+def test_equal_decisions_pass_and_are_counted() -> None:
+    logits = peaked((3, 20.0), (4, 20.0))
+    result = judge([ForcedPass.read(entry([MASK, MASK], {0: 3, 1: 4}), logits, logits)])
+    assert result.passed
+    assert (result.measurements["decisions"], result.measurements["share"], result.gates) == (2, 0.0, True)
+
+
+def test_another_token_within_the_noise_is_a_tie() -> None:
+    reference = peaked((3, 20.0))
+    reference[0, 5] = 19.9
+    candidate = reference.clone()
+    candidate[0, 5] = 20.05
+    one = ForcedPass.read(entry([MASK], {0: 3}, start=16), candidate, reference)
+    result = judge([one], threshold=0.4, max_share=1.0)
+    (tie,) = result.measurements["ties"]
+    assert result.passed
+    assert (tie["position"], tie["candidate_token"], tie["reference_token"], tie["is_tie"]) == (16, 5, 3, True)
+    assert not judge([one], threshold=0.4, max_share=0.5).passed
+    assert not judge([one], threshold=0.4, kappa=0.1).passed
+
+
+def test_another_token_beyond_the_noise_fails() -> None:
+    one = ForcedPass.read(entry([MASK], {0: 3}), peaked((5, 20.0)), peaked((3, 20.0)))
+    assert judge([one]).message.startswith(
+        "mismatch at position 0 in pass 0 is no near tie: token 5 against 3, gaps 20"
+    )
+
+
+def test_a_position_that_one_side_alone_fills() -> None:
+    height = math.log(9 * 0.9 / 0.1)  # exactly the threshold over ten tokens
+    at, above = peaked((3, height), (4, 30.0)), peaked((3, height + 0.01), (4, 30.0))
+    reference = entry([MASK, MASK], {1: 4})
+    result = judge([ForcedPass.read(reference, above, at)])
+    (tie,) = result.measurements["ties"]
+    assert (tie["accepted_by"], tie["is_tie"], result.passed) == ("candidate", True, True)
+    sure = judge([ForcedPass.read(reference, peaked((3, 30.0), (4, 30.0)), peaked((3, 1.0), (4, 30.0)))])
+    assert sure.message.startswith("the candidate alone fills a token at position 0 in pass 0, which is no near tie")
+
+
+@pytest.mark.parametrize("passes", [[], [ForcedPass.read(entry([1, 2], {}), peaked((1, 1.0)), peaked((1, 1.0)))]])
+def test_nothing_to_judge_never_passes(passes: list[ForcedPass]) -> None:
+    assert not judge(passes).passed
+    assert judge(passes).message.startswith("compared nothing")
