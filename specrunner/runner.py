@@ -21,6 +21,7 @@ import specrunner
 from specrunner.diagnoser import Diagnoser
 from specrunner.errors import EngineError, ExitCode
 from specrunner.events import CaseFinished, Event, RunFinished, RunStarted, SessionReady
+from specrunner.golden.keeper import Keeper
 from specrunner.plan.model import Evidence, Plan, PlannedCase
 from specrunner.reporters.base import Reporter
 from specrunner.results import CaseResult, CheckResult, Failure, Verdict
@@ -41,6 +42,7 @@ class RunOptions:
         jobs: sessions at once.
         strict: a skip is an error, and an inconclusive check fails.
         max_fail: stop after this many cases that failed or had no evidence; None is never.
+        update_goldens: put goldens that are missing or differ up for review.
         command: the command line, for reports.
         diagnose: whether failing cases are looked into: the candidate, where its engine allows it, runs once more with
             each layer fed by the reference.
@@ -49,6 +51,7 @@ class RunOptions:
     jobs: int = 1
     strict: bool = False
     max_fail: int | None = None
+    update_goldens: bool = False
     command: tuple[str, ...] = ()
     diagnose: bool = True
 
@@ -101,6 +104,7 @@ class Run:
         self._charged: set[Evidence] = set()
         self._timeouts = find_timeouts(plan)
         self._interrupts = 0
+        self.goldens = Keeper(options.update_goldens)
 
     def execute(self) -> ExitCode:
         """Run everything and return the exit status."""
@@ -254,7 +258,8 @@ class Run:
                 facts[role] |= {"request": dict(delivery.answer.facts)}
         if failure is None:
             checks = settle_inconclusive(check_captures(case, captures, facts), self._options.strict)
-            failure = find_missing_evidence(checks)
+            checks, failure = self.goldens.judge(case, captures, facts, checks)
+            failure = failure or find_missing_evidence(checks)
         verdict = settle_verdict(waiting.planned, checks, failure)
         diagnosis = None
         if verdict in (Verdict.FAILED, Verdict.XFAILED):

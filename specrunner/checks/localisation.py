@@ -41,7 +41,8 @@ def diagnose(checks: Sequence[CheckResult]) -> Diagnosis | None:
     """
     tensors = [check for check in checks if check.subject == "embeddings" or model_order(check.subject)[2] < 13]
     tensors = [check for check in tensors if check.rule not in ("evidence", "attention") and check.subject != "tokens"]
-    tensors = [check for check in tensors if check.against == "reference"]
+    sides = [[check for check in tensors if check.against == side] for side in ("reference", "golden")]
+    tensors = next((side for side in sides if any(check.fails for check in side)), sides[0])
     if not tensors:
         return None
     growth = _trace_growth(tensors)

@@ -14,6 +14,7 @@ from pathlib import Path
 from specrunner.cli.selection import add_selection_arguments, select_cases
 from specrunner.config import Settings, load_settings
 from specrunner.errors import ConfigurationError, ExitCode, UsageError
+from specrunner.golden.store import refuse_under_ci
 from specrunner.spec.model import Case
 
 EXAMPLES = """\
@@ -38,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-x", dest="max_fail", action="store_const", const=1, help="stop after the first failure")
     parser.add_argument("--max-fail", metavar="N", help="stop after N cases that failed or had no evidence")
     parser.add_argument("--strict", action="store_true", default=None, help="a skipped case is an error")
+    parser.add_argument("--update-goldens", action="store_true", help="put missing and differing goldens up for review")
+    parser.add_argument(
+        "--golden-repeats", type=_repeats, default=2, metavar="N", help="captures that must agree (default: 2)"
+    )
     parser.add_argument("--timeout", metavar="SECONDS", help="the longest a request may take, above what cases state")
     parser.add_argument("--junit-xml", metavar="FILE", help="write a JUnit report")
     parser.add_argument("--json", metavar="FILE", help="write a report with every number; - is stdout")
@@ -50,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     settings = load_settings(vars(options), os.environ, Path.cwd())
+    if options.update_goldens:
+        refuse_under_ci("`--update-goldens`", os.environ)
     cases: Sequence[Case] = select_cases(options, settings.no_cases, settings.timeout)
     if options.failed and cases:
         cases = keep_unverified(cases, LAST_RUN)
@@ -59,14 +66,25 @@ def run(options: argparse.Namespace) -> int:
         return ExitCode.PASSED
     if settings.overrides_cases("timeout"):
         cases = [replace(case, timeout=settings.timeout) for case in cases]
-    return run_cases(cases, settings, plan_only=options.plan)
+    repeats = options.golden_repeats if options.update_goldens else 0
+    return run_cases(cases, settings, plan_only=options.plan, golden_repeats=repeats)
 
 
-def run_cases(cases: Sequence[Case], settings: Settings, *, plan_only: bool = False) -> int:
-    """Plan and run cases under settings; with `plan_only`, print the plan instead."""
+def _repeats(text: str) -> int:
+    """Read the number of captures; fewer than two could not disagree, so one has to be asked for by name."""
+    if not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 100")
+    return int(text)
+
+
+def run_cases(cases: Sequence[Case], settings: Settings, *, plan_only: bool = False, golden_repeats: int = 0) -> int:
+    """Plan and run cases under settings; with `plan_only`, print the plan instead.
+
+    With `golden_repeats`, goldens that are missing or differ are made of so many captures and put up for review.
+    """
     from specrunner.plan.build import Planner, make_plan
 
-    planner = Planner()
+    planner = Planner(golden_repeats=golden_repeats)
     plan = make_plan(cases, planner)
     if plan_only:
         from specrunner.plan.text import format_plan
@@ -93,13 +111,17 @@ def run_cases(cases: Sequence[Case], settings: Settings, *, plan_only: bool = Fa
         jobs=settings.jobs,
         strict=settings.strict,
         max_fail=settings.max_fail,
+        update_goldens=golden_repeats > 0,
         command=("specrunner", *sys.argv[1:]),
     )
+    started = Run(plan, planner.environments, reporters, run_options)
     try:
-        exit_code = Run(plan, planner.environments, reporters, run_options).execute()
+        exit_code = started.execute()
     finally:
         for reporter in reporters:
             reporter.close()
+    for line in started.goldens.summarize():
+        print(line, file=sys.stderr)
     unwritten = any(reporter.problem and not reporter.optional for reporter in reporters)
     return ExitCode.USAGE if unwritten and exit_code is ExitCode.PASSED else exit_code
 

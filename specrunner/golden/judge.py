@@ -24,7 +24,7 @@ AGAINST = "golden"
 NEEDS_FULL = ("allclose", "ulp")
 """Rules that look at every element, which a compact golden does not keep."""
 
-FLOOR = "noise_floor"
+FLOOR, ROUTING = "noise_floor", "routing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +108,13 @@ def _judge_full(
     floor: NoiseFloor | None,
     location: str,
 ) -> list[CheckResult]:
-    plain = [rule for rule in rules if rule.name != FLOOR]
+    plain = [rule for rule in rules if rule.name not in (FLOOR, ROUTING)]
     judged = iter(compare_tensors(name, candidate, golden, plain, location=location) if plain else ())
     results = []
     for rule in rules:
+        if rule.name == ROUTING:
+            results.append(_describe_routing(name, rule, candidate, golden, location))
+            continue
         if rule.name != FLOOR:
             results.append(replace(next(judged), against=AGAINST))
             continue
@@ -126,6 +129,21 @@ def _judge_full(
             message, extra = judge_floor(measured.row_errors, measured.rel_l2, floor, rule, golden.rows_per_token)
         results.append(_result(name, rule, message, {**measured.to_json(), **extra}, location))
     return results
+
+
+def _describe_routing(
+    name: str, rule: Rule, candidate: TensorSource, golden: TensorSource, location: str
+) -> CheckResult:
+    """Tell how many tokens got the same experts: a trend, since only live scores tell which of them were decisive."""
+    if candidate.shape != golden.shape:
+        message = f"shape {list(candidate.shape)} differs from the golden's {list(golden.shape)}"
+        return _result(name, rule, message, {}, location)
+    ours = candidate.rows(0, candidate.row_count).sort(-1).values
+    theirs = golden.rows(0, golden.row_count).sort(-1).values
+    same = (ours == theirs).all(-1)
+    numbers = {"tokens": same.numel(), "agreement": float(same.double().mean())}
+    first = "" if bool(same.all()) else f"other experts at token {int((~same).int().argmax())}"
+    return replace(_result(name, rule, first, numbers, location), gates=False)
 
 
 def judge_floor(

@@ -55,7 +55,8 @@ def find_slot(case: Case, device: str) -> Slot:
     A spec that is under no folder `specs` has its goldens in a folder `golden` beside itself.
     """
     root, suite = find_root(case.location.path)
-    return Slot(root, suite, name_case(case.id), device)
+    owner = (case.golden.case_id if case.golden else "") or case.id
+    return Slot(root, suite, name_case(owner), device)
 
 
 def find_root(spec: str) -> tuple[Path, str]:

@@ -13,7 +13,7 @@ from specrunner.engines.registry import find_engine
 from specrunner.errors import CapabilityMissing, EngineError, EngineMissing
 from specrunner.models.recipes import find_built, find_recipe
 from specrunner.plan.devices import has_cuda, memory_gb, resolve_device
-from specrunner.plan.model import Evidence, Plan, PlannedCase, PlannedSession, Request, Session
+from specrunner.plan.model import REPEAT, Evidence, Plan, PlannedCase, PlannedSession, Request, Session
 from specrunner.results import Failure
 from specrunner.sessions.environments import Environment, find_environment
 from specrunner.spec.coverage import needs_passes
@@ -29,10 +29,12 @@ class Planner:
     Attributes:
         find: looks up the environment of (engine, its capabilities, device); raises EngineMissing.
         environments: by session key, the environment found for it.
+        golden_repeats: captures that the candidate of a case with a golden gives, to make one of; 0 makes none.
     """
 
     find: FindEnvironment = find_environment
     environments: dict[str, Environment] = field(default_factory=dict)
+    golden_repeats: int = 0
     _found: dict[tuple[str, str], Environment | EngineError] = field(default_factory=dict)
     _sessions: dict[str, tuple[Session, dict[str, Request]]] = field(default_factory=dict)
     _cases: list[PlannedCase] = field(default_factory=list)
@@ -76,6 +78,8 @@ class Planner:
             if request.lead is not None:
                 request = replace(request, follow=evidence["reference"])
             ask(role, request)
+        for number in range(1, self.golden_repeats if case.golden is not None else 0):
+            ask(f"{REPEAT}{number}", Request(case.prompt, case.tensors, case.decode, fault, repeat=number))
         self._cases.append(PlannedCase(case, evidence))
 
     def _open(self, choice: EngineChoice, model: Model, role: str) -> Session:

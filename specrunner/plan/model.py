@@ -11,6 +11,9 @@ from typing import Any
 from specrunner.results import Failure
 from specrunner.spec.model import Case, Decode, Evaluation, Model, Prompt
 
+REPEAT = "repeat-"
+"""Roles of a case's repeated captures: `repeat-1` and so on."""
+
 
 def digest_of(value: Any) -> str:
     """Return the first 16 hex digits of the SHA-256 of `value` as canonical JSON."""
@@ -65,6 +68,7 @@ class Request:
     (`passes.*` tensors come from the decode instead). `decode` asks for generated tokens. `fault` names the planted bug
     (`specrunner.faults`) that the engine has while it answers, and no longer. `evaluation` asks for a benchmark's
     answers instead, `decode` then saying how they are generated.
+    `repeat` numbers the times that the same is asked again, to see whether the answers agree.
 
     The other fields ask for more than one forward; `engines.answering` makes them of plain requests, so that every
     engine has them.
@@ -84,6 +88,7 @@ class Request:
     decode: Decode | None = None
     fault: str | None = None
     evaluation: Evaluation | None = None
+    repeat: int = 0
     trace: bool = False
     probe: bool = False
     follow: Evidence | None = None

@@ -81,8 +81,10 @@ def plan_trials(
                     trials.append(Trial(_mark(case, FAULT, fault.name), case, fault))
         legitimate = find_variants(engine, patterns) if variants else ()
         trials += [Trial(_mark(case, FAULT, variant.name), case, variant) for variant in legitimate]
+        if case.reference is None:
+            continue  # a golden knows no other prompt
         for number, prompt in enumerate(draw_prompts(case.prompt, draws, seed), 1):
-            drawn = _mark(replace(case, prompt=prompt), DRAW, str(number))
+            drawn = _mark(replace(case, prompt=prompt, golden=None), DRAW, str(number))
             trials.append(Trial(drawn, case, None, number))
             trials += [Trial(_mark(drawn, FAULT, variant.name), case, variant, number) for variant in legitimate]
     return trials
@@ -155,7 +157,8 @@ def make_matrix(trials: Sequence[Trial], results: dict[str, CaseResult]) -> Matr
 
 
 def _mark(case: Case, name: str, value: str) -> Case:
-    return replace(case, parameters=(*case.parameters, (name, value)))
+    golden = case.golden and replace(case.golden, case_id=case.golden.case_id or case.id)
+    return replace(case, parameters=(*case.parameters, (name, value)), golden=golden)
 
 
 class ProgressReporter(Reporter):

@@ -16,6 +16,9 @@ FINEST_SQNR = 135.0
 _INTEGERS = tuple(template for template in TEMPLATES if template.endswith("expert_ids"))
 _RAISE = "raise `golden.full_tokens` to the number of tokens, or choose another rule"
 
+_LIVE = {"noise_floor": "state the limit, e.g. `sqnr: 80`", "routing": "use `exact`"}
+"""Rules that a golden alone cannot bear out, and what can take their place."""
+
 Problem = tuple[tuple[str | int, ...], str, str]
 """Path of the culprit, message, help."""
 
@@ -31,7 +34,8 @@ def find_unjudgeable(fields: Mapping[str, Any]) -> list[Problem]:
         fields: the merged fields of a case whose `golden` is set.
     """
     found = list(_check_rules(fields))
-    if fields.get("reference") is None and fields.get("tokens") == "near_tie":
+    tokens = fields.get("tokens") or ""
+    if fields.get("reference") is None and "near_tie" in tokens:
         message = "near ties are told by the logits of a live reference, and the case has only a golden"
         found.append((("tokens",), message, "add a `reference`, or use `tokens: exact`"))
     return found
@@ -46,9 +50,9 @@ def _check_rules(fields: Mapping[str, Any]) -> Iterator[Problem]:
         where: tuple[str | int, ...] = ("tolerance", pattern)
         compact = _is_compact(pattern, fields, full_tokens)
         for rule in read_rules(written):
-            if rule.name == "noise_floor" and fields.get("reference") is None:
-                message = "`noise_floor` needs a reference and its peer, and the case has only a golden"
-                yield where, message, "add a `reference`, or state the limit, e.g. `sqnr: 80`"
+            if rule.name in _LIVE and fields.get("reference") is None:
+                message = f"`{rule.name}` needs what a live reference shows, and the case has only a golden"
+                yield where, message, f"add a `reference`, or {_LIVE[rule.name]}"
             elif not compact:
                 continue
             elif rule.name in ("allclose", "ulp"):

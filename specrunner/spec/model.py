@@ -245,12 +245,14 @@ class GoldenChoice:
         top_k: largest logits that a compact golden keeps of each row, with the row's logsumexp.
         projections: random projections that a compact golden keeps of each row.
         fallback: device keys whose golden serves where the machine's own has none, best first.
+        case_id: whose golden it is, when a planted fault made another case of it; "" is the case's own.
     """
 
     full_tokens: int = 0
     top_k: int = 32
     projections: int = 640
     fallback: tuple[str, ...] = ()
+    case_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

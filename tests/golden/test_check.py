@@ -39,7 +39,7 @@ def test_other_tokens_fail(tmp_path: Path) -> None:
     checks = check_golden(case, make_capture(output=(5, 6, 9, 8)), golden)
     assert [check.subject for check in checks if check.fails] == ["tokens"]
     assert "position 2" in checks[-1].message
-    trend = check_golden(replace(case, tokens="near_tie"), make_capture(output=(5, 6, 9, 8)), golden)
+    trend = check_golden(replace(case, tokens=Rule("near_tie")), make_capture(output=(5, 6, 9, 8)), golden)
     assert not trend[-1].passed
     assert not trend[-1].fails
 
