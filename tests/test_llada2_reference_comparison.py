@@ -18,16 +18,23 @@ def comparison() -> SpecRun:
 
 
 @pytest.mark.engine
-@pytest.mark.vllm
-@pytest.mark.sglang
 @pytest.mark.correctness
 @pytest.mark.dllm_reference
 @pytest.mark.xdist_group("llada2-reference")
 class TestLLaDA2ReferenceComparison:
     """Tokens equal, and the distribution at every pass."""
 
+    @pytest.mark.vllm
+    @pytest.mark.sglang
     def test_vs_sglang_implementation(self, comparison: SpecRun) -> None:
         comparison.verify("vs-sglang")
 
+    @pytest.mark.vllm
+    @pytest.mark.sglang
     def test_vs_huggingface_transformers(self, comparison: SpecRun) -> None:
         comparison.verify("vs-transformers")
+
+    def test_golden_outputs(self) -> None:
+        """Kept captures of the tiny checkpoint: a change that engine and reference made together shows here."""
+        found = run_specs("specs/llada2/tiny-golden.yaml", cwd=ROOT).verify()
+        assert all(any(check.against == "golden" for check in case.checks) for case in found)
