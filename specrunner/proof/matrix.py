@@ -134,8 +134,8 @@ class Matrix:
 
     @property
     def errors(self) -> list[Entry]:
-        """Entries without evidence."""
-        rows = (*self.faults, *self.variants)
+        """Entries without evidence, but for those of a fault that another case caught."""
+        rows = (*(row for row in self.faults if not row.caught), *self.variants)
         unproven = [entry for row in rows for entry in row.having(Outcome.ERROR)]
         return [entry for entry in self.healthy if entry.outcome is Outcome.ERROR] + unproven
 
