@@ -48,7 +48,23 @@ BREAKS = {
         "weights = weights",
         "layers.1.router.expert_weights",
     ),
+    "shared expert dropped": (
+        "return (routed + self.shared_experts(flat)).view(hidden.shape)",
+        "return routed.view(hidden.shape)",
+        "layers.1.mlp.output",
+    ),
 }
+
+FINDINGS = {
+    "causal mask": ("layers 0-3 are wrong without help, first at layers.0.attention.output", "suspect RoPE, the mask"),
+    "expert bias ignored": ("replayed, layers.3.mlp.output is clean: the router is at fault", "suspect the choice"),
+    "scaling factor dropped": ("is clean: the router is at fault", "suspect the weights of the chosen experts"),
+    "shared expert dropped": (
+        "stays wrong: the experts are at fault, not the router",
+        "layer 0 is clean and layer 1, the first with routed experts, is not",
+    ),
+}
+"""What the report must say of each."""
 
 
 @pytest.mark.engine
@@ -73,3 +89,9 @@ def test_a_broken_line_turns_cases_red_at_the_right_tensor(tmp_path: Path, broke
     red = [check["subject"] for check in cases["every-tensor"]["checks"] if not check["passed"]]
     assert red[0] == first
     assert f"{first} is the first that went wrong" in done.stdout
+    diagnosis = cases["every-tensor"]["diagnosis"]
+    assert diagnosis["tensor"] == first
+    assert {row["tensor"] for row in diagnosis["local"]} >= {"embeddings", "layers.3.output", "logits"}
+    for finding in FINDINGS[broken]:
+        assert any(finding in found for found in diagnosis["findings"]), diagnosis["findings"]
+        assert finding in done.stdout

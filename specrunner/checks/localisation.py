@@ -154,13 +154,13 @@ def _read_pattern(tensors: Sequence[CheckResult], first: CheckResult | None) -> 
     clean_before = sorted(_layers_of(compared) - _layers_of(failing))
     if layer is not None and sparse and layer == min(sparse) and clean_before and max(clean_before) < layer:
         findings.append(
-            f"layers {_span(clean_before)} are clean and layer {layer}, the first with routed experts, is not: "
+            f"{_name_layers(clean_before)} clean and layer {layer}, the first with routed experts, is not: "
             "a fault of the mixture of experts"
         )
     elif layer is not None and layer > 0 and not [name for name in failing if (_layer_of(name) or 0) < layer]:
         earlier = sorted(number for number in _layers_of(compared) if number < layer)
         if earlier:
-            findings.append(f"layers {_span(earlier)} are within their limits")
+            findings.append(f"{_name_layers(earlier)} within the limits")
     findings += _read_tokens(first)
     later = [name for name in failing if model_order(name) > model_order(first.subject)]
     if not later and len(compared) > 1 and first.subject not in ("logits", "tokens"):
@@ -223,12 +223,18 @@ def _read_local(guilty: Sequence[str]) -> str:
         return "fed with the reference's inputs, every layer is within its limit: the errors only accumulate"
     if not layers:
         return f"fed with the reference's inputs, {guilty[0]} alone is wrong"
-    which = f"layer {layers[0]} is" if len(layers) == 1 else f"layers {_span(layers)} are"
-    return f"fed with the reference's inputs, {which} wrong without help, first at {guilty[0]}"
+    return f"fed with the reference's inputs, {_name_layers(layers)} wrong without help, first at {guilty[0]}"
 
 
 def _read_replay(guilty: Sequence[str], local: Mapping[str, float], replayed: Mapping[str, float]) -> list[str]:
-    sparse = [name for name in guilty if name.endswith("mlp.output") and name in replayed]
+    sparse = [
+        name
+        for name in guilty
+        if name.endswith("mlp.output")
+        and name in replayed
+        and name.replace("mlp.output", "attention.output") not in guilty
+        and name.replace("mlp.output", "router.logits") in local
+    ]
     if not sparse:
         return []
     worst = max(sparse, key=lambda name: local[name])
@@ -246,6 +252,10 @@ def _layer_of(name: str) -> int | None:
 
 def _layers_of(names: Any) -> set[int]:
     return {layer for name in names if (layer := _layer_of(name)) is not None}
+
+
+def _name_layers(numbers: Sequence[int]) -> str:
+    return f"layer {numbers[0]} is" if len(numbers) == 1 else f"layers {_span(numbers)} are"
 
 
 def _span(numbers: Sequence[int]) -> str:

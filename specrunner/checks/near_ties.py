@@ -185,6 +185,7 @@ def compare_near_ties(
         "reference_length": len(reference),
         "followed": position,
         "tie_count": len(passed_ties),
+        "mismatch_count": sum(not tie.is_tie for tie in ties.values()),
         "share": share,
         "ties": [{"position": place, **tie.to_json()} for place, tie in sorted(ties.items())],
     }

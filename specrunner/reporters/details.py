@@ -14,6 +14,7 @@ from specrunner.reporters.evidence import (
     describe_facts,
     trace_growth,
 )
+from specrunner.reporters.exhibits import describe_diagnosis, describe_exhibits, describe_trends
 from specrunner.reporters.margins import describe_worst, find_margins
 from specrunner.reporters.record import CaseRecord, EngineRecord
 from specrunner.reporters.style import PLAIN, VERDICT_STYLES, Palette
@@ -99,9 +100,14 @@ def describe_divergence(
     numbers.append(("worst", " · ".join(describe_worst(first.measurements))))
     lines += [f"  {line}" for line in _tabulate(numbers, palette)]
     lines += [f"  {line}" for line in describe_token_window(first.measurements, palette)]
+    lines += [f"  {line}" for line in describe_exhibits(first, palette)]
     failed, later = count_later_failures(record.checks)
     if later:
         lines.append(f"{failed} of {plural(later, 'later check')} failed too" if failed else "no later check failed")
+    lines += describe_trends(record.checks, palette)
+    findings = describe_diagnosis(record.diagnosis, palette)
+    if findings:
+        lines += ["", *findings]
     growth = trace_growth(record.checks, most_rows)
     if growth:
         lines += ["", *describe_growth(growth, palette)]
