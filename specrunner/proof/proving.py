@@ -113,7 +113,9 @@ def run_trials(
     for trial in trials:
         fault = None if trial.fault is None else trial.fault.name
         planner.add(trial.case, fault, together[_input_of(trial.case)])
-    ended = Run(planner.build(), planner.environments, [results, *reporters], RunOptions(jobs=jobs, diagnose=False)).execute()
+    ended = Run(
+        planner.build(), planner.environments, [results, *reporters], RunOptions(jobs=jobs, diagnose=False)
+    ).execute()
     return results.found, ended
 
 
