@@ -35,7 +35,7 @@ def test_two_commands():
     assert words[0] == ["python3", "-m", "venv", ".venv"]
     assert words[1] == [".venv/bin/pip", "install", "-c", "constraints.txt", "-e", ".[hf,dev]"]
     assert words[-1] == [".venv/bin/specrunner", "run", "specs/"]
-    assert commands[1] == ".venv/bin/pytest"
+    assert commands[1] == ".venv/bin/pytest -n 2"
 
 
 def test_ci_runs_the_commands_of_the_readme():
