@@ -25,6 +25,7 @@ from specrunner.golden.keeper import Keeper
 from specrunner.plan.model import Evidence, Plan, PlannedCase
 from specrunner.reporters.base import Reporter
 from specrunner.results import CaseResult, CheckResult, Failure, Verdict
+from specrunner.sessions.answers import AnswerShelf, answers_folder
 from specrunner.sessions.captures import StoredCapture
 from specrunner.sessions.environments import Environment
 from specrunner.sessions.pool import Answer, Pool
@@ -46,6 +47,7 @@ class RunOptions:
         command: the command line, for reports.
         diagnose: whether failing cases are looked into: the candidate, where its engine allows it, runs once more with
             each layer fed by the reference.
+        keep_answers: whether a benchmark that is interrupted keeps its answers, and one that goes on takes them.
     """
 
     jobs: int = 1
@@ -54,6 +56,7 @@ class RunOptions:
     update_goldens: bool = False
     command: tuple[str, ...] = ()
     diagnose: bool = True
+    keep_answers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,7 @@ class Run:
         self._timeouts = find_timeouts(plan)
         self._interrupts = 0
         self.goldens = Keeper(options.update_goldens)
+        self.answers = AnswerShelf(answers_folder() if options.keep_answers else None)
 
     def execute(self) -> ExitCode:
         """Run everything and return the exit status."""
@@ -120,6 +124,7 @@ class Run:
             deliver=lambda session, request, answer, facts, seconds: self._messages.put(
                 _Delivery(Evidence(session, request), answer, facts, seconds)
             ),
+            shelf=self.answers,
         )
         diagnoser = Diagnoser(self._plan, pool, self._timeouts) if self._options.diagnose else None
         try:
@@ -141,6 +146,8 @@ class Run:
             shutil.rmtree(directory, ignore_errors=True)
         for result in diagnoser.take_open() if diagnoser else ():
             self._finish_case(result)
+        if not self._interrupts and not self._waiting:
+            self.answers.clear()
         self._close_unfinished()
         exit_code = self._exit_code()
         seconds = time.monotonic() - started
@@ -253,6 +260,7 @@ class Run:
                 seconds += delivery.seconds
             if isinstance(delivery.answer, EngineError):
                 failure = failure or describe_failure(delivery.answer, role)
+                self.answers.unfinished |= case.benchmark is not None
             else:
                 captures[role] = delivery.answer
                 facts[role] |= {"request": dict(delivery.answer.facts)}

@@ -4,7 +4,7 @@ It is started as `python -m specrunner.benchmarks.evaluate` with specrunner's ow
 and the engine may live elsewhere. Messages to it, JSON lines over the control channel:
 
     {"type": "evaluate", "evaluation": {...}, "model": {...}, "model_path": str, "record": str, "facts": {...}}
-    {"type": "answers", "answers": [...]}
+    {"type": "answers", "answers": [...], "kept": int}
 
 and from it:
 
@@ -20,6 +20,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,14 @@ class Asker:
 
     Args:
         channel: the channel to the caller.
+
+    Attributes:
+        kept: answers so far that an earlier run had got.
     """
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self.kept = 0
 
     def ask(self, questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Ask batch after batch; return all answers in order.
@@ -61,6 +66,7 @@ class Asker:
             if len(reply["answers"]) != len(batch):
                 raise CaptureIncomplete(f"{len(reply['answers'])} answers to {len(batch)} questions")
             answers += reply["answers"]
+            self.kept += reply["kept"]
         return answers
 
 
@@ -76,19 +82,24 @@ def evaluate(channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
     config = AutoConfig.from_pretrained(message["model_path"], **source)
     records = []
     for name in wanted["tasks"]:
+        asker = Asker(channel)
         session = SessionModel(
-            Asker(channel).ask,
+            asker.ask,
             tokenizer,
             config,
             wanted["add_bos_token"],
             wanted["max_length"],
             wanted["max_gen_toks"],
         )
-        records.append(evaluate_task(TASKS[name], wanted, session))
+        records.append(replace(evaluate_task(TASKS[name], wanted, session), kept_answers=asker.kept))
     versions = {package: version(package) for package in ("lm-eval", "datasets", "transformers", "tokenizers")}
     provenance = {"evaluation": wanted, "model": model, "versions": versions, "session": message["facts"]}
     write_record(BenchmarkRecord(tuple(records), provenance), Path(message["record"]))
-    return {"lm_eval": versions["lm-eval"], "questions": sum(len(record.samples) for record in records)}
+    return {
+        "lm_eval": versions["lm-eval"],
+        "questions": sum(len(record.samples) for record in records),
+        "kept_answers": sum(record.kept_answers for record in records),
+    }
 
 
 def evaluate_task(task: Task, wanted: Mapping[str, Any], session: Any) -> TaskRecord:

@@ -51,6 +51,7 @@ class TaskRecord:
         definition: digest of the task's definition and lm-eval's version.
         template: digest of the chat template, or "" without one.
         samples: one a question asked, in order.
+        kept_answers: answers of the engine that come from an earlier, interrupted run.
     """
 
     task: str
@@ -61,6 +62,7 @@ class TaskRecord:
     definition: str
     template: str
     samples: tuple[Sample, ...]
+    kept_answers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,8 @@ def _measure(benchmark: Benchmark, candidate: TaskRecord, baseline: TaskRecord |
         "score_lower": low,
         "score_upper": high,
     }
+    if candidate.kept_answers:
+        measured["kept_answers"] = candidate.kept_answers
     if benchmark.mode == "absolute":
         assert benchmark.threshold is not None, "an absolute benchmark without a threshold"
         floor = benchmark.threshold

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--golden-repeats", type=_repeats, default=2, metavar="N", help="captures that must agree (default: 2)"
     )
+    parser.add_argument("--no-cache", action="store_true", help="ask anew what an interrupted benchmark has answers to")
     parser.add_argument("--timeout", metavar="SECONDS", help="the longest a request may take, above what cases state")
     parser.add_argument("--junit-xml", metavar="FILE", help="write a JUnit report")
     parser.add_argument("--json", metavar="FILE", help="write a report with every number; - is stdout")
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     if settings.overrides_cases("timeout"):
         cases = [replace(case, timeout=settings.timeout) for case in cases]
     repeats = options.golden_repeats if options.update_goldens else 0
-    return run_cases(cases, settings, plan_only=options.plan, golden_repeats=repeats)
+    return run_cases(cases, settings, plan_only=options.plan, golden_repeats=repeats, keep_answers=not options.no_cache)
 
 
 def _repeats(text: str) -> int:
@@ -77,10 +78,18 @@ def _repeats(text: str) -> int:
     return int(text)
 
 
-def run_cases(cases: Sequence[Case], settings: Settings, *, plan_only: bool = False, golden_repeats: int = 0) -> int:
+def run_cases(
+    cases: Sequence[Case],
+    settings: Settings,
+    *,
+    plan_only: bool = False,
+    golden_repeats: int = 0,
+    keep_answers: bool = True,
+) -> int:
     """Plan and run cases under settings; with `plan_only`, print the plan instead.
 
     With `golden_repeats`, goldens that are missing or differ are made of so many captures and put up for review.
+    With `keep_answers`, a benchmark that was interrupted goes on, and one that is can.
     """
     from specrunner.plan.build import Planner, make_plan
 
@@ -113,6 +122,7 @@ def run_cases(cases: Sequence[Case], settings: Settings, *, plan_only: bool = Fa
         max_fail=settings.max_fail,
         update_goldens=golden_repeats > 0,
         command=("specrunner", *sys.argv[1:]),
+        keep_answers=keep_answers,
     )
     started = Run(plan, planner.environments, reporters, run_options)
     try:
@@ -120,7 +130,7 @@ def run_cases(cases: Sequence[Case], settings: Settings, *, plan_only: bool = Fa
     finally:
         for reporter in reporters:
             reporter.close()
-    for line in started.goldens.summarize():
+    for line in (*started.goldens.summarize(), *started.answers.summarize()):
         print(line, file=sys.stderr)
     unwritten = any(reporter.problem and not reporter.optional for reporter in reporters)
     return ExitCode.USAGE if unwritten and exit_code is ExitCode.PASSED else exit_code

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from specrunner.engines.base import Capture
-from specrunner.errors import ENGINE_ERRORS, EngineError, EngineTimeout, WorkerDied
+from specrunner.errors import ENGINE_ERRORS, CaptureIncomplete, EngineError, EngineTimeout, WorkerDied
 from specrunner.plan.model import Request, Session
+from specrunner.sessions.answers import AnswerBook, AnswerShelf
 from specrunner.sessions.captures import BENCHMARK_FILE, write_capture
 from specrunner.sessions.process import Cancelled, WorkerProcess
 from specrunner.sessions.protocol import CONTROL_VARIABLE, Channel, ChannelClosed
@@ -33,6 +34,8 @@ def run_evaluation(
     model_path: str,
     facts: Mapping[str, Any],
     timeout: float,
+    shelf: AnswerShelf,
+    stopped: Callable[[], bool],
     cancelled: Callable[[], bool],
     progress: Callable[[int, int], None],
 ) -> None:
@@ -46,11 +49,13 @@ def run_evaluation(
         model_path: the checkpoint's directory or hub id, for its tokenizer.
         facts: of the session, for the record.
         timeout: seconds that one batch of questions may take.
+        shelf: of the answers that earlier runs got.
+        stopped: whether no further batch is to be asked; what was answered is kept.
         cancelled: polled ten times a second.
         progress: called with the questions answered and their number.
 
     Raises:
-        Cancelled: `cancelled()` became true.
+        Cancelled: `stopped()` or `cancelled()` became true.
         EngineError: what the engine or the evaluation reported.
     """
     assert request.evaluation is not None, "a request without an evaluation"
@@ -63,23 +68,60 @@ def run_evaluation(
         "record": str(directory / BENCHMARK_FILE),
         "facts": {"engine": session.engine, "dtype": session.dtype, "device": session.device, **facts},
     }
+    book = None
+    if shelf.folder is not None:
+        stamp = worker.ask({"type": "stamp"}, timeout=timeout, cancelled=cancelled)["stamp"]
+        book = shelf.open(session, facts, stamp, request)
     evaluator = _Evaluator(worker.workspace)
     try:
         evaluator.send(message)
         while True:
-            answer = evaluator.receive(time.monotonic() + PREPARING_TIMEOUT, cancelled)
+            answer = evaluator.receive(time.monotonic() + PREPARING_TIMEOUT, stopped)
             if answer["type"] != "ask":
                 break
             progress(answer["done"], answer["total"])
-            questions = {"type": "answer", "request": request.to_json(), "questions": answer["questions"]}
-            replies = worker.ask(questions, timeout=timeout, cancelled=cancelled)
-            evaluator.send({"type": "answers", "answers": replies["answers"]})
+            if stopped():
+                raise Cancelled
+
+            def ask(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+                asked = {"type": "answer", "request": request.to_json(), "questions": questions}
+                replies: list[dict[str, Any]] = worker.ask(asked, timeout=timeout, cancelled=cancelled)["answers"]
+                return replies
+
+            answers, kept = answer_batch(answer["questions"], book, ask)
+            evaluator.send({"type": "answers", "answers": answers, "kept": kept})
         if answer["type"] == "failed":
             error = ENGINE_ERRORS.get(answer["kind"], EngineError)
             raise error(answer["message"], help=answer["help"], log_tail=evaluator.log_tail())
         write_capture(directory, Capture(prompt_token_ids=[], facts=answer["facts"]))
     finally:
         evaluator.end()
+
+
+def answer_batch(
+    questions: list[dict[str, Any]],
+    book: AnswerBook | None,
+    ask: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
+) -> tuple[list[dict[str, Any]], int]:
+    """Answer questions from the book where it has them, else from the engine, whose answers are kept.
+
+    Returns:
+        The answers in order, and how many of them are from the book.
+
+    Raises:
+        CaptureIncomplete: fewer answers than questions.
+    """
+    if book is None:
+        return ask(questions), 0
+    answers = [book.find(question) for question in questions]
+    missing = [question for question, answer in zip(questions, answers, strict=True) if answer is None]
+    fresh = ask(missing) if missing else []
+    if len(fresh) != len(missing):
+        raise CaptureIncomplete(f"{len(fresh)} answers to {len(missing)} questions")
+    if missing:
+        book.keep(missing, fresh)
+    rest = iter(fresh)
+    return [next(rest) if answer is None else answer for answer in answers], len(questions) - len(missing)
 
 
 class _Evaluator:

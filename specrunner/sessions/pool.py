@@ -18,6 +18,7 @@ from specrunner.engines.registry import find_engine
 from specrunner.errors import CaptureIncomplete, EngineError, ModelUnavailable
 from specrunner.events import Event, QuestionsAnswered, RequestFinished, SessionEnded, SessionReady, SessionStarted
 from specrunner.plan.model import Evidence, PlannedSession, Request
+from specrunner.sessions.answers import AnswerShelf
 from specrunner.sessions.captures import CAPTURE_FILE, StoredCapture, read_capture
 from specrunner.sessions.desk import Desk
 from specrunner.sessions.environments import Environment
@@ -51,6 +52,7 @@ class Pool:
         timeouts: by (session key, request key), seconds the request may take; read when the request's turn has come.
         publish: called from the pool's threads with every event; must be thread-safe.
         deliver: called from the pool's threads with (session key, request key, answer, session facts, seconds).
+        shelf: of the answers to benchmarks that earlier runs got; without one, every question is asked.
     """
 
     def __init__(
@@ -62,12 +64,14 @@ class Pool:
         timeouts: Mapping[tuple[str, str], float],
         publish: Callable[[Event], None],
         deliver: Callable[[str, str, Answer, Mapping[str, Any], float], None],
+        shelf: AnswerShelf | None = None,
     ) -> None:
         self._directory = directory
         self._environments = environments
         self._timeouts = timeouts
         self._publish = publish
         self._deliver = deliver
+        self._shelf = shelf or AnswerShelf(None)
         self._executor = ThreadPoolExecutor(max_workers=MOST_SESSIONS, thread_name_prefix="session")
         self._turns = threading.Semaphore(jobs)
         self._desk = Desk()
@@ -232,6 +236,8 @@ class Pool:
             model_path=self._locate_model(planned),
             facts=facts,
             timeout=timeout,
+            shelf=self._shelf,
+            stopped=self._stopping.is_set,
             cancelled=self._killing.is_set,
             progress=lambda done, total: self._publish(QuestionsAnswered(key, request.key, done, total)),
         )

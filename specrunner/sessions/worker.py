@@ -19,6 +19,7 @@ from typing import Any
 from specrunner.engines.answering import answer_request
 from specrunner.engines.base import Engine
 from specrunner.engines.questions import answer_questions
+from specrunner.engines.stamp import stamp_sources
 from specrunner.errors import EngineError, EngineOutOfMemory, WorkerDied
 from specrunner.faults import plant
 from specrunner.plan.model import Request, Session
@@ -92,6 +93,9 @@ def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
                     with plant(engine, request.fault):
                         answers = answer_questions(engine, message["questions"], decode)
                     answer = {"type": "done", "facts": {"answers": answers}}
+                elif message["type"] == "stamp":
+                    assert engine is not None, "a stamp was asked for before the load"
+                    answer = {"type": "done", "facts": {"stamp": stamp_sources(engine)}}
                 else:
                     assert engine is not None, "a request came before the load"
                     request = Request.from_json(message["request"])

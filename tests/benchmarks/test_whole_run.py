@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from specrunner.errors import ExitCode
 from tests.benchmarks.questions import QUESTIONS
 
 pytestmark = [
@@ -30,7 +34,7 @@ cases:
   - name: measured
     benchmark: {threshold: 0.0}
   - name: too-few
-    benchmark: {threshold: 0.6, compare: {mode: absolute, tolerance: 0.01}}
+    benchmark: {threshold: 0.6, samples: [0, 1, 2, 3, 4, 5], compare: {mode: absolute, tolerance: 0.01}}
   - name: out-of-reach
     benchmark: {threshold: 1.0}
 """
@@ -48,21 +52,48 @@ cases:
 """
 
 
-def run(folder: Path, *arguments: str) -> tuple[int, dict[str, dict[str, object]]]:
+def run(folder: Path, *arguments: str, interrupt: bool = False) -> tuple[int, dict[str, dict[str, Any]], str]:
+    """Run a spec; with `interrupt`, only until the first batch of answers is kept. Returns status, cases and stderr."""
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": root, "HF_HUB_OFFLINE": "1", "SPECRUNNER_CACHE": str(folder / "cache")}
     command = [sys.executable, "-m", "specrunner", "run", *arguments, "--json", "out.json"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while interrupt and time.monotonic() < deadline and process.poll() is None and not kept_answers(folder):
+        time.sleep(0.005)
+    if interrupt:
+        process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=300)
     report = json.loads((folder / "out.json").read_text(encoding="utf-8"))
-    assert done.returncode == report["run"]["exit_code"], done.stderr
-    return done.returncode, {case["name"]: case for case in report["cases"]}
+    assert process.returncode == report["run"]["exit_code"], stderr
+    return process.returncode, {case["name"]: case for case in report["cases"]}, stderr
+
+
+def kept_answers(folder: Path) -> int:
+    return sum(len(book.read_bytes().splitlines()) for book in (folder / "cache" / "answers").glob("*.jsonl"))
 
 
 def test_a_benchmark_from_the_command_line(tmp_path: Path) -> None:
-    lines = "".join(json.dumps(row) + "\n" for row in QUESTIONS)
+    many = [
+        {**row, "id": f"{turn}-{row['id']}", "question": f"{turn}. {row['question']}"}
+        for turn in range(15)
+        for row in QUESTIONS
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in many)
     (tmp_path / "questions.jsonl").write_text(lines, encoding="utf-8")
     (tmp_path / "s.yaml").write_text(SPEC, encoding="utf-8")
-    status, cases = run(tmp_path, "s.yaml")
+    status, cases, _ = run(tmp_path, "s.yaml", interrupt=True)
+    assert (status, {case["verdict"] for case in cases.values()}) == (ExitCode.INTERRUPTED, {"error"})
+    kept, asked = kept_answers(tmp_path), 15 * sum(len(row["choices"]["text"]) for row in QUESTIONS)
+    assert 0 < kept < asked
+    status, cases, stderr = run(tmp_path, "s.yaml")
+    (check,) = cases["measured"]["checks"]
+    assert check["measurements"]["kept_answers"] == kept
+    (fewer,) = cases["too-few"]["checks"]
+    taken = kept + fewer["measurements"]["kept_answers"]
+    assert f"{taken} answers were taken from an earlier, interrupted run" in stderr
     verdicts = {name: case["verdict"] for name, case in cases.items()}
     assert verdicts == {"measured": "passed", "too-few": "inconclusive", "out-of-reach": "failed"}
     assert status == 1
@@ -71,5 +102,6 @@ def test_a_benchmark_from_the_command_line(tmp_path: Path) -> None:
     kept = tmp_path / ".specrunner" / "benchmarks" / "s" / "measured[engine=hf].json"
     kept.rename(tmp_path / "kept.json")
     (tmp_path / "p.yaml").write_text(PAIRED, encoding="utf-8")
-    status, cases = run(tmp_path, "p.yaml")
+    status, cases, stderr = run(tmp_path, "p.yaml")
     assert (status, cases["again"]["verdict"]) == (0, "passed")
+    assert "interrupted run" not in stderr, "a run that came to its end leaves nothing to the next"

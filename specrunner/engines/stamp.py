@@ -1,0 +1,77 @@
+"""A stamp of everything on disk that an engine's answers come from, to tell whether they could still be the same."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from specrunner.engines.base import Engine
+
+COMMON = ("specrunner", "torch", "transformers", "tokenizers", "numpy")
+"""Packages that any engine may compute with, beside those that it names."""
+
+CPU = Path("/proc/cpuinfo")
+
+
+def stamp_sources(engine: Engine) -> str:
+    """Stamp an engine in the process that has loaded it.
+
+    Returns:
+        SHA-256 over names, sizes and times of change of every file of its packages, of specrunner and of the
+        checkpoint's directory, and over the processor's name and abilities. Code that is edited in place has another
+        stamp, also where its version stays.
+    """
+    names = {*COMMON, type(engine).__module__.partition(".")[0], *type(engine).capabilities().packages}
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        for place in find_places(name):
+            stamp_folder(digest, name, place)
+    if Path(engine.model_path).is_dir():
+        stamp_folder(digest, "checkpoint", Path(engine.model_path))
+    for line in describe_processor():
+        digest.update(line.encode())
+    return digest.hexdigest()
+
+
+def find_places(package: str) -> list[Path]:
+    """Return the folders, or the file, of a package without importing it; nothing when it is not there."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        return []
+    folders = [Path(place) for place in spec.submodule_search_locations or ()]
+    return folders or ([Path(spec.origin)] if spec.origin else [])
+
+
+def stamp_folder(digest: hashlib._Hash, name: str, place: Path) -> None:
+    """Add all files below a place to a digest, byte code left out."""
+    entries: list[tuple[str, Path]] = []
+    if place.is_file():
+        entries.append((place.name, place))
+    for folder, below, files in os.walk(place):
+        below[:] = [entry for entry in below if entry != "__pycache__"]
+        entries += [(os.path.relpath(Path(folder, file), place), Path(folder, file)) for file in files]
+    digest.update(f"{name}\0{len(entries)}\0".encode())
+    for relative, path in sorted(entries):
+        try:
+            state = path.stat()
+        except OSError:  # a link to nowhere
+            continue
+        digest.update(f"{relative}\0{state.st_size}\0{state.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+
+
+def describe_processor() -> Iterable[str]:
+    """Return the lines by which Linux names the first processor; nothing elsewhere."""
+    try:
+        lines = CPU.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return tuple(next((line for line in lines if line.startswith(name)), "") for name in wanted)

@@ -1,0 +1,150 @@
+"""Answers to a benchmark's questions, kept as they come, so that a run that was interrupted can go on.
+
+A book holds what one session answered under one stamp (`engines.stamp`), fault and way of decoding: a JSONL file in the
+user's cache that only grows, one line an answer with its question's digest and a checksum. A line that is cut or
+damaged counts as not there. When a run has all its evidence its books are deleted: the next run measures anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from specrunner.folders import cache_folder, hold_lock
+from specrunner.plan.model import Request, Session
+
+LOCK = "lock"
+
+CHANGING = ("engine_arguments", "max_total_tokens")
+"""Facts of a session that hold ports, paths or free memory; what matters of them is in the options and the stamp."""
+
+
+class AnswerBook:
+    """The kept answers of one session.
+
+    Args:
+        file: where they are, or will be.
+
+    Attributes:
+        file: the same.
+        used: answers that were taken from an earlier run.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.used = 0
+        self._earlier = read_lines(file)
+
+    def find(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the answer that an earlier run got, or None. Answers of this run are not looked up."""
+        answer = self._earlier.get(digest_of(question))
+        self.used += answer is not None
+        return answer
+
+    def keep(self, questions: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> None:
+        """Append answers; those that no model gives are left out, and so is everything where it cannot be written."""
+        lines = [
+            format_line(digest_of(question), answer)
+            for question, answer in zip(questions, answers, strict=True)
+            if is_plausible(answer)
+        ]
+        with suppress(OSError), hold_lock(self.file.with_name(LOCK)), self.file.open("ab+") as stream:
+            if stream.seek(0, os.SEEK_END):
+                stream.seek(-1, os.SEEK_END)
+                if stream.read(1) != b"\n":  # whoever wrote last was killed within a line
+                    lines.insert(0, b"\n")
+            stream.write(b"".join(lines))
+
+
+class AnswerShelf:
+    """The books of one run.
+
+    Args:
+        folder: where books are; None keeps nothing and finds nothing.
+
+    Attributes:
+        folder: the same.
+        unfinished: whether a benchmark of the run did not come to its end, so that its books stay.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.unfinished = False
+        self._books: dict[str, AnswerBook] = {}
+        self._lock = threading.Lock()
+
+    def open(self, session: Session, facts: Mapping[str, Any], stamp: str, request: Request) -> AnswerBook | None:
+        """Open the book of a session for one benchmark; None when nothing is kept, or the checkpoint has no digest."""
+        if self.folder is None or not facts.get("model_digest"):
+            return None
+        stated = {name: value for name, value in facts.items() if name not in CHANGING}
+        decode = None if request.decode is None else asdict(request.decode)
+        name = digest_of([session.to_json(), stated, stamp, request.fault, decode])
+        with self._lock:
+            if name not in self._books:
+                self._books[name] = AnswerBook(self.folder / f"{name}.jsonl")
+            return self._books[name]
+
+    def clear(self) -> None:
+        """Delete the books of a run that came to its end; while a benchmark of it did not, they stay."""
+        if self.unfinished:
+            return
+        for book in self._books.values():
+            with suppress(OSError), hold_lock(book.file.with_name(LOCK)):
+                book.file.unlink(missing_ok=True)
+
+    def summarize(self) -> list[str]:
+        """Return a line on the answers that came from an earlier run, if there were any."""
+        used = sum(book.used for book in self._books.values())
+        if not used:
+            return []
+        some = "1 answer was" if used == 1 else f"{used} answers were"
+        return [f"{some} taken from an earlier, interrupted run; --no-cache asks again"]
+
+
+def answers_folder() -> Path:
+    """Return where books are kept on this machine."""
+    return cache_folder() / "answers"
+
+
+def read_lines(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the answers of a book by their questions' digests; lines that are not whole are passed over."""
+    answers: dict[str, dict[str, Any]] = {}
+    try:
+        written = file.read_bytes()
+    except OSError:
+        return answers
+    for line in written.split(b"\n"):
+        try:
+            question, answer, check = json.loads(line)
+            if check == digest_of([question, answer]) and is_plausible(answer):
+                answers[question] = answer
+        except (ValueError, TypeError):
+            continue
+    return answers
+
+
+def format_line(question: str, answer: Mapping[str, Any]) -> bytes:
+    """Return a book's line."""
+    return json.dumps([question, answer, digest_of([question, answer])]).encode() + b"\n"
+
+
+def is_plausible(answer: Any) -> bool:
+    """Tell whether an answer is worth keeping: generated ids, or a log-likelihood below 0."""
+    if not isinstance(answer, dict):
+        return False
+    logprob = answer.get("logprob")
+    return "token_ids" in answer or (isinstance(logprob, float) and math.isfinite(logprob) and logprob < 0)
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
