@@ -5,6 +5,7 @@ from __future__ import annotations
 from specrunner.faults.model import EVERYWHERE, Fault
 
 _HF = ("hf",)
+_SERVED = ("hf", "oracle", "vllm", "sglang")
 _BELOW = "it moves no tensor further than the legitimate variants of bfloat16 do"
 _SAME = "values are rounded to bfloat16 anyway"
 
@@ -58,7 +59,10 @@ _ROPE = (
         invisible={"bfloat16": _BELOW},
     ),
     Fault(
-        "rope-reversed", "rope", "the sign of rotate_half exchanged in a port, an old mistake of checkpoint converters"
+        "rope-reversed",
+        "rope",
+        "the sign of rotate_half exchanged in a port, an old mistake of checkpoint converters",
+        _SERVED,
     ),
     Fault("rope-keys-unrotated", "rope", "keys written into the cache before RoPE, and read as if after", engines=_HF),
     Fault(
@@ -69,9 +73,19 @@ _ROPE = (
     ),
 )
 _QK_NORM = (
-    Fault("qk_norm-dropped", "qk_norm", "LLaDA2's configs do not state use_qk_norm, and the classes' defaults differ"),
-    Fault("qk_norm-queries-bare", "qk_norm", "one of the two norms missing from a weight map"),
-    Fault("qk_norm-swapped", "qk_norm", "the two weights have one shape, so a loader that exchanges them is not told"),
+    Fault(
+        "qk_norm-dropped",
+        "qk_norm",
+        "LLaDA2's configs do not state use_qk_norm, and the classes' defaults differ",
+        _SERVED,
+    ),
+    Fault("qk_norm-queries-bare", "qk_norm", "one of the two norms missing from a weight map", _SERVED),
+    Fault(
+        "qk_norm-swapped",
+        "qk_norm",
+        "the two weights have one shape, so a loader that exchanges them is not told",
+        _SERVED,
+    ),
     Fault(
         "qk_norm-after-rope",
         "qk_norm",
@@ -130,6 +144,7 @@ _ROUTING = (
         "routing-bias-ignored",
         "routing",
         "vLLM 0.32 drops ERNIE 4.5's bias on a CPU (docs/findings/vllm-cpu-ernie-router-bias.md)",
+        _SERVED,
     ),
     Fault(
         "routing-bias-in-weights", "routing", "vllm#12002: DeepSeek-V3's bias chose the experts and weighed them, too"
@@ -148,6 +163,7 @@ _EXPERTS = (
         "experts-neighbours-exchanged",
         "experts",
         "an expert map that is off by a rank's position under expert parallelism",
+        _SERVED,
     ),
     Fault(
         "experts-weights-misplaced", "experts", "ids sorted by expert, their weights left in the order of the scores"
@@ -165,14 +181,25 @@ _EXPERTS = (
         "mlx-lm#767, vllm#29273: the halves of a fused gate-up projection taken for each other",
     ),
     Fault("experts-gelu", "experts", "hidden_act not handed to the experts' kernel"),
-    Fault("experts-shard-missing", "experts", "the last rank's experts left at zero by a loader that counts shards"),
+    Fault(
+        "experts-shard-missing",
+        "experts",
+        "the last rank's experts left at zero by a loader that counts shards",
+        _SERVED,
+    ),
 )
 _SHARED_EXPERT = (
-    Fault("shared_expert-dropped", "shared_expert", "a weight map without shared_experts loads, and warns at most"),
+    Fault(
+        "shared_expert-dropped",
+        "shared_expert",
+        "a weight map without shared_experts loads, and warns at most",
+        _SERVED,
+    ),
     Fault(
         "shared_expert-doubled",
         "shared_expert",
         "vllm#49122, sglang#35535: its output summed over ranks that each held all of it",
+        _SERVED,
     ),
     Fault(
         "shared_expert-scaled",
@@ -206,12 +233,18 @@ _NORMS = (
         "norms-other-eps",
         "norms",
         "torchtune#29: eps not handed down; LLaDA2 has 1e-6, its class's default 1e-5",
+        engines=_SERVED,
         invisible={"bfloat16": _BELOW},
     ),
-    Fault("norms-plus-one", "norms", "Gemma and Qwen3-Next store weight - 1 (transformers#40796), others the weight"),
-    Fault("norms-exchanged", "norms", "input and post-attention norm mapped to each other's name"),
+    Fault(
+        "norms-plus-one",
+        "norms",
+        "Gemma and Qwen3-Next store weight - 1 (transformers#40796), others the weight",
+        _SERVED,
+    ),
+    Fault("norms-exchanged", "norms", "input and post-attention norm mapped to each other's name", _SERVED),
     Fault("norms-centred", "norms", "a LayerNorm in place of an RMSNorm"),
-    Fault("norms-final-dropped", "norms", "the last norm left to a head that does not do it"),
+    Fault("norms-final-dropped", "norms", "the last norm left to a head that does not do it", _SERVED),
     Fault(
         "norms-residual-after",
         "norms",
@@ -267,8 +300,10 @@ _HEAD = (
         "head-tied", "head", "pegainfer#544, FastVLM-7B in mlx-vlm#1193: the embedding used in place of an untied head"
     ),
     Fault("head-shifted", "head", "a causal harness reads the logits one position early; LLaDA's are not shifted"),
-    Fault("head-one-row-off", "head", "a vocabulary shard whose first row is the one before"),
-    Fault("head-rescaled", "head", "a logits scale, as Cohere and Granite have one, applied to a model without"),
+    Fault("head-one-row-off", "head", "a vocabulary shard whose first row is the one before", ("hf", "oracle", "vllm")),
+    Fault(
+        "head-rescaled", "head", "a logits scale, as Cohere and Granite have one, applied to a model without", _SERVED
+    ),
 )
 _SAMPLER = (
     Fault(

@@ -16,7 +16,7 @@ from specrunner.engines.name_maps import tensor_templates
 from specrunner.engines.prompts import encode_prompt
 from specrunner.engines.sglang.failures import translate_failures
 from specrunner.engines.sglang.models import check_model_class, use_model_alone
-from specrunner.engines.sglang.notes import Note, Order, SeenPass, assemble_tensors, check_notes
+from specrunner.engines.sglang.notes import Note, Order, SeenPass, assemble_tensors, check_notes, raise_failure
 from specrunner.engines.sglang.options import SglangSetup, plan_environment, plan_setup
 from specrunner.engines.sglang.plugin import choose_map
 from specrunner.errors import CapabilityMissing, CaptureIncomplete, ModelUnavailable, ModelUnsupported
@@ -38,13 +38,19 @@ MASK_ID = 156895
 
 
 class SglangEngine(Engine):
-    """SGLang, one request at a time."""
+    """SGLang, one request at a time.
+
+    Attributes:
+        setup: how the session drives SGLang.
+        fault: the bug that the next request's order plants (`specrunner.faults`), or None.
+    """
 
     name = "sglang"
 
     def __init__(self, session: Session, model_path: str, workspace: Path) -> None:
         super().__init__(session, model_path, workspace)
-        self._setup = SglangSetup("runner", {})
+        self.setup = SglangSetup("runner", {})
+        self.fault: str | None = None
         self._driver: Runner | Server | None = None
         self._tokenizer: Any = None
         self._described: Mapping[str, Any] = {}
@@ -85,7 +91,7 @@ class SglangEngine(Engine):
         name_map = choose_map(architecture)
         self._algorithms = name_map.algorithms
         setup = plan_setup(self.session, self.model_path, config, self._algorithms)
-        self._setup = setup
+        self.setup = setup
         check_device(setup.keywords["device"])
         keywords = dict(setup.keywords)
         if setup.algorithm is not None:
@@ -149,11 +155,13 @@ class SglangEngine(Engine):
                 prompt_length=len(ids),
                 keep_logits=wants_passes,
                 threshold=decode.threshold if decode is not None else ACCEPT_ALL,
+                fault=self.fault,
             )
             new_tokens = decode.max_new_tokens if decode is not None else 1
             ignore_eos = decode.ignore_eos if decode is not None else True
             output, facts, notes = self._driver.run(ids, order, new_tokens, ignore_eos)
             capture = Capture(prompt_token_ids=ids)
+            raise_failure(notes)
             if patterns:
                 check_notes(notes)
                 capture.tensors = assemble_tensors(notes, patterns, len(ids), self._described)
@@ -188,7 +196,7 @@ class SglangEngine(Engine):
         if decode.algorithm not in self._algorithms:
             ways = " or ".join(self._algorithms)
             raise ModelUnsupported(f"{self._described['class_name']} decodes by {ways}, not {decode.algorithm}")
-        length = self._setup.block_length
+        length = self.setup.block_length
         if decode.block_length is not None and decode.block_length != length:
             raise ModelUnsupported(
                 f"the request decodes in blocks of {decode.block_length}, and sglang runs blocks of {length}",

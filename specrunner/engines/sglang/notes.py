@@ -31,6 +31,7 @@ class Order:
         prompt_length: tokens in the prompt.
         keep_logits: whether the logits of denoising passes are wanted.
         threshold: confidence above which a masked position is accepted, or None to leave the algorithm's own.
+        fault: the planted bug that the model has until the next order (`specrunner.faults`), or None.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Order:
     prompt_length: int
     keep_logits: bool = False
     threshold: float | None = None
+    fault: str | None = None
 
     @property
     def wants_logits(self) -> bool:
@@ -139,17 +141,26 @@ class SeenPass:
         self.logits = note.tensors.get("logits")
 
 
-def check_notes(notes: Sequence[Sequence[Note]]) -> None:
+def raise_failure(notes: Sequence[Sequence[Note]]) -> None:
     """Raise the first failure that the plugin noted.
 
     Raises:
         EngineError: of the class that was noted.
-        CaptureIncomplete: nothing was noted of the prompt.
     """
     for note in (note for rank in notes for note in rank):
         if note.kind == "failure":
             error_class = ENGINE_ERRORS.get(note.facts["kind"], CaptureIncomplete)
             raise error_class(note.facts["message"], help=note.facts["help"])
+
+
+def check_notes(notes: Sequence[Sequence[Note]]) -> None:
+    """Check that the plugin has seen a prompt.
+
+    Raises:
+        EngineError: the first failure that was noted, of its class.
+        CaptureIncomplete: nothing was noted of the prompt.
+    """
+    raise_failure(notes)
     if not any(note.kind == "prompt" for rank in notes for note in rank):
         raise CaptureIncomplete("no forward over the prompt was seen: the hook on sglang's ModelRunner did not fire")
 

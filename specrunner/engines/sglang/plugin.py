@@ -13,14 +13,18 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.hooks import Geometry, Recorder, available_points, select_points
 from specrunner.engines.name_maps import Entry, HookPoint, NameMap, load_maps
 from specrunner.engines.sglang.notes import Mailbox, Note, Order, failure_note, write_json
-from specrunner.errors import CaptureIncomplete, EngineError, ModelUnsupported
+from specrunner.errors import CaptureIncomplete, EngineError, FaultInapplicable, ModelUnsupported
+
+if TYPE_CHECKING:
+    from specrunner.faults.planters.served import PlantedFault
 
 PLUGIN_VARIABLE = "SPECRUNNER_SGLANG"
 """Environment variable with the plugin's settings, a JSON object: `workspace`, `mask_id`, `diffusion`."""
@@ -45,10 +49,43 @@ class Observer:
         self._write_note = write_note
         self._tail_of = -1
         self._threshold: float | None = None
+        self._fault_of = -1
+        self._fault: PlantedFault | None = None
 
     def forward(self, original: Callable[..., Any], runner: Any, batch: Any, *rest: Any, **keywords: Any) -> Any:
-        """Stand around `ModelRunner.forward`: read the wanted tensors off forwards over the prompt."""
+        """Stand around `ModelRunner.forward`: plant the order's fault, and read tensors off the prompt's forwards."""
         order = self._read_order()
+        if order is None or runner.is_draft_worker or order.number == self._fault_of:
+            return self._watch(order, original, runner, batch, *rest, **keywords)
+        self._fault_of = order.number
+        with self._noting_inapplicable():
+            self._change_fault(order.fault, runner.model)
+        output = self._watch(order, original, runner, batch, *rest, **keywords)
+        with self._noting_inapplicable():
+            if self._fault is not None:
+                self._fault.check()
+        return output
+
+    @contextmanager
+    def _noting_inapplicable(self) -> Iterator[None]:
+        try:
+            yield
+        except FaultInapplicable as error:
+            self._write_note(failure_note(error))
+
+    def _change_fault(self, name: str | None, model: Any) -> None:
+        """Take out the fault of the order before, and plant this one's."""
+        from specrunner.faults.planters.served import PlantedFault
+
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            fault.remove()
+        if name is not None:
+            self._fault = PlantedFault(model, name)
+
+    def _watch(
+        self, order: Order | None, original: Callable[..., Any], runner: Any, batch: Any, *rest: Any, **keywords: Any
+    ) -> Any:
         if order is None or not order.patterns or runner.is_draft_worker or not is_prompt_forward(batch):
             return original(runner, batch, *rest, **keywords)
         if not batch.forward_mode.is_dllm_extend():

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.hooks import Geometry, Recorder, select_points
 from specrunner.engines.name_maps import HookPoint, NameMap, load_maps
-from specrunner.errors import CaptureIncomplete, ModelUnsupported
+from specrunner.errors import CaptureIncomplete, FaultInapplicable, ModelUnsupported
 
 if TYPE_CHECKING:
     import torch
+
+    from specrunner.faults.planters.served import PlantedFault
 
 LOGITS = "logits"
 FINAL_NORM = "final_norm"
@@ -37,6 +39,7 @@ class CaptureExtension:
 
     model_runner: Any
     rank: int
+    _specrunner_fault: PlantedFault | None = None
 
     def specrunner_describe(self) -> dict[str, Any]:
         """Return what this worker really runs, JSON values only."""
@@ -124,6 +127,29 @@ class CaptureExtension:
         save_file({name: tensor.contiguous().cpu() for name, tensor in wanted.items()}, f"{path}.{self.rank}")
         rows = {name: [int(chunk.shape[0]) for chunk in chunks] for name, chunks in records.items()}
         return {"rows": rows, "error": recorder.error}
+
+    def specrunner_plant(self, name: str) -> str | None:
+        """Plant a fault in the model; return why that cannot be, or None."""
+        from specrunner.faults.planters.served import PlantedFault
+
+        self._specrunner_fault = None
+        try:
+            self._specrunner_fault = PlantedFault(self.model_runner.get_model(), name)
+        except FaultInapplicable as error:
+            return error.message
+        return None
+
+    def specrunner_unplant(self) -> str | None:
+        """Take the fault out again; return why the forwards since cannot have had it, or None."""
+        fault, self._specrunner_fault = self._specrunner_fault, None
+        if fault is None:
+            return None
+        fault.remove()
+        try:
+            fault.check()
+        except FaultInapplicable as error:
+            return error.message
+        return None
 
     def _specrunner_layers(self, name_map: NameMap) -> int:
         return int(getattr(self.model_runner.model_config.hf_text_config, name_map.layers_key))
