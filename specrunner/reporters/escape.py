@@ -49,8 +49,13 @@ def escape_json(value: Any) -> Any:
         return value if math.isfinite(value) else str(value)
     if kind is int or kind is bool or value is None:
         return value
-    if isinstance(value, Mapping):
-        return {escape_json(str(key)): escape_json(item) for key, item in value.items()}
+    if kind is list or kind is tuple:
+        return [escape_json(item) for item in value]
+    if kind is dict or isinstance(value, Mapping):
+        return {
+            key if type(key) is str and key.isascii() else escape_json(str(key)): escape_json(item)
+            for key, item in value.items()
+        }
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: escape_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     for plain in (str, int, float):

@@ -85,8 +85,9 @@ def read_run(path: Path) -> RunRecord:
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigurationError(
-            f"{path} is not a JSON report that this version can read: {error}", help="run the specs again"
+            f"{path} is not a JSON report that this version can read: {reason}", help="run the specs again"
         ) from error
 
 

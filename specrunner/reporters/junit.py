@@ -2,6 +2,7 @@
 
 Elements come from `junit-xml`; what that schema has no word for (`disabled`) is taken away, and what `junit-xml` has no
 word for (`flakyFailure`, `rerunFailure`) is added. Names hold no measured values, so a dashboard can follow a case.
+The root states no counts: the schema has no `skipped` there, and readers of the others take the skipped for passed.
 """
 
 from __future__ import annotations
@@ -38,14 +39,8 @@ def render_junit(run: RunRecord) -> bytes:
         suites.setdefault(case.suite, []).append(case)
     root = ElementTree.Element("testsuites", {"name": "specrunner"})
     run_facts = _describe_run(run)
-    totals = dict.fromkeys(("tests", "failures", "errors"), 0)
     for name, cases in suites.items():
-        element = _build_suite(name, cases, run.started_at, run_facts)
-        for total in totals:
-            totals[total] += int(element.get(total, "0"))
-        root.append(element)
-    for total, count in totals.items():
-        root.set(total, str(count))
+        root.append(_build_suite(name, cases, run.started_at, run_facts))
     root.set("time", _show_time(run.seconds or 0.0))
     ElementTree.indent(root)
     document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)

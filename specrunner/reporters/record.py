@@ -235,6 +235,10 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON report."""
+        return {**self.head_to_json(), "cases": [case.to_json() for case in self.cases]}
+
+    def head_to_json(self) -> dict[str, Any]:
+        """Return the JSON report without its cases."""
         run = ("command", "started_at", "seconds", "interrupted", "complete", "exit_code")
         return {
             "version": REPORT_VERSION,
@@ -242,7 +246,6 @@ class RunRecord:
             "counts": {"total": len(self.cases), **{str(verdict): count for verdict, count in self.counts.items()}},
             "environment": escape_json(self.environment),
             "sessions": escape_json(self.sessions),
-            "cases": [case.to_json() for case in self.cases],
         }
 
     @classmethod

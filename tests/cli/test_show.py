@@ -121,3 +121,21 @@ def test_another_report_can_be_named(last_run: Path, capsys: pytest.CaptureFixtu
     LAST_RUN.rename(other)
     assert main(["show", "--report", str(other), "deep"]) == 0
     assert "::deep[" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["show"], ["show", "passes"], ["show", "--json"]])
+@pytest.mark.usefixtures("last_run")
+def test_the_report_of_an_older_version_is_one_diagnostic(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = json.loads(LAST_RUN.read_text())
+    for case in report["cases"]:
+        del case["diagnosis"]
+    LAST_RUN.write_text(json.dumps(report))
+    assert main(arguments) == 4
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        f"error: {LAST_RUN} is not a JSON report that this version can read: it lacks 'diagnosis'",
+        "  help: run the specs again",
+    ]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 from specrunner.spec.schema import find_schema
 from tests.editors.language_client import LanguageClient
+from tests.npm_packages import install_packages
 
 pytestmark = pytest.mark.editors
 ROOT = Path(__file__).parents[2]
@@ -33,17 +32,8 @@ cases:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if npm is None or node is None:
-        pytest.skip("there is no npm: apt-get install npm")
     folder = tmp_path_factory.mktemp("npm")
-    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", f"yaml-language-server@{VERSION}"]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
-    except subprocess.TimeoutExpired:
-        pytest.skip("npm could not install yaml-language-server in 240 s")
-    if done.returncode:
-        pytest.skip(f"npm could not install yaml-language-server: {done.stderr.strip()[-200:]}")
+    node = install_packages(folder, {"yaml-language-server": VERSION})
     package = folder / "node_modules" / "yaml-language-server"
     assert json.loads((package / "package.json").read_text())["version"] == VERSION
     return [node, str(package / "bin" / "yaml-language-server"), "--stdio"]

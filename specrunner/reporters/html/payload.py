@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,9 @@ _KEPT_FACTS = ("model_class", "versions", "device", "attention_backend", "patche
 
 def describe_run(run: RunRecord) -> dict[str, Any]:
     """Return the facts of the run as a whole."""
-    whole = run.to_json()
+    head = run.head_to_json()
     slim = len(run.cases) > MOST_WHOLE
-    facts = {name: whole[name] for name in ("run", "counts", "environment", "sessions")}
+    facts = {name: head[name] for name in ("run", "counts", "environment", "sessions")}
     result: dict[str, Any] = clean(facts | {"chunk": CHUNK, "slim": slim, "labels": LABELS, "order": _ORDER})
     return result
 
@@ -125,8 +125,11 @@ def clean(value: Any, digits: int = _DIGITS) -> Any:
         if 0.9 < value < 1.1 and value != 1:
             return round(value, min(16, digits - 1 - math.floor(math.log10(abs(1 - value)))))
         return float(f"{value:.{digits}g}")
-    if isinstance(value, Mapping):
-        return {escape_line(str(key)): clean(item, digits) for key, item in value.items()}
+    if isinstance(value, dict):
+        return {
+            key if key.isascii() and key.isprintable() else escape_line(key): clean(item, digits)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [clean(item, digits) for item in value]
     return value
