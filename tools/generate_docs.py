@@ -59,7 +59,7 @@ cases:
 
 SECTIONS = (
     *("case", "defaults", "variant", "model", "reference", "peer", "prompt", "decode", "tokens", "attention"),
-    *("tolerance", "rules", "golden", "benchmark", "data", "baseline", "compare"),
+    *("tolerance", "rules", "golden", "benchmark", "data", "likelihood", "baseline", "compare"),
     *("matrix", "requires", "xfail"),
 )
 

@@ -28,7 +28,7 @@ from typing import Any
 from specrunner.benchmarks.data import Rows, choose_questions, digest_questions, load_questions
 from specrunner.benchmarks.record import BenchmarkRecord, Sample, TaskRecord, write_record
 from specrunner.benchmarks.tasks import TASKS, Task, needs_shots
-from specrunner.errors import CapabilityMissing, CaptureIncomplete
+from specrunner.errors import CapabilityMissing, CaptureIncomplete, ModelUnsupported
 from specrunner.sessions.protocol import Channel, ChannelClosed
 from specrunner.sessions.worker import describe_error, open_channel
 
@@ -90,6 +90,7 @@ def evaluate(channel: Channel, message: Mapping[str, Any]) -> dict[str, Any]:
             wanted["add_bos_token"],
             wanted["max_length"],
             wanted["max_gen_toks"],
+            find_masks(wanted, config),
         )
         records.append(replace(evaluate_task(TASKS[name], wanted, session), kept_answers=asker.kept))
     versions = {package: version(package) for package in ("lm-eval", "datasets", "transformers", "tokenizers")}
@@ -149,10 +150,27 @@ def evaluate_task(task: Task, wanted: Mapping[str, Any], session: Any) -> TaskRe
         score=float(score),
         population=sum(sizes.values()),
         data=digest_questions(subjects),
-        definition=digest([version("lm-eval"), plain, wanted["num_fewshot"]]),
+        definition=digest([version("lm-eval"), plain, wanted["num_fewshot"], *sorted(session.masks.items())]),
         template=digest(template) if template else "",
         samples=tuple(rows),
     )
+
+
+def find_masks(wanted: Mapping[str, Any], config: Any) -> dict[str, int]:
+    """Return what a log-likelihood question to a diffusion model has beside its ids; nothing for a causal model.
+
+    Raises:
+        ModelUnsupported: the checkpoint's configuration names no mask token.
+    """
+    if wanted["mask_samples"] is None:
+        return {}
+    mask = getattr(config, "mask_token_id", None) if wanted["mask_token_id"] is None else wanted["mask_token_id"]
+    if mask is None:
+        raise ModelUnsupported(
+            "the model's config names no mask token, which an estimate of log-likelihoods needs",
+            help="state it: `likelihood: {mask_token_id: ...}` (156895 for LLaDA2.0)",
+        )
+    return {"mask_samples": wanted["mask_samples"], "block_length": wanted["mask_block"], "mask_id": int(mask)}
 
 
 def define_task(task: Task, subject: str, splits: Mapping[str, Rows]) -> tuple[dict[str, Any], dict[str, Any]]:

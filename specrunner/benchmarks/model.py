@@ -5,7 +5,7 @@ Questions are token ids, so that every engine is asked the very same ones. What 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -36,6 +36,7 @@ class SessionModel(TemplateLM):  # type: ignore[misc]
         add_bos_token: whether special tokens are added to texts; None leaves it to the tokenizer.
         max_length: tokens that prompt and answer may have together; None takes the model's own limit.
         max_gen_toks: the most tokens to generate; None takes the task's own limit.
+        masks: `mask_samples`, `mask_id` and `block_length` of log-likelihood questions to a diffusion model.
 
     Attributes:
         tokens: by the texts of a log-likelihood question, how many tokens context and continuation have.
@@ -50,6 +51,7 @@ class SessionModel(TemplateLM):  # type: ignore[misc]
         add_bos_token: bool | None = None,
         max_length: int | None = None,
         max_gen_toks: int | None = None,
+        masks: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self._ask = ask
@@ -57,6 +59,7 @@ class SessionModel(TemplateLM):  # type: ignore[misc]
         self._add_bos_token = add_bos_token
         self.max_length = max_length or resolve_max_length(config, tokenizer)
         self._max_gen_toks = max_gen_toks
+        self.masks = dict(masks or {})
         self.tokens: dict[tuple[str, str], tuple[int, int]] = {}
         self.prompts: dict[str, int] = {}
 
@@ -102,10 +105,10 @@ class SessionModel(TemplateLM):  # type: ignore[misc]
     ) -> list[tuple[float, bool]]:
         questions = []
         for texts, context, continuation in requests:
-            # The last token is scored, not read; so the model reads one token less.
-            self._check_length(len(context) + len(continuation) - 1, texts[0])
+            # A causal model scores the last token without reading it.
+            self._check_length(len(context) + len(continuation) - (not self.masks), texts[0])
             self.tokens[texts] = len(context), len(continuation)
-            questions.append({"context": context, "continuation": continuation})
+            questions.append({"context": context, "continuation": continuation, **self.masks})
         answers = self._ask(questions)
         check_likelihoods([answer["logprob"] for answer in answers])
         return [(float(answer["logprob"]), bool(answer["greedy"])) for answer in answers]

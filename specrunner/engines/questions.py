@@ -1,6 +1,7 @@
 """Answers a benchmark's questions in the worker, by what every engine can do: logits of a prompt, and decoding.
 
-A question is `{"context": ids, "continuation": ids}`, answered by `{"logprob": float, "greedy": bool}`, or
+A question is `{"context": ids, "continuation": ids}`, answered by `{"logprob": float, "greedy": bool}` (with
+`mask_samples`, `mask_id` and `block_length`, by an estimate: see `engines.masked_likelihood`), or
 `{"prompt": ids, "max_new_tokens": int, "stop": texts}`, answered by `{"token_ids": ids}`.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from specrunner.engines.masked_likelihood import estimate_likelihood
 from specrunner.errors import ModelUnsupported
 from specrunner.spec.model import Decode
 
@@ -32,7 +34,9 @@ def answer_questions(
     answers: dict[int, dict[str, Any]] = {}
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, question in enumerate(questions):
-        if "continuation" in question:
+        if "mask_samples" in question:
+            answers[index] = estimate_likelihood(engine, question)
+        elif "continuation" in question:
             # Answers that differ only in their last token are read off the same forward.
             groups.setdefault((*question["context"], *question["continuation"][:-1]), []).append(index)
         else:
@@ -42,7 +46,7 @@ def answer_questions(
     if groups and not engine.is_causal():
         raise ModelUnsupported(
             "the model does not predict the next token, so it gives no log-likelihood of a continuation",
-            help="take a task whose answers are generated, such as gsm8k_cot",
+            help="take a task whose answers are generated, such as gsm8k_cot, or state `likelihood: {samples: 128}`",
         )
     for tokens, indices in groups.items():
         logits = engine.read_logits(tokens)

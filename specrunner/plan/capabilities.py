@@ -88,18 +88,25 @@ class _Checker:
         self._report(case, "impossible-dtype", message, accepted_values("", possible, "dtypes"), prefix + "dtype")
 
     def _check_benchmark(self, case: Case, benchmark: Benchmark) -> None:
-        """A model that denoises blocks predicts no next token, so it gives no log-likelihood of a continuation."""
+        """A model that denoises blocks predicts no next token, so its log-likelihoods can only be estimated."""
         known = load_maps("hf").get(architecture_of(case.model) or "")
+        estimated = benchmark.evaluation.mask_samples is not None
+        if known is not None and "greedy" in known.algorithms and estimated:
+            message = f"{case.model.label} predicts the next token, so its log-likelihoods need no estimate"
+            self._report(case, "impossible-likelihood", message, "take `likelihood` out", "benchmark.likelihood")
         if known is None or "greedy" in known.algorithms:
             return
         scored = [name for name in benchmark.evaluation.tasks if TASKS[name].likelihood]
-        if scored:
+        if scored and not estimated:
             message = f"`{scored[0]}` compares log-likelihoods, and the diffusion model {case.model.label} has none"
             advice = "take a task whose answers are generated: " + ", ".join(
                 f"`{name}`" for name, task in TASKS.items() if not task.likelihood
             )
+            advice += "; or state an estimate: `likelihood: {samples: 128}`"
             self._report(case, "impossible-likelihood", message, advice, "benchmark.task")
-        elif case.decode is None or case.decode.algorithm not in known.algorithms:
+        elif len(scored) < len(benchmark.evaluation.tasks) and (
+            case.decode is None or case.decode.algorithm not in known.algorithms
+        ):
             message = f"{case.model.label} decodes by {' or '.join(known.algorithms)}, and the case by `greedy`"
             advice = "e.g. `decode: {algorithm: low_confidence, block_length: 32, threshold: 0.95}`"
             self._report(case, "impossible-algorithm", message, advice, "benchmark.task")

@@ -68,6 +68,9 @@ def _check_questions(benchmark: Mapping[str, Any], tasks: tuple[str, ...], repor
     if data and len(tasks) > 1:
         message = "one file holds the questions of one task"
         return report("conflicting-keys", message, "make a case for each task", "benchmark", "data", at_key=True)
+    if "likelihood" in benchmark and not any(TASKS[name].likelihood for name in tasks):
+        message = f"`{tasks[0]}` generates its answers and compares no log-likelihoods"
+        return report("conflicting-keys", message, "take `likelihood` out", "benchmark", "likelihood", at_key=True)
     for name in tasks:
         task = TASKS[name]
         here = "shots_file" in data if data else task.packaged_shots
@@ -126,7 +129,9 @@ def task_names(benchmark: Mapping[str, Any]) -> tuple[str, ...]:
 
 def read_benchmark(benchmark: Mapping[str, Any], spec_path: str) -> Benchmark:
     """Make the value of a field that `check_benchmark` has let pass; relative files start at the spec."""
-    compare, data, baseline = (benchmark.get(name, {}) for name in ("compare", "data", "baseline"))
+    compare, data, baseline, likelihood = (
+        benchmark.get(name, {}) for name in ("compare", "data", "baseline", "likelihood")
+    )
     samples = benchmark.get("samples")
     mode = choose_mode(benchmark)
     assert mode is not None, "a benchmark without a mode"
@@ -148,6 +153,9 @@ def read_benchmark(benchmark: Mapping[str, Any], spec_path: str) -> Benchmark:
         add_bos_token=benchmark.get("add_bos_token"),
         max_length=_whole(benchmark.get("max_length")),
         max_gen_toks=_whole(benchmark.get("max_gen_toks")),
+        mask_samples=_whole(likelihood.get("samples")),
+        mask_block=int(likelihood.get("block_length", 32)),
+        mask_token_id=_whole(likelihood.get("mask_token_id")),
     )
     recorded = Baseline(baseline.get("score"), _whole(baseline.get("samples")), locate(baseline.get("file")))
     return Benchmark(

@@ -130,6 +130,9 @@ class Evaluation:
         add_bos_token: whether special tokens are added to texts; None leaves it to the tokenizer.
         max_length: tokens that a prompt and its answer may have; None takes the model's limit.
         max_gen_toks: the most tokens to generate; None takes the task's limit.
+        mask_samples: masks a block that log-likelihoods of a diffusion model are estimated by; None estimates none.
+        mask_block: tokens of a block, for them.
+        mask_token_id: the mask's token, for them; None takes the checkpoint's.
     """
 
     tasks: tuple[str, ...]
@@ -143,6 +146,9 @@ class Evaluation:
     add_bos_token: bool | None = None
     max_length: int | None = None
     max_gen_toks: int | None = None
+    mask_samples: int | None = None
+    mask_block: int = 32
+    mask_token_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

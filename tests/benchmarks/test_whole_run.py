@@ -60,9 +60,9 @@ def run(folder: Path, *arguments: str, interrupt: bool = False) -> tuple[int, di
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while interrupt and time.monotonic() < deadline and process.poll() is None and not kept_answers(folder):
-        time.sleep(0.005)
+        time.sleep(0.02)
     if interrupt:
         process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=300)

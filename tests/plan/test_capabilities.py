@@ -185,6 +185,15 @@ DENOISING = "    decode: {algorithm: low_confidence, block_length: 32, threshold
     [
         ("tiny-llada2", "mmlu", "", [("impossible-likelihood", "mmlu")]),
         ("tiny-llada2", "[gsm8k_cot, arc_easy]", DENOISING, [("impossible-likelihood", "[gsm8k_cot, arc_easy]")]),
+        ("tiny-llada2", "mmlu, likelihood: {samples: 8}", "", []),
+        ("tiny-llada2", "[mmlu, gsm8k_cot], likelihood: {samples: 8}", DENOISING, []),
+        (
+            "tiny-llada2",
+            "[mmlu, gsm8k_cot], likelihood: {samples: 8}",
+            "",
+            [("impossible-algorithm", "[mmlu, gsm8k_cot]")],
+        ),
+        ("glass-0.8m", "mmlu, likelihood: {samples: 8}", "", [("impossible-likelihood", "{samples: 8}")]),
         ("tiny-llada2", "gsm8k_cot", "", [("impossible-algorithm", "gsm8k_cot")]),
         ("tiny-llada2", "gsm8k_cot", DENOISING, []),
         ("glass-0.8m", "mmlu", "", []),
