@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from specrunner.engines.checkpoint_digest import describe_checkpoint
 from specrunner.engines.denoising import PassLog
 from specrunner.engines.plain_tokenizer import PlainTokenizer
 from specrunner.engines.prompts import encode_prompt
+from specrunner.engines.versions import describe_versions
 from specrunner.errors import CaptureIncomplete, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
 from specrunner.spec.model import Decode
 from specrunner.spec.tensor_names import ROUTER_BIAS, TEMPLATES, match_name
@@ -67,12 +66,7 @@ class OracleEngine(Engine):
             self._model = LLaDA2.load(folder)
             self._tokenizer = PlainTokenizer.load(folder)
         return {
-            "versions": {
-                "python": platform.python_version(),
-                "specrunner": version_or_absent("specrunner"),
-                "numpy": version_or_absent("numpy"),
-                "tokenizers": version_or_absent("tokenizers"),
-            },
+            "versions": describe_versions(("specrunner", "numpy", "tokenizers")),
             "architecture": architecture,
             "model_class": f"{LLaDA2.__module__}.{LLaDA2.__name__}",
             "device": "cpu",
@@ -206,13 +200,3 @@ def translate_errors(what: str) -> Iterator[None]:
         raise ModelUnavailable(f"could not {what}: {error}") from error
     except ValueError as error:
         raise ModelUnsupported(f"could not {what}: {error}") from error
-
-
-def version_or_absent(package: str) -> str:
-    """Return a distribution's version; `absent` where it runs from a checkout."""
-    from importlib.metadata import PackageNotFoundError
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"

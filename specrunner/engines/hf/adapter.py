@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from specrunner.engines.hooks import (
 )
 from specrunner.engines.name_maps import Entry, NameMap, describe_router, load_maps, tensor_templates
 from specrunner.engines.prompts import encode_prompt
+from specrunner.engines.versions import describe_versions
 from specrunner.errors import ModelUnsupported
 from specrunner.spec.model import Decode
 
@@ -95,7 +95,7 @@ class HfEngine(Engine):
         self._tokenizer = load_tokenizer(self.session.model, self.model_path, folder, config)
         self._map = choose_map(type(self._model).__name__)
         return {
-            "versions": installed_versions(),
+            "versions": describe_versions(PACKAGES),
             "architecture": type(self._model).__name__,
             "model_class": f"{type(self._model).__module__}.{type(self._model).__name__}",
             "device": describe_device(self._model.device),
@@ -265,19 +265,6 @@ def model_geometry(config: Any) -> Geometry:
         kv_heads=getattr(sizes, "num_key_value_heads", None) or heads,
         head_dim=getattr(sizes, "head_dim", None) or config.hidden_size // heads,
     )
-
-
-def installed_versions() -> dict[str, str]:
-    """Return the versions of the packages that shape the numbers, and Python's."""
-    import platform
-
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "absent"
-    return versions
 
 
 def describe_device(device: torch.device) -> str:

@@ -19,6 +19,7 @@ from specrunner.engines.sglang.models import check_model_class, use_model_alone
 from specrunner.engines.sglang.notes import Note, Order, SeenPass, assemble_tensors, check_notes, raise_failure
 from specrunner.engines.sglang.options import SglangSetup, plan_environment, plan_setup
 from specrunner.engines.sglang.plugin import choose_map
+from specrunner.engines.versions import describe_versions
 from specrunner.errors import CapabilityMissing, CaptureIncomplete, ModelUnavailable, ModelUnsupported
 from specrunner.spec.model import Decode
 
@@ -114,7 +115,7 @@ class SglangEngine(Engine):
         self._described = self._driver.described
         check_model_class(self._described["model_class"], architecture)
         return {
-            "versions": installed_versions(),
+            "versions": describe_versions(PACKAGES),
             "architecture": architecture,
             "model_class": self._described["model_class"],
             "device": describe_device(setup.keywords["device"]),
@@ -270,20 +271,6 @@ def describe_device(device: str) -> str:
     import torch
 
     return f"cuda ({torch.cuda.get_device_name()})" if device == "cuda" else device
-
-
-def installed_versions() -> dict[str, str]:
-    """Return the versions of the packages that shape the numbers, and Python's."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "absent"
-    return versions
 
 
 def plain(value: Any) -> Any:
