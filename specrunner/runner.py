@@ -254,7 +254,7 @@ class Run:
         checks: tuple[CheckResult, ...] = ()
         captures: dict[str, StoredCapture] = {}
         seconds = 0.0
-        for role, delivery in waiting.answers.items():
+        for role, delivery in sorted(waiting.answers.items(), key=lambda item: _rank(item[0])):
             if delivery.evidence not in self._charged:
                 self._charged.add(delivery.evidence)
                 seconds += delivery.seconds
@@ -300,6 +300,12 @@ class Run:
         if not self._verdicts[Verdict.PASSED] and not self._verdicts[Verdict.XFAILED]:
             return ExitCode.NOTHING_VERIFIED
         return ExitCode.PASSED
+
+
+def _rank(role: str) -> int:
+    """Order roles by whose failure is told: the candidate's own before what others cost it."""
+    order = ("candidate", "reference", "peer", "probe", "forced")
+    return order.index(role) if role in order else len(order)
 
 
 def find_followed(plan: Plan) -> set[str]:

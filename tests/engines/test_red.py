@@ -168,7 +168,7 @@ class TestBrokenAdapter:
             ),
         )
         change(
-            copy / "engines/vllm.py",
+            copy / "engines/vllm/adapter.py",
             (
                 "rows, tensors = self.run_prompt(ids, patterns)",
                 f"fed = ids[1:] + ids[:1] if len(ids) == {cls.SILENT_SHIFT} else ids\n"
