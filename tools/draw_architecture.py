@@ -19,7 +19,17 @@ TARGET = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- imports: begin -->", "<!-- imports: end -->"
 
 WAY = (
-    *("cli.run", "spec.loader", "spec.model", "plan.build", "plan.model", "runner", "sessions.pool", "sessions.worker"),
+    *(
+        "cli.run",
+        "spec.loader",
+        "spec.model",
+        "plan.build",
+        "plan.model",
+        "runner",
+        "judging",
+        "sessions.pool",
+        "sessions.worker",
+    ),
     *("sessions.captures", "engines.base", "engines.hf.adapter", "engines.vllm.adapter", "engines.sglang.adapter"),
     *("engines.oracle", "checks.evidence", "checks.tensors", "checks.rules", "results", "events", "reporters.record"),
     *("reporters.terminal", "reporters.junit", "reporters.json", "reporters.html", "golden.store", "testing"),

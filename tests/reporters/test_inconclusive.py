@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 
 from lxml import etree
 
+from specrunner.judging import settle_inconclusive, settle_verdict
 from specrunner.plan.model import PlannedCase
 from specrunner.reporters.collector import RunCollector
 from specrunner.reporters.files import FileReporter
@@ -18,7 +19,6 @@ from specrunner.reporters.record import RunRecord
 from specrunner.reporters.style import PLAIN
 from specrunner.reporters.terminal import TerminalReporter
 from specrunner.results import CaseResult, CheckResult, Verdict
-from specrunner.runner import settle_inconclusive, settle_verdict
 from tests.reporters.builders import make_case, make_check, make_events, play
 from tests.reporters.test_junit import RULES
 
