@@ -10,7 +10,7 @@ from specrunner.engines.registry import find_engine
 from specrunner.plan.model import Evidence, Plan, PlannedCase
 from specrunner.results import CaseResult, Verdict
 from specrunner.sessions.captures import StoredCapture
-from specrunner.sessions.pool import Answer, Pool
+from specrunner.sessions.executor import Answer, Executor
 
 MOST_DIAGNOSED = 8
 """How many failed cases of one session are looked into."""
@@ -36,7 +36,7 @@ class Diagnoser:
         timeouts: by (session key, request key); what is asked is added.
     """
 
-    def __init__(self, plan: Plan, pool: Pool, timeouts: MutableMapping[tuple[str, str], float]) -> None:
+    def __init__(self, plan: Plan, pool: Executor, timeouts: MutableMapping[tuple[str, str], float]) -> None:
         self._pool = pool
         self._timeouts = timeouts
         self._requests = {

@@ -27,9 +27,10 @@ from specrunner.plan.model import Evidence, Plan, PlannedCase
 from specrunner.reporters.base import Reporter
 from specrunner.results import CaseResult, CheckResult, Failure, Verdict
 from specrunner.sessions.answers import AnswerShelf, answers_folder
-from specrunner.sessions.captures import StoredCapture
+from specrunner.sessions.captures import StoredCapture, locate_capture
 from specrunner.sessions.environments import Environment
-from specrunner.sessions.pool import Answer, Pool
+from specrunner.sessions.executor import Answer, Executor
+from specrunner.sessions.pool import Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Run:
         started = time.monotonic()
         self._publish(RunStarted(self._plan, self._options.command, time.time(), describe_machine()))
         directory = Path(tempfile.mkdtemp(prefix="specrunner-"))
-        pool = Pool(
+        pool: Executor = Pool(
             directory,
             jobs=self._options.jobs,
             environments=self._environments,
@@ -152,7 +153,7 @@ class Run:
         return exit_code
 
     @contextmanager
-    def _handle_signals(self, pool: Pool) -> Iterator[None]:
+    def _handle_signals(self, pool: Executor) -> Iterator[None]:
         """First interrupt: start nothing more. Second: end the workers. SIGTERM: both at once."""
 
         def on_signal(number: int, _frame: Any) -> None:
@@ -187,7 +188,7 @@ class Run:
                 self._users[evidence].append((index, role))
                 self._needed[evidence] += 1
 
-    def _handle_next(self, pool: Pool, diagnoser: Diagnoser | None, directory: Path) -> None:
+    def _handle_next(self, pool: Executor, diagnoser: Diagnoser | None, directory: Path) -> None:
         try:
             message = self._messages.get(timeout=0.1)
         except queue.Empty:
@@ -240,7 +241,7 @@ class Run:
         for evidence in planned.evidence.values():
             self._needed[evidence] -= 1
             if not self._needed[evidence]:
-                shutil.rmtree(directory / "captures" / evidence.session / evidence.request, ignore_errors=True)
+                shutil.rmtree(locate_capture(directory, evidence.session, evidence.request), ignore_errors=True)
 
     def _judge(self, waiting: _Waiting) -> CaseResult:
         """Compare a case's captures and settle its verdict."""

@@ -28,6 +28,7 @@ WAY = (
         "runner",
         "judging",
         "sessions.pool",
+        "sessions.serving",
         "sessions.worker",
     ),
     *("sessions.captures", "engines.base", "engines.hf.adapter", "engines.vllm.adapter", "engines.sglang.adapter"),

@@ -39,6 +39,11 @@ class StoredCapture:
     benchmark_path: Path | None = None
 
 
+def locate_capture(directory: Path, session: str, request: str) -> Path:
+    """Return the folder of a capture below a run's directory, by the keys of its session and its request."""
+    return directory / "captures" / session / request
+
+
 def write_capture(directory: Path, capture: Capture) -> None:
     """Write a capture; the completion mark is renamed into place after everything else is on disk.
 

@@ -36,8 +36,8 @@ class Desk:
     def add(self, session: str, request: Request) -> bool:
         """Add a request; False when the session takes none any more."""
         with self._changed:
-            tray = self._trays[session]
-            if not tray.open or self._stopped:
+            tray = self._trays.get(session)
+            if tray is None or not tray.open or self._stopped:
                 return False
             tray.waiting.append(request)
             self._changed.notify_all()
@@ -46,13 +46,14 @@ class Desk:
     def close(self, session: str) -> None:
         """Say that no request will be added to a session."""
         with self._changed:
-            self._trays[session].open = False
+            if session in self._trays:
+                self._trays[session].open = False
             self._changed.notify_all()
 
-    def answer(self, session: str, request: Request) -> None:
+    def answer(self, evidence: Evidence) -> None:
         """Note that a request has its answer, be it an error: what follows it can go on."""
         with self._changed:
-            self._answered.add(Evidence(session, request.key))
+            self._answered.add(evidence)
             self._changed.notify_all()
 
     def stop(self) -> None:

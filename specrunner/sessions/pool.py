@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,31 +10,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from specrunner.engines.registry import find_engine
-from specrunner.errors import CaptureIncomplete, EngineError, ModelUnavailable
-from specrunner.events import Event, QuestionsAnswered, RequestFinished, SessionEnded, SessionReady, SessionStarted
+from specrunner.errors import EngineError
+from specrunner.events import QuestionsAnswered, RequestFinished, SessionEnded, SessionReady, SessionStarted
 from specrunner.plan.model import Evidence, PlannedSession, Request
 from specrunner.sessions.answers import AnswerShelf
-from specrunner.sessions.captures import CAPTURE_FILE, StoredCapture, read_capture
+from specrunner.sessions.captures import StoredCapture
+from specrunner.sessions.checkpoints import Checkpoints
 from specrunner.sessions.desk import Desk
 from specrunner.sessions.environments import Environment
-from specrunner.sessions.evaluator import run_evaluation
-from specrunner.sessions.process import Cancelled, WorkerProcess
+from specrunner.sessions.executor import Answer, Deliver, Publish
+from specrunner.sessions.process import Cancelled
+from specrunner.sessions.serving import LiveSession, Surroundings
 
 MOST_SESSIONS = 4096
 """Threads at most; one stands for each session that is not over."""
 
-LOAD_TIMEOUT = 1800.0
-"""Seconds an engine may take to load its model."""
-
 GRACE = 2.0
 """Seconds a session keeps its GPU when nothing waits for it but something may still come."""
-
-LONGEST_FOLDER = 60
-"""Characters of a run's directory under which engines can still put Unix sockets (whose paths end at 107 bytes)."""
-
-Answer = StoredCapture | EngineError
-"""What became of a request."""
 
 
 class Pool:
@@ -62,8 +50,8 @@ class Pool:
         jobs: int,
         environments: Mapping[str, Environment],
         timeouts: Mapping[tuple[str, str], float],
-        publish: Callable[[Event], None],
-        deliver: Callable[[str, str, Answer, Mapping[str, Any], float], None],
+        publish: Publish,
+        deliver: Deliver,
         shelf: AnswerShelf | None = None,
     ) -> None:
         self._directory = directory
@@ -79,8 +67,7 @@ class Pool:
         self._stopping = threading.Event()
         self._killing = threading.Event()
         self._device_lock = threading.Lock()
-        self._models: dict[str, str | EngineError] = {}
-        self._model_lock = threading.Lock()
+        self._checkpoints = Checkpoints()
 
     def start(self, planned: PlannedSession, *, stays_open: bool = False) -> Future[None]:
         """Queue a session; with `stays_open`, it takes requests by `add` until `close`."""
@@ -94,6 +81,10 @@ class Pool:
     def close(self, session: str) -> None:
         """Let a session end when nothing waits for it."""
         self._desk.close(session)
+
+    def supply(self, evidence: Evidence) -> None:
+        """Say that a request has its capture from elsewhere, in the run's directory: what follows it can go on."""
+        self._desk.answer(evidence)
 
     def stop(self) -> None:
         """Start no further request; those that an engine is working on may finish, loads are given up."""
@@ -142,7 +133,7 @@ class Pool:
         if isinstance(answer, StoredCapture):
             tensors, tokens = len(answer.tensor_names), len(answer.output_token_ids or ())
         self._publish(RequestFinished(planned.session.key, request.key, seconds, failed, tensors, tokens))
-        self._desk.answer(planned.session.key, request)
+        self._desk.answer(Evidence(planned.session.key, request.key))
         self._deliver(planned.session.key, request.key, answer, facts, seconds)
 
     def _serve_process(self, planned: PlannedSession) -> None:
@@ -155,19 +146,30 @@ class Pool:
         session = planned.session
         started = time.monotonic()
         self._publish(SessionStarted(session.key, session.label, self._desk.count(session.key)))
-        folder = self._directory if len(str(self._directory)) <= LONGEST_FOLDER else None
-        workspace = Path(tempfile.mkdtemp(prefix=f"{session.engine}-", dir=folder or "/tmp"))
+        live = LiveSession(
+            session,
+            Surroundings(
+                self._directory,
+                self._environments[session.key],
+                threads=self._threads,
+                checkpoints=self._checkpoints,
+                shelf=self._shelf,
+            ),
+            stopped=self._stopping.is_set,
+            cancelled=self._killing.is_set,
+        )
         reason = ""
-        worker: WorkerProcess | None = None
         try:
-            worker, facts = self._load(planned, workspace)
+            facts = live.load()
             load_seconds = time.monotonic() - started
             self._publish(SessionReady(session.key, session.label, load_seconds, facts))
-            while worker.alive and (request := self._next_request(planned)) is not None:
+            while live.alive and (request := self._next_request(planned)) is not None:
                 begun = time.monotonic()
-                answer = self._answer(planned, request, worker, facts)
+                answer = live.answer(
+                    request, self._timeouts[session.key, request.key], self._report_on(planned, request)
+                )
                 self._finish(planned, request, answer, facts, time.monotonic() - begun)
-            if not worker.alive and self._desk.count(session.key):
+            if not live.alive and self._desk.count(session.key):
                 reason = "the process died"
         except EngineError as error:
             reason = error.message
@@ -176,13 +178,12 @@ class Pool:
             reason = "interrupted"
             raise
         finally:
-            if worker is not None:
-                if self._killing.is_set() or reason == "interrupted":
-                    worker.kill()
-                else:
-                    worker.close()
-            shutil.rmtree(workspace, ignore_errors=True)
+            live.end(at_once=self._killing.is_set() or reason == "interrupted")
             self._publish(SessionEnded(session.key, session.label, reason))
+
+    def _report_on(self, planned: PlannedSession, request: Request) -> Callable[[int, int], None]:
+        key = planned.session.key
+        return lambda done, total: self._publish(QuestionsAnswered(key, request.key, done, total))
 
     def _next_request(self, planned: PlannedSession) -> Request | None:
         """Take the next request; while there is none, let others have the turn. None ends the process."""
@@ -198,110 +199,3 @@ class Pool:
                 return None
             request = self._desk.take(key)
         return request
-
-    def _answer(
-        self, planned: PlannedSession, request: Request, worker: WorkerProcess, facts: Mapping[str, Any]
-    ) -> Answer:
-        directory = self._find_capture(Evidence(planned.session.key, request.key))
-        try:
-            self._ask(planned, request, worker, directory, facts)
-            return read_capture(directory)
-        except EngineError as error:
-            return error
-
-    def _ask(
-        self,
-        planned: PlannedSession,
-        request: Request,
-        worker: WorkerProcess,
-        directory: Path,
-        facts: Mapping[str, Any],
-    ) -> None:
-        """Have one request answered into `directory`: by the engine alone, or by lm-eval over it."""
-        key, timeout = planned.session.key, self._timeouts[planned.session.key, request.key]
-        if request.evaluation is None:
-            message = {"type": "capture", "request": request.to_json(), "directory": str(directory), "followed": None}
-            if request.follow is not None:
-                followed = self._find_capture(request.follow)
-                if not (followed / CAPTURE_FILE).exists():
-                    raise CaptureIncomplete("the capture that this request follows was not made")
-                message["followed"] = str(followed)
-            worker.ask(message, timeout=timeout, cancelled=self._killing.is_set)
-            return
-        run_evaluation(
-            worker,
-            planned.session,
-            request,
-            directory,
-            model_path=self._locate_model(planned),
-            facts=facts,
-            timeout=timeout,
-            shelf=self._shelf,
-            stopped=self._stopping.is_set,
-            cancelled=self._killing.is_set,
-            progress=lambda done, total: self._publish(QuestionsAnswered(key, request.key, done, total)),
-        )
-
-    def _find_capture(self, evidence: Evidence) -> Path:
-        return self._directory / "captures" / evidence.session / evidence.request
-
-    def _load(self, planned: PlannedSession, workspace: Path) -> tuple[WorkerProcess, dict[str, Any]]:
-        """Start a session's process and load its engine."""
-        session = planned.session
-        engine = find_engine(session.engine)
-        model_path = self._locate_model(planned)
-        environment = self._environments[session.key]
-        threads = str(session.options.get("num_threads", self._threads))
-        variables = {
-            "OMP_NUM_THREADS": threads,
-            "TMPDIR": str(workspace),
-            **({"PYTHONPATH": os.environ.get("PYTHONPATH", "")} if environment.source == "own" else {}),
-            **engine.worker_environment(session, workspace),
-            **environment.env,
-        }
-        worker = WorkerProcess(environment.python, workspace, variables, f"{os.getpid()}-{workspace.name}")
-        message = {
-            "type": "load",
-            "engine": f"{engine.__module__}:{engine.__qualname__}",
-            "session": session.to_json(),
-            "model_path": model_path,
-            "workspace": str(workspace),
-        }
-        try:
-            facts = worker.ask(message, timeout=LOAD_TIMEOUT, cancelled=self._stopping.is_set)
-        except BaseException:
-            worker.kill()
-            raise
-        return worker, {**facts, "environment": environment.name, "python": str(environment.python)}
-
-    def _locate_model(self, planned: PlannedSession) -> str:
-        """Return the checkpoint's directory or hub id; a recipe is built first, once, under our own interpreter."""
-        model = planned.session.model
-        if model.recipe is None:
-            return model.path or model.id or ""
-        with self._model_lock:
-            if model.recipe not in self._models:
-                self._models[model.recipe] = self._build_model(model.recipe)
-        found = self._models[model.recipe]
-        if isinstance(found, EngineError):
-            raise found
-        return found
-
-    def _build_model(self, recipe: str) -> str | EngineError:
-        from specrunner.models.recipes import RECIPES, find_built
-
-        built = find_built(RECIPES[recipe])
-        if built is not None:
-            return str(built)
-        done = subprocess.run(
-            [sys.executable, "-m", "specrunner.models.recipes", recipe],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-        if done.returncode == 0:
-            return done.stdout.strip().splitlines()[-1]
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        message = lines[-1].removeprefix("error: ") if lines else f"exit status {done.returncode}"
-        return ModelUnavailable(f"the recipe {recipe} could not be built: {message}", log_tail="\n".join(lines[-40:]))

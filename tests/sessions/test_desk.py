@@ -32,7 +32,7 @@ def test_a_follower_waits_for_what_it_follows_and_others_go_first() -> None:
     assert desk.take("a") == request("free")
     assert desk.take("a") is None
     assert not desk.wait("a", seconds=0.01)
-    desk.answer("b", FIRST)
+    desk.answer(Evidence("b", FIRST.key))
     assert desk.wait("a")
     assert desk.take("a") == follower
 

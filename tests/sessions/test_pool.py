@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from specrunner.errors import EngineError, EngineTimeout, ModelUnavailable, WorkerDied
+from specrunner.engines.base import Capture
+from specrunner.errors import EngineError, EngineTimeout, ModelUnavailable, ModelUnsupported, WorkerDied
 from specrunner.events import Event, SessionEnded, SessionReady
-from specrunner.plan.model import PlannedSession, Request, Session
-from specrunner.sessions.captures import StoredCapture
+from specrunner.plan.model import Evidence, PlannedSession, Request, Session
+from specrunner.sessions.captures import StoredCapture, locate_capture, write_capture
 from specrunner.sessions.environments import Environment
-from specrunner.sessions.pool import Answer, Pool
+from specrunner.sessions.executor import Answer
+from specrunner.sessions.pool import Pool
 from specrunner.sessions.process import find_marked
 from specrunner.spec.model import Model, Prompt
 
@@ -48,7 +50,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
     monkeypatch.syspath_prepend(str(HERE))
     import misbehaving
 
-    monkeypatch.setattr("specrunner.sessions.pool.find_engine", lambda name: misbehaving.MisbehavingEngine)
+    monkeypatch.setattr("specrunner.sessions.serving.find_engine", lambda name: misbehaving.MisbehavingEngine)
 
     def serve_sessions(*sessions: list[str] | tuple[list[str], dict[str, Any]], jobs: int = 2, **more: Any) -> Served:
         served = Served()
@@ -149,3 +151,32 @@ def test_nothing_is_left_on_disk_but_captures(serve: Serve, tmp_path: Path) -> N
     serve(["ok", "kill"])
     assert [entry.name for entry in tmp_path.iterdir()] == ["captures"]
     assert find_marked("nothing") == []
+
+
+def test_what_follows_a_supplied_capture_goes_on_and_looks_for_it_in_the_runs_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(HERE))
+    import misbehaving
+
+    monkeypatch.setattr("specrunner.sessions.serving.find_engine", lambda name: misbehaving.MisbehavingEngine)
+    served = Served()
+    follower = Request(Prompt(text="ok"), ("logits",), follow=Evidence("kept", "capture"), lead="inputs")
+    session = Session("misbehaving", "own", Model(path="."), "float32", "cpu", {})
+    pool = Pool(
+        tmp_path,
+        jobs=1,
+        environments={session.key: OWN},
+        timeouts={(session.key, follower.key): 60.0},
+        publish=served.events.append,
+        deliver=lambda session, request, answer, facts, seconds: served.answers.update({request: answer}),
+    )
+    assert not pool.add(session.key, follower), "it was not started"
+    future = pool.start(PlannedSession(session, (follower,)))
+    time.sleep(0.05)
+    assert not future.done()
+    assert not served.events
+    write_capture(locate_capture(tmp_path, "kept", "capture"), Capture(prompt_token_ids=[1, 2]))
+    pool.supply(Evidence("kept", "capture"))
+    pool.shutdown()
+    assert isinstance(served.answers[follower.key], ModelUnsupported), "it was led by the supplied capture"

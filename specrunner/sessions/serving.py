@@ -1,0 +1,172 @@
+"""One session served by one process, on any machine: load its engine, ask it, read what it captured."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from specrunner.engines.registry import find_engine
+from specrunner.errors import CaptureIncomplete, EngineError
+from specrunner.plan.model import Request, Session
+from specrunner.sessions.answers import AnswerShelf
+from specrunner.sessions.captures import CAPTURE_FILE, locate_capture, read_capture
+from specrunner.sessions.checkpoints import Checkpoints
+from specrunner.sessions.environments import Environment
+from specrunner.sessions.evaluator import run_evaluation
+from specrunner.sessions.executor import Answer
+from specrunner.sessions.process import WorkerProcess
+
+LOAD_TIMEOUT = 1800.0
+"""Seconds an engine may take to load its model."""
+
+LONGEST_FOLDER = 60
+"""Characters of a run's directory under which engines can still put Unix sockets (whose paths end at 107 bytes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a session finds where it runs.
+
+    Attributes:
+        directory: the run's directory there; captures and workspaces live below it.
+        environment: the interpreter to start the session with.
+        threads: for computing on the CPU, unless the session's option `num_threads` says otherwise.
+        variables: to set for its processes, over the caller's.
+        checkpoints: of the run.
+        shelf: of the answers to benchmarks that earlier runs got.
+    """
+
+    directory: Path
+    environment: Environment
+    threads: int = 1
+    variables: Mapping[str, str] = field(default_factory=dict)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    shelf: AnswerShelf = field(default_factory=lambda: AnswerShelf(None))
+
+
+class LiveSession:
+    """A session in a process of its own, from its load to its end.
+
+    Args:
+        session: what to load.
+        surroundings: where it runs.
+        stopped: whether the run starts nothing more; polled ten times a second, it gives up a load.
+        cancelled: whether the run ends at once; it gives up everything.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        surroundings: Surroundings,
+        *,
+        stopped: Callable[[], bool],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._session = session
+        self._surroundings = surroundings
+        self._stopped = stopped
+        self._cancelled = cancelled
+        self._worker: WorkerProcess | None = None
+        self._facts: dict[str, Any] = {}
+        directory = surroundings.directory
+        folder = directory if len(str(directory)) <= LONGEST_FOLDER else "/tmp"
+        self._workspace = Path(tempfile.mkdtemp(prefix=f"{session.engine}-", dir=folder))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can be asked again."""
+        return self._worker is not None and self._worker.alive
+
+    def load(self) -> dict[str, Any]:
+        """Start the process, load the engine and return the session's facts.
+
+        Raises:
+            EngineError: it could not be loaded; nothing of it is left.
+            Cancelled: the run is being stopped.
+        """
+        session, environment = self._session, self._surroundings.environment
+        engine = find_engine(session.engine)
+        model_path = self._surroundings.checkpoints.locate(session.model)
+        variables = {
+            "OMP_NUM_THREADS": str(session.options.get("num_threads", self._surroundings.threads)),
+            "TMPDIR": str(self._workspace),
+            **({"PYTHONPATH": os.environ.get("PYTHONPATH", "")} if environment.source == "own" else {}),
+            **self._surroundings.variables,
+            **engine.worker_environment(session, self._workspace),
+            **environment.env,
+        }
+        mark = f"{os.getpid()}-{self._workspace.name}"
+        self._worker = WorkerProcess(environment.python, self._workspace, variables, mark)
+        message = {
+            "type": "load",
+            "engine": f"{engine.__module__}:{engine.__qualname__}",
+            "session": session.to_json(),
+            "model_path": model_path,
+            "workspace": str(self._workspace),
+        }
+        try:
+            facts = self._worker.ask(message, timeout=LOAD_TIMEOUT, cancelled=self._stopped)
+        except BaseException:
+            self._worker.kill()
+            raise
+        self._facts = {**facts, "environment": environment.name, "python": str(environment.python)}
+        return self._facts
+
+    def answer(self, request: Request, timeout: float, progress: Callable[[int, int], None]) -> Answer:
+        """Have a request answered, and return its capture or why there is none.
+
+        Args:
+            request: what to ask.
+            timeout: seconds it may take.
+            progress: called with a benchmark's answered questions and their number.
+
+        Raises:
+            Cancelled: the run is being stopped.
+        """
+        directory = locate_capture(self._surroundings.directory, self._session.key, request.key)
+        try:
+            self._ask(request, directory, timeout, progress)
+            return read_capture(directory)
+        except EngineError as error:
+            return error
+
+    def _ask(self, request: Request, directory: Path, timeout: float, progress: Callable[[int, int], None]) -> None:
+        """Have one request answered into `directory`: by the engine alone, or by lm-eval over it."""
+        assert self._worker is not None, "a request came before the load"
+        if request.evaluation is None:
+            message = {"type": "capture", "request": request.to_json(), "directory": str(directory), "followed": None}
+            if request.follow is not None:
+                root = self._surroundings.directory
+                followed = locate_capture(root, request.follow.session, request.follow.request)
+                if not (followed / CAPTURE_FILE).exists():
+                    raise CaptureIncomplete("the capture that this request follows was not made")
+                message["followed"] = str(followed)
+            self._worker.ask(message, timeout=timeout, cancelled=self._cancelled)
+            return
+        run_evaluation(
+            self._worker,
+            self._session,
+            request,
+            directory,
+            model_path=self._surroundings.checkpoints.locate(self._session.model),
+            facts=self._facts,
+            timeout=timeout,
+            shelf=self._surroundings.shelf,
+            stopped=self._stopped,
+            cancelled=self._cancelled,
+            progress=progress,
+        )
+
+    def end(self, *, at_once: bool) -> None:
+        """End the process and all it has started, in order or at once, and remove the workspace."""
+        if self._worker is not None:
+            if at_once:
+                self._worker.kill()
+            else:
+                self._worker.close()
+        shutil.rmtree(self._workspace, ignore_errors=True)
