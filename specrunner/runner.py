@@ -23,7 +23,7 @@ from specrunner.errors import EngineError, ExitCode
 from specrunner.events import CaseFinished, Event, RunFinished, RunStarted, SessionReady
 from specrunner.golden.keeper import Keeper
 from specrunner.judging import check_captures, find_missing_evidence, settle_inconclusive, settle_verdict
-from specrunner.plan.model import Evidence, Plan, PlannedCase
+from specrunner.plan.model import Evidence, Plan, PlannedCase, PlannedSession
 from specrunner.reporters.base import Reporter
 from specrunner.results import CaseResult, CheckResult, Failure, Verdict
 from specrunner.sessions.answers import AnswerShelf, answers_folder
@@ -31,6 +31,7 @@ from specrunner.sessions.captures import StoredCapture, locate_capture
 from specrunner.sessions.environments import Environment
 from specrunner.sessions.executor import Answer, Executor
 from specrunner.sessions.pool import Pool
+from specrunner.sessions.timings import Timings, timings_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class Run:
         started = time.monotonic()
         self._publish(RunStarted(self._plan, self._options.command, time.time(), describe_machine()))
         directory = Path(tempfile.mkdtemp(prefix="specrunner-"))
+        timings = Timings(timings_file())
         pool: Executor = Pool(
             directory,
             jobs=self._options.jobs,
@@ -123,13 +125,13 @@ class Run:
                 _Delivery(Evidence(session, request), answer, facts, seconds)
             ),
             shelf=self.answers,
+            timings=timings,
         )
         diagnoser = Diagnoser(self._plan, pool, self._timeouts) if self._options.diagnose else None
         try:
             with self._handle_signals(pool):
                 self._admit_cases()
-                followed = find_followed(self._plan)
-                first = sorted(self._plan.sessions, key=lambda planned: planned.session.key not in followed)
+                first = order_sessions(self._plan, timings)
                 futures = [
                     pool.start(planned, stays_open=bool(diagnoser and diagnoser.may_ask(planned.session.key)))
                     for planned in first
@@ -310,6 +312,12 @@ def find_followed(plan: Plan) -> set[str]:
     """Return the sessions whose captures other requests follow."""
     follows = (request.follow for planned in plan.sessions for request in planned.requests)
     return {follow.session for follow in follows if follow is not None}
+
+
+def order_sessions(plan: Plan, timings: Timings) -> list[PlannedSession]:
+    """Return the sessions as they should start: those that others follow before the rest, and the longest first."""
+    followed = find_followed(plan)
+    return sorted(plan.sessions, key=lambda planned: (planned.session.key not in followed, -timings.estimate(planned)))
 
 
 def describe_failure(error: EngineError, role: str) -> Failure:

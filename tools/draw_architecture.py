@@ -28,6 +28,7 @@ WAY = (
         "runner",
         "judging",
         "sessions.pool",
+        "sessions.threads",
         "sessions.serving",
         "sessions.worker",
     ),

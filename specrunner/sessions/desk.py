@@ -75,6 +75,22 @@ class Desk:
                 self._trays[session].waiting.remove(found)
             return found
 
+    def put_back(self, session: str, request: Request) -> None:
+        """Lay a request that was taken, and not answered, before the others."""
+        with self._changed:
+            self._trays[session].waiting.insert(0, request)
+            self._changed.notify_all()
+
+    def is_ready(self, session: str) -> bool:
+        """Tell whether a session has a request that can be answered now."""
+        with self._changed:
+            return self._find_ready(session) is not None
+
+    def is_over(self, session: str) -> bool:
+        """Tell whether nothing waits for a session and nobody will add to it."""
+        with self._changed:
+            return self._is_over(session)
+
     def take_all(self, session: str) -> list[Request]:
         """Take every request of a session, and let none be added."""
         with self._changed:

@@ -29,7 +29,7 @@ class MisbehavingEngine(Engine):
     def load(self) -> dict[str, Any]:
         """Load, or fail in the way that the option `on_load` names."""
         misbehave(self.session.options.get("on_load", ""))
-        return {"pid": os.getpid()}
+        return {"pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
     def capture(self, request: Request) -> Capture:
         """Misbehave, then answer."""

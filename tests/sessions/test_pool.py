@@ -13,13 +13,14 @@ import pytest
 
 from specrunner.engines.base import Capture
 from specrunner.errors import EngineError, EngineTimeout, ModelUnavailable, ModelUnsupported, WorkerDied
-from specrunner.events import Event, SessionEnded, SessionReady
+from specrunner.events import Event, SessionEnded, SessionReady, SessionStarted
 from specrunner.plan.model import Evidence, PlannedSession, Request, Session
 from specrunner.sessions.captures import StoredCapture, locate_capture, write_capture
 from specrunner.sessions.environments import Environment
 from specrunner.sessions.executor import Answer
 from specrunner.sessions.pool import Pool
 from specrunner.sessions.process import find_marked
+from specrunner.sessions.sizes import PROCESS_BYTES
 from specrunner.spec.model import Model, Prompt
 
 HERE = Path(__file__).parent
@@ -60,8 +61,15 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
             texts, options = entry if isinstance(entry, tuple) else (entry, {})
             requests = tuple(Request(Prompt(text=text), ("logits",)) for text in texts)
             prompts |= {request.key: request.prompt.text or "" for request in requests}
-            session = Session("misbehaving", "own", Model(path="."), "float32", "cpu", {**options, "index": index})
+            session = Session(
+                "misbehaving", "own", Model(path="."), "float32", more.get("device", "cpu"), {**options, "index": index}
+            )
             planned.append(PlannedSession(session, requests))
+
+        again = Request(Prompt(text="a"), ("logits",), repeat=1)
+        prompts[again.key] = "a again"
+        seconds = more.get("timeout", 60.0)
+        timeouts = {(one.session.key, request.key): seconds for one in planned for request in (*one.requests, again)}
 
         def deliver(session: str, request: str, answer: Answer, facts: Any, seconds: float) -> None:
             assert prompts[request] not in served.answers, "a request was answered twice"
@@ -72,16 +80,15 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
             tmp_path,
             jobs=jobs,
             environments={one.session.key: OWN for one in planned},
-            timeouts={
-                (one.session.key, request.key): more.get("timeout", 60.0) for one in planned for request in one.requests
-            },
+            timeouts=timeouts,
             publish=served.events.append,
             deliver=deliver,
+            memory=more.get("memory"),
         )
         if "before" in more:
             more["before"](pool)
         for one in planned:
-            pool.start(one)
+            pool.start(one, stays_open=one is planned[0] and more.get("stays_open", False))
         if "during" in more:
             more["during"](pool, served)
         pool.shutdown()
@@ -180,3 +187,58 @@ def test_what_follows_a_supplied_capture_goes_on_and_looks_for_it_in_the_runs_di
     pool.supply(Evidence("kept", "capture"))
     pool.shutdown()
     assert isinstance(served.answers[follower.key], ModelUnsupported), "it was led by the supplied capture"
+
+
+def count_most_at_once(served: Served) -> int:
+    """Return the largest number of sessions that were there at the same time."""
+    count = most = 0
+    for event in served.events:
+        count += isinstance(event, SessionStarted) - isinstance(event, SessionEnded)
+        most = max(most, count)
+    return most
+
+
+def test_sessions_on_gpus_run_side_by_side_each_on_its_own(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    served = serve(["a", "a 2"], ["b", "b 2"], ["c"], jobs=3, device="cuda")
+    seen = {text: facts["gpus"] for text, facts in served.facts.items()}
+    assert {seen["a"], seen["b"]} == {"3", "5"}
+    assert seen["c"] in ("3", "5")
+    assert count_most_at_once(served) == 2
+
+
+def test_a_session_over_two_gpus_has_both_and_others_wait(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    served = serve((["wide"], {"tensor_parallel_size": 2}), ["narrow"], jobs=2, device="cuda")
+    assert served.facts["wide"]["gpus"] == "3,5"
+    assert served.facts["narrow"]["gpus"] == "3"
+    assert count_most_at_once(served) == 1
+
+
+def test_a_session_on_the_cpu_leaves_the_callers_gpus_alone(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert serve(["a"]).facts["a"]["gpus"] == "3,5"
+
+
+@pytest.mark.parametrize(("memory", "at_once"), [(1, 1), (2 * PROCESS_BYTES, 2)])
+def test_sessions_run_side_by_side_as_far_as_memory_goes(serve: Serve, memory: int, at_once: int) -> None:
+    served = serve(["a"], ["b"], jobs=2, memory=memory)
+    assert all(isinstance(served.answers[text], StoredCapture) for text in "ab")
+    assert count_most_at_once(served) == at_once
+
+
+def test_a_session_that_only_waits_makes_room_for_one_that_needs_its_memory(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specrunner.sessions.threads.GRACE", 0.05)
+
+    def add_late(pool: Pool, served: Served) -> None:
+        while len(served.answers) < 2:
+            time.sleep(0.01)
+        assert pool.add(served.of(SessionStarted)[0].session, Request(Prompt(text="a"), ("logits",), repeat=1))
+        pool.close(served.of(SessionStarted)[0].session)
+
+    served = serve(["a"], ["b"], memory=1, during=add_late, stays_open=True)
+    assert [isinstance(answer, StoredCapture) for answer in served.answers.values()] == [True] * 3
+    assert len(served.of(SessionReady)) == 3, "the first was loaded again"
+    assert count_most_at_once(served) == 1
