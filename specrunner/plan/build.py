@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from specrunner.benchmarks.tasks import INSTALL, find_missing_packages
-from specrunner.engines.base import Capabilities, Engine
+from specrunner.engines.base import Capabilities
 from specrunner.engines.registry import find_engine
 from specrunner.errors import CapabilityMissing, EngineError, EngineMissing
 from specrunner.models.recipes import find_built, find_recipe
@@ -19,7 +19,12 @@ from specrunner.sessions.environments import Environment, find_environment
 from specrunner.spec.coverage import needs_passes
 from specrunner.spec.model import Benchmark, Case, EngineChoice, Model
 
-FindEnvironment = Callable[[str, Capabilities, str], Environment]
+FindEnvironment = Callable[[str, Capabilities, str, str | None], Environment]
+
+
+def look_up(engine: str, capabilities: Capabilities, device: str, name: str | None) -> Environment:
+    """Return the environment that runs an engine here (see `find_environment`)."""
+    return find_environment(engine, capabilities, device, name=name)
 
 
 @dataclass(slots=True)
@@ -27,15 +32,15 @@ class Planner:
     """Builds a plan case by case.
 
     Attributes:
-        find: looks up the environment of (engine, its capabilities, device); raises EngineMissing.
+        find: looks up the environment of (engine, its capabilities, device, stated name or None); raises EngineMissing.
         environments: by session key, the environment found for it.
         golden_repeats: captures that the candidate of a case with a golden gives, to make one of; 0 makes none.
     """
 
-    find: FindEnvironment = find_environment
+    find: FindEnvironment = look_up
     environments: dict[str, Environment] = field(default_factory=dict)
     golden_repeats: int = 0
-    _found: dict[tuple[str, str], Environment | EngineError] = field(default_factory=dict)
+    _found: dict[tuple[str, str, str | None], Environment | EngineError] = field(default_factory=dict)
     _sessions: dict[str, tuple[Session, dict[str, Request]]] = field(default_factory=dict)
     _cases: list[PlannedCase] = field(default_factory=list)
 
@@ -87,7 +92,7 @@ class Planner:
         engine = find_engine(choice.engine)
         capabilities = engine.capabilities()
         device = resolve_session_device(choice, capabilities)
-        environment = self._environment(engine, choice.engine, capabilities, device)
+        environment = self._environment(choice, capabilities, device)
         session = Session(
             engine=choice.engine,
             environment=f"{environment.name}-{environment.digest}",
@@ -99,13 +104,14 @@ class Planner:
         self.environments[session.key] = environment
         return session
 
-    def _environment(self, engine: type[Engine], name: str, capabilities: Capabilities, device: str) -> Environment:
-        if (name, device) not in self._found:
+    def _environment(self, choice: EngineChoice, capabilities: Capabilities, device: str) -> Environment:
+        key = choice.engine, device, choice.environment
+        if key not in self._found:
             try:
-                self._found[name, device] = self.find(name, capabilities, device)
+                self._found[key] = self.find(choice.engine, capabilities, device, choice.environment)
             except EngineMissing as error:
-                self._found[name, device] = error
-        found = self._found[name, device]
+                self._found[key] = error
+        found = self._found[key]
         if isinstance(found, EngineError):
             raise found
         return found

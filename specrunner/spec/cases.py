@@ -190,6 +190,7 @@ class CaseReader:
             dtype=fields.get("dtype", self._dtype),
             device=fields.get("device", self._device),
             options=self._options(fields, engine),
+            environment=_environment(fields, engine),
         )
 
     def _options(self, fields: Fields, engine: str) -> Mapping[str, Any]:
@@ -207,6 +208,7 @@ class CaseReader:
             dtype=reference.get("dtype", "float64" if engine == "oracle" else "float32"),
             device=reference.get("device", self._device),
             options=self._options(fields, engine) if own is None else self._remember("options", own, plain),
+            environment=_environment(fields, engine),
         )
 
     def _peer(self, fields: Fields, candidate: EngineChoice, reference: EngineChoice | None) -> EngineChoice | None:
@@ -219,7 +221,9 @@ class CaseReader:
             options = self._remember("options", own, plain)
         else:
             options = reference.options if engine == reference.engine else self._options(fields, engine)
-        return EngineChoice(engine, peer.get("dtype", candidate.dtype), reference.device, options)
+        return EngineChoice(
+            engine, peer.get("dtype", candidate.dtype), reference.device, options, _environment(fields, engine)
+        )
 
     def _model(self, model: Mapping[str, Any]) -> Model:
         path = model.get("path")
@@ -235,6 +239,11 @@ class CaseReader:
 
 
 _NOTHING: Mapping[str, Any] = {}
+
+
+def _environment(fields: Fields, engine: str) -> str | None:
+    name = fields.get("environments", _NOTHING).get(engine)
+    return None if name is None else str(name)
 
 
 def _tolerance(tolerance: Mapping[str, Any], layers: Layers) -> tuple[Tolerance, ...]:

@@ -17,7 +17,7 @@ from specrunner.spec.tree import Map
 _ONE_MODEL = "state exactly one of `id`, `path` and `recipe`"
 _ONE_PROMPT = "write `prompt: some text`, or a mapping with `text`, `messages` or `token_ids`"
 _CHECKED = (
-    *("options", "requires", "xfail", "reference", "model", "prompt"),
+    *("options", "environments", "requires", "xfail", "reference", "model", "prompt"),
     *("decode", "tokens", "tensors", "tolerance", "attention", "golden", "benchmark"),
 )
 _FLOOR_DTYPES = ("float32", "float64")
@@ -87,6 +87,8 @@ class CaseChecker:
 
     def _check_names(self, fields: Fields, layers: Layers) -> bool:
         found = [self._check_engine(layers, name, "options", name, at_key=True) for name in fields.get("options", ())]
+        named = fields.get("environments", ())
+        found += [self._check_engine(layers, name, "environments", name, at_key=True) for name in named]
         for name in ("requires", "xfail"):
             engines = (fields.get(name) or {}).get("engines", ())
             found += [self._check_engine(layers, engine, name, "engines", i) for i, engine in enumerate(engines)]

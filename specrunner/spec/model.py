@@ -63,12 +63,14 @@ class EngineChoice:
         dtype: one of `DTYPES`.
         device: one of `DEVICES`.
         options: keywords handed to the engine as they are.
+        environment: name of the installed environment to run it in, and no other; None is what is found.
     """
 
     engine: str
     dtype: str
     device: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
+    environment: str | None = None
 
     @property
     def label(self) -> str:

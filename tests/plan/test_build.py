@@ -32,11 +32,13 @@ CASE = Case(
 )
 
 
-def find(engine: str, capabilities: Capabilities, device: str) -> Environment:
-    """Every engine but vllm is installed."""
+def find(engine: str, capabilities: Capabilities, device: str, name: str | None) -> Environment:
+    """Every engine but vllm is installed; a stated environment is given its own digest."""
     if engine == "vllm":
         raise EngineMissing("vllm is not installed", help="specrunner engines install vllm")
-    return Environment(engine, Path("/usr/bin/python3"), MappingProxyType({}), "d1", MappingProxyType({}), "own")
+    return Environment(
+        name or engine, Path("/usr/bin/python3"), MappingProxyType({}), "d1", MappingProxyType({}), "own"
+    )
 
 
 def plan_of(*cases: Case) -> Planner:
@@ -53,6 +55,13 @@ def test_equal_requests_run_once_and_one_configuration_is_loaded_once() -> None:
     assert [len(planned.requests) for planned in plan.sessions] == [1, 1]
     assert len(plan.cases) == 20
     assert len({planned.evidence["candidate"] for planned in plan.cases}) == 1
+
+
+def test_a_stated_environment_is_a_session_of_its_own() -> None:
+    pinned = replace(CASE, candidate=replace(CASE.candidate, environment="hf-llada2"))
+    plan = plan_of(CASE, pinned).build()
+    found = {planned.session.environment for planned in plan.sessions}
+    assert found == {"hf-d1", "hf-llada2-d1"}
 
 
 @pytest.mark.parametrize(

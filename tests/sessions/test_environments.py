@@ -99,6 +99,13 @@ class TestInstalled:
         with pytest.raises(EngineMissing, match="environment elsewhere is not installed"):
             find_environment("toy", PLAIN, "cpu", config={}, name="elsewhere")
 
+    def test_by_name_the_flavour_follows_the_device(self, cache, make_lock):
+        for device in ("cpu", "cuda"):
+            put_environment(make_lock(f"older-{device}", "alpha==1.0", device=device), {})
+            assert find_environment("toy", PLAIN, device, config={}, name="older").name == f"older-{device}"
+        with pytest.raises(EngineMissing, match="environment older-cpu is not installed"):
+            find_environment("toy", PLAIN, "cuda", config={}, name="older-cpu")
+
     def test_no_lock_for_the_device(self, cache, make_lock):
         make_lock("toy-cpu", "alpha==1.0")
         with pytest.raises(EngineMissing, match="no environment for toy on cuda") as caught:
@@ -196,7 +203,15 @@ class TestLocks:
 
     def test_shipped(self):
         shipped = list_locks()
-        assert list(shipped) == ["hf", "sglang-cpu", "sglang-cuda", "vllm-cpu", "vllm-cuda"]
+        assert list(shipped) == [
+            "hf-llada2-cpu",
+            "hf-llada2-cuda",
+            "hf",
+            "sglang-cpu",
+            "sglang-cuda",
+            "vllm-cpu",
+            "vllm-cuda",
+        ]
         for lock in shipped.values():
             assert {"torch", "safetensors", "pyyaml"} <= set(lock.pins), f"{lock.name}: the worker needs these"
             assert lock.pins["torch"].endswith("+cpu") == (lock.device == "cpu")

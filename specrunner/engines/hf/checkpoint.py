@@ -129,14 +129,15 @@ def load_model(
         if code == "own":
             model_class, config = find_own_code(model, path, options)
             load, options["config"] = model_class.from_pretrained, config
-        loaded, report = load(
-            path,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-            dtype=dtype,
-            output_loading_info=True,
-            **options,
-        )
+        with heed_wide_buffers():
+            loaded, report = load(
+                path,
+                revision=model.revision,
+                trust_remote_code=model.trust_remote_code,
+                dtype=dtype,
+                output_loading_info=True,
+                **options,
+            )
         # Transformers fills such weights with random numbers and goes on.
         absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
         if absent:
@@ -146,12 +147,40 @@ def load_model(
         return loaded.eval(), sorted(report["unexpected_keys"])
 
 
+@contextmanager
+def heed_wide_buffers() -> Iterator[None]:
+    """Have Transformers 4 load a model that names buffers which must stay in float32.
+
+    Its loader heeds such names (`_keep_in_fp32_modules_strict`), but its `post_init` refuses those of no parameter, as
+    LLaDA2's `expert_bias`. Transformers 5 does neither need nor get this.
+    """
+    import transformers
+
+    if int(transformers.__version__.split(".")[0]) >= 5:
+        yield
+        return
+    base: Any = transformers.PreTrainedModel
+    original = base.post_init
+
+    def post_init(self: Any) -> None:
+        names, self._keep_in_fp32_modules_strict = self._keep_in_fp32_modules_strict, None
+        original(self)
+        self._keep_in_fp32_modules_strict = names
+
+    base.post_init = post_init
+    try:
+        yield
+    finally:
+        base.post_init = original
+
+
 def find_auto_class(model: Model, path: str) -> Any:
     """Return the class of Transformers that knows the architecture: that of causal models, else of multimodal ones."""
     import transformers
 
     stated = json.loads((resolve_folder(model, path) / "config.json").read_text(encoding="utf-8"))
-    known: Any = transformers.models.auto.modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    # Transformers 4 has no such mapping.
+    known: Any = getattr(transformers.models.auto.modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", ())
     causal: Any = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     kind = stated.get("model_type")
     is_multimodal = kind in known and kind not in causal
