@@ -50,8 +50,8 @@ cases:
   - The patterns of a case's `tolerance` come before those of `defaults`; the rules of one pattern are not merged.
   - `xfail` replaces the whole; `null` takes it away.
 - A case needs a model, an input, an engine, a reference or a golden, and something to check: `tensors` with their
-  `tolerance`, `decode` with `tokens`, or `attention` (which alone needs neither reference nor golden). Every tensor
-  listed needs a rule, and every rule must be able to come to bear.
+  `tolerance`, `decode` with `tokens`, `attention`, or `trajectory: sampler` (the last two need neither reference nor
+  golden). Every tensor listed needs a rule, and every rule must be able to come to bear.
 - A case becomes one case for each engine and each combination of its matrix, with the id
   `name[engine=hf,dtype=float32]`: the engine first, then the axes as written. A case whose reference equals its
   candidate compares nothing and is an error; exclude it.
@@ -59,6 +59,7 @@ cases:
 
 SECTIONS = (
     *("case", "defaults", "variant", "model", "reference", "peer", "prompt", "decode", "tokens", "attention"),
+    *("trajectory", "at", "batch"),
     *("tolerance", "rules", "golden", "benchmark", "data", "likelihood", "baseline", "compare"),
     *("matrix", "requires", "xfail"),
 )

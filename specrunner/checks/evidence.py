@@ -12,6 +12,7 @@ from specrunner.checks.routing_evidence import Routed, judge_routing
 from specrunner.checks.sources import TensorSource
 from specrunner.checks.tensors import compare_tensors
 from specrunner.checks.tokens import compare_prompt_ids, compare_tokens
+from specrunner.checks.trajectory import Walk, check_sampler, compare_walks
 from specrunner.results import CheckResult
 from specrunner.spec.model import Case, Tolerance
 from specrunner.spec.tensor_names import match_name, select_names
@@ -64,7 +65,11 @@ def check_case(case: Case, captures: Mapping[str, LoadedCapture]) -> list[CheckR
     location = str(case.location)
     results = []
     reference = captures.get("reference")
-    if reference is None and case.golden is None and (case.tensors or case.tokens or case.attention is None):
+    if (
+        reference is None
+        and case.golden is None
+        and (case.tensors or case.tokens or (case.attention is None and case.trajectory is None))
+    ):
         results.append(_fail("case", "the case has no reference, so its checks compare nothing", location))
     for role in ("candidate", "forced", "peer") if reference is not None else ():
         if role not in captures:
@@ -83,6 +88,8 @@ def check_case(case: Case, captures: Mapping[str, LoadedCapture]) -> list[CheckR
             results += _check_tensors(case, candidate, reference, captures.get("peer"))
         if case.tokens is not None:
             results += _check_tokens(case, captures, reference)
+    if case.trajectory is not None:
+        results += _check_trajectory(case, captures.get("candidate"), reference)
     if not any(result.subject != "tokenization" for result in results) and case.golden is None:
         results.append(_fail("case", "the case states no check: compared nothing", location))
     return results
@@ -117,6 +124,27 @@ def _check_tokens(case: Case, captures: Mapping[str, LoadedCapture], reference: 
         location=location,
     )
     return [gate, describe_free_run(forced.output_token_ids, reference.output_token_ids, location)]
+
+
+def _check_trajectory(
+    case: Case, candidate: LoadedCapture | None, reference: LoadedCapture | None
+) -> list[CheckResult]:
+    location, rule = str(case.marks.get("trajectory", case.location)), case.trajectory
+    assert rule is not None
+    if candidate is None or case.decode is None:
+        return [_fail("trajectory", "missing in candidate: its decode", location)]
+    walks = [
+        Walk(side.prompt_token_ids, side.output_token_ids, side.tensors, side.request_facts)
+        for side in (candidate, reference)
+        if side is not None
+    ]
+    results = []
+    if rule.name == "sampler":
+        kappa = float(rule.parameters["kappa"])
+        results.append(check_sampler(walks[0], case.decode, kappa=kappa, location=location))
+    if len(walks) == 2:
+        results.append(compare_walks(walks[0], walks[1], case.decode, gates=rule.name == "exact", location=location))
+    return results
 
 
 def _check_tensors(

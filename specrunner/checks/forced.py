@@ -9,6 +9,7 @@ import torch
 
 from specrunner.checks.near_ties import NearTie, Segment, compare_near_ties, find_tie
 from specrunner.checks.passes import ForcedPass, compare_forced_passes
+from specrunner.checks.sampling import SamplingRule
 from specrunner.checks.sources import TensorSource
 from specrunner.checks.tokens import common_prefix
 from specrunner.results import CheckResult
@@ -46,15 +47,18 @@ def judge_forced(
         return CheckResult("tokens", "evidence", False, "missing in reference", {}, {}, location)
     if decode.algorithm == "low_confidence":
         passes = []
-        for number, entry in enumerate(reference_facts.get("trajectory", ())):
+        trajectory = reference_facts.get("trajectory", ())
+        for number, entry in enumerate(trajectory):
             logits = [forced.get(f"steps.{number}.logits"), reference.get(f"passes.{number}.logits")]
             if logits[0] is None or logits[1] is None:
                 message = f"no logits at pass {number} of the reference"
                 return CheckResult("tokens", "evidence", False, message, {}, {}, location)
-            passes.append(ForcedPass.read(entry, *(source.rows(0, source.row_count) for source in logits if source)))
+            mine, theirs = (source.rows(0, source.row_count) for source in logits if source)
+            step = sum(earlier["block_start"] == entry["block_start"] for earlier in trajectory[:number])
+            passes.append(ForcedPass.read(entry, mine, theirs, step))
         return compare_forced_passes(
             passes,
-            threshold=float(decode.threshold or 0.0),
+            rule=SamplingRule.of(decode, reference_facts.get("mask_token_id")),
             dtype=torch_dtype,
             kappa=kappa,
             max_share=max_share,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from specrunner.checks.near_ties import find_tie
+from specrunner.checks.sampling import SamplingRule, Sides, decide
 from specrunner.checks.units import unit_in_last_place
 from specrunner.results import CheckResult
 
@@ -27,6 +28,7 @@ class ForcedPass:
         tokens: [block_length] int64, what it filled them with (0 elsewhere).
         candidate: [block_length, vocabulary], the candidate's logits at this state.
         reference: likewise the reference's.
+        step: number of the pass within its block, from 0.
     """
 
     start: int
@@ -35,9 +37,12 @@ class ForcedPass:
     tokens: torch.Tensor
     candidate: torch.Tensor
     reference: torch.Tensor
+    step: int = 0
 
     @classmethod
-    def read(cls, entry: Mapping[str, Any], candidate: torch.Tensor, reference: torch.Tensor) -> ForcedPass:
+    def read(
+        cls, entry: Mapping[str, Any], candidate: torch.Tensor, reference: torch.Tensor, step: int = 0
+    ) -> ForcedPass:
         """Read an entry of a trajectory (`PassLog.facts`) with the logits of both sides."""
         before = torch.tensor(entry["tokens_before"])
         accepted = torch.zeros(len(before), dtype=torch.bool)
@@ -46,43 +51,13 @@ class ForcedPass:
             accepted[place - entry["block_start"]] = True
             tokens[place - entry["block_start"]] = token
         masked = (before == before[accepted][0]) if bool(accepted.any()) else torch.zeros_like(accepted)
-        return cls(int(entry["block_start"]), masked, accepted, tokens, candidate, reference)
-
-
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """What one side makes of a pass: token and confidence a position, and what it would fill."""
-
-    tokens: torch.Tensor
-    confidence: torch.Tensor
-    accepted: torch.Tensor
-    boundary: float
-
-
-def decide(logits: torch.Tensor, masked: torch.Tensor, threshold: float) -> Sides:
-    """Apply the sampler: fill every masked position above the threshold, at least the surest one.
-
-    Args:
-        logits: [block_length, vocabulary].
-        masked: [block_length] bool, at least one true.
-        threshold: a probability; strictly above it is accepted.
-    """
-    probabilities = torch.softmax(logits.double(), dim=-1)
-    confidence, tokens = probabilities.max(-1)
-    accepted = masked & (confidence > threshold)
-    boundary = threshold
-    if not bool(accepted.any()):
-        best = confidence.masked_fill(~masked, -1.0)
-        accepted = torch.zeros_like(masked)
-        accepted[int(best.argmax())] = True
-        boundary = float(best.max())
-    return Sides(tokens, confidence, accepted, boundary)
+        return cls(int(entry["block_start"]), masked, accepted, tokens, candidate, reference, step)
 
 
 def compare_forced_passes(
     passes: Sequence[ForcedPass],
     *,
-    threshold: float,
+    rule: SamplingRule,
     dtype: torch.dtype,
     kappa: float,
     max_share: float,
@@ -97,7 +72,7 @@ def compare_forced_passes(
 
     Args:
         passes: in order.
-        threshold: the sampler's.
+        rule: the sampler's.
         dtype: what the candidate computes in.
         kappa: units in the last place that are noise.
         max_share: the largest share of ties among all decisions.
@@ -109,7 +84,7 @@ def compare_forced_passes(
     for number, one in enumerate(passes):
         if not bool(one.masked.any()) or not bool(one.accepted.any()):
             continue
-        ours, theirs = (decide(logits, one.masked, threshold) for logits in (one.candidate, one.reference))
+        ours, theirs = (decide(logits, one.masked, rule, one.step) for logits in (one.candidate, one.reference))
         for place in (ours.accepted | one.accepted).nonzero().flatten().tolist():
             decisions += 1
             entry: dict[str, Any] | None = None

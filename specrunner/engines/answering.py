@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specrunner.engines.following import follow_passes, follow_tokens, trace_tokens
+from specrunner.engines.following import capture_state, follow_passes, follow_state, follow_tokens, trace_tokens
 from specrunner.engines.probing import probe_attention
 from specrunner.errors import ModelUnsupported
 
@@ -39,7 +39,11 @@ def answer_request(engine: Engine, request: Request, followed: StoredCapture | N
             return follow_tokens(engine, request, followed)
         if request.lead == "passes":
             return follow_passes(engine, request, followed)
+        if request.lead == "state":
+            return follow_state(engine, request, followed)
         return _capture_led(engine, request, followed)
+    if request.at is not None:
+        return capture_state(engine, request)
     if request.trace:
         return trace_tokens(engine, request)
     return engine.capture(request)

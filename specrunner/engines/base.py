@@ -32,6 +32,7 @@ class Capabilities:
         environments: names of the lock files that can provide it, best first; empty: the caller's own interpreter.
         install_hint: the command that makes it available.
         led: whether `capture_led` works, so that a failure can be traced to the layer that causes it.
+        batches: whether several prompts can be answered in one batch.
     """
 
     dtypes: Mapping[str, tuple[str, ...]]
@@ -40,6 +41,7 @@ class Capabilities:
     environments: tuple[str, ...] = ()
     install_hint: str = ""
     led: bool = False
+    batches: bool = False
 
 
 @dataclass(slots=True)
@@ -85,6 +87,20 @@ class Engine(ABC):
     def tensor_templates(cls, architecture: str) -> tuple[str, ...] | None:
         """Return the tensor name templates that can be captured for `architecture`, or None when it has no name map."""
         return None
+
+    @classmethod
+    def decode_rules(cls, options: Mapping[str, Any]) -> Mapping[str, tuple[Any, ...]]:
+        """Return the values of `decode`'s options that block diffusion can follow; one that is absent can be anything.
+
+        Args:
+            options: the session's options, which may put another sampler into the engine.
+        """
+        return {}
+
+    @classmethod
+    def reveals_passes(cls, options: Mapping[str, Any]) -> bool:
+        """Tell whether a block-diffusion decode shows its steps: what each saw and accepted, and its logits."""
+        return True
 
     @classmethod
     def worker_environment(cls, session: Session, workspace: Path) -> dict[str, str]:

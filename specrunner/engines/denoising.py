@@ -6,7 +6,22 @@ from collections.abc import Iterable
 from typing import Any
 
 from specrunner.errors import CaptureIncomplete
+from specrunner.spec.model import Decode
 from specrunner.spec.tensor_names import match_name
+
+OWN_LOOP = "specrunner's own loop"
+"""The fact `decode_loop` where the adapter decodes, and not the engine."""
+
+
+def rule_options(decode: Decode) -> dict[str, Any]:
+    """Return a decode's rule as keywords of `Sampler`: how positions are accepted, and when decoding stops."""
+    return {
+        "accept": decode.accept,
+        "fallback": decode.fallback,
+        "may_predict_mask": not decode.exclude_mask_id,
+        "eos_early_stop": decode.eos_early_stop,
+        "steps": decode.steps or decode.block_length,
+    }
 
 
 class PassLog:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.base import Capabilities, Capture, Engine
 from specrunner.engines.checkpoint_digest import describe_checkpoint
-from specrunner.engines.denoising import PassLog
+from specrunner.engines.denoising import OWN_LOOP, PassLog, rule_options
 from specrunner.engines.plain_tokenizer import PlainTokenizer
 from specrunner.engines.prompts import encode_prompt
 from specrunner.engines.versions import describe_versions
@@ -164,10 +164,16 @@ class OracleEngine(Engine):
             threshold=0.95 if decode.threshold is None else decode.threshold,
             eos_id=-1 if decode.ignore_eos else None,
             on_pass=log.add,
+            **rule_options(decode),
         )
         capture.tensors |= log.finish()
         stopped = capture.output_token_ids[-1:] == [model.config.eos_token_id] and not decode.ignore_eos
         capture.facts |= log.facts() | {"finish_reason": "stop" if stopped else "length"}
+        capture.facts |= {
+            "decode_loop": OWN_LOOP,
+            "mask_token_id": model.config.mask_token_id,
+            "eos_token_ids": [model.config.eos_token_id],
+        }
 
 
 def read_architecture(folder: Path, label: str) -> str:

@@ -117,6 +117,8 @@ class LLaDA2:
         eos_id: int | None = None,
         accept: Literal["gt", "ge"] = "gt",
         may_predict_mask: bool = True,
+        fallback: Literal["schedule", "best", "near_best"] = "schedule",
+        eos_early_stop: bool = False,
         on_pass: Callable[[DenoisingPass], None] | None = None,
     ) -> list[int]:
         """Decode by block diffusion at temperature 0 (see `decode_blocks` for the rules).
@@ -131,6 +133,8 @@ class LLaDA2:
             eos_id: the end of sequence, the config's when None.
             accept: whether the threshold is compared with `>` (Hugging Face, SGLang) or `>=`.
             may_predict_mask: whether the mask id may be predicted, as Hugging Face and SGLang allow.
+            fallback: what a pass fills when too few positions are above the threshold (see `Sampler`).
+            eos_early_stop: whether to stop within a block, as soon as all before an end of sequence is filled.
             on_pass: called after each forward pass of a block.
 
         Returns:
@@ -148,6 +152,8 @@ class LLaDA2:
             eos_id=self.config.eos_token_id if eos_id is None else eos_id,
             accept=accept,
             may_predict_mask=may_predict_mask,
+            fallback=fallback,
+            eos_early_stop=eos_early_stop,
         )
 
         def predict(ids: list[int]) -> Array:

@@ -19,6 +19,9 @@ from specrunner.sessions.environments import Environment, find_environment
 from specrunner.spec.coverage import needs_passes
 from specrunner.spec.model import Benchmark, Case, EngineChoice, Model
 
+PASS_LOGITS = "passes.*.logits"
+"""What tells how a block-diffusion decode came to its decisions, step by step."""
+
 FindEnvironment = Callable[[str, Capabilities, str, str | None], Environment]
 
 
@@ -84,7 +87,11 @@ class Planner:
                 request = replace(request, follow=evidence["reference"])
             ask(role, request)
         for number in range(1, self.golden_repeats if case.golden is not None else 0):
-            ask(f"{REPEAT}{number}", Request(case.prompt, case.tensors, case.decode, fault, repeat=number))
+            again = Request(case.prompt, case.tensors, case.decode, fault, companions=case.batch)
+            if case.at is not None:
+                again = requests["candidate"]
+                again = replace(again, fault=fault, follow=evidence["reference"] if again.lead else None)
+            ask(f"{REPEAT}{number}", replace(again, repeat=number))
         self._cases.append(PlannedCase(case, evidence))
 
     def _open(self, choice: EngineChoice, model: Model, role: str) -> Session:
@@ -132,27 +139,43 @@ def requests_of(case: Case) -> dict[str, Request]:
     routing = any(rule.name == "routing" for entry in case.tolerance for rule in entry.rules)
     near_tie = case.tokens is not None and case.tokens.name == "near_tie"
     plain = Request(case.prompt, case.tensors, case.decode)
+    stepwise = case.trajectory is not None
     witness = replace(plain, tensors=merge_patterns(case.tensors, ("layers.*.router.logits",))) if routing else plain
     reference = witness
     diffusion = case.decode is not None and case.decode.algorithm == "low_confidence"
-    if near_tie and diffusion:
-        reference = replace(witness, tensors=merge_patterns(witness.tensors, ("passes.*.logits",)))
+    if stepwise or (near_tie and diffusion):
+        reference = replace(witness, tensors=merge_patterns(witness.tensors, (PASS_LOGITS,)))
     elif near_tie:
         reference = replace(witness, trace=True)
     requests: dict[str, Request] = {}
-    if case.reference is not None and (case.tensors or case.tokens):
+    if case.at is not None:
+        return _requests_at(case, witness)
+    if case.reference is not None and (case.tensors or case.tokens or stepwise):
         requests["reference"] = reference
         if case.peer is not None:
             requests["peer"] = replace(witness, decode=case.decode if needs_passes(case.tensors) else None)
         if near_tie:
-            requests["forced"] = Request(case.prompt, (), case.decode, lead="passes" if diffusion else "tokens")
-            wanted = needs_passes(case.tensors) or case.golden is not None
+            lead = "passes" if diffusion else "tokens"
+            requests["forced"] = Request(case.prompt, (), case.decode, lead=lead, companions=case.batch)
+            wanted = needs_passes(case.tensors) or case.golden is not None or stepwise
             plain = replace(plain, decode=case.decode if wanted else None)
-    if (plain.tensors or plain.decode is not None) and (case.tensors or case.tokens):
-        requests["candidate"] = plain
+    if stepwise:
+        plain = replace(plain, tensors=merge_patterns(plain.tensors, (PASS_LOGITS,)))
+    if (plain.tensors or plain.decode is not None) and (case.tensors or case.tokens or stepwise):
+        requests["candidate"] = replace(plain, companions=case.batch)
     if case.attention is not None:
         requests["probe"] = Request(case.prompt, probe=True)
     return requests
+
+
+def _requests_at(case: Case, witness: Request) -> dict[str, Request]:
+    """Return what a case at a state in the midst of a decode asks for: whoever is not led decodes up to it."""
+    own = replace(witness, at=case.at)
+    led = Request(case.prompt, case.tensors, lead="state")
+    if case.reference is None:
+        return {"candidate": replace(own, tensors=case.tensors)}
+    peer = {"peer": replace(led, tensors=witness.tensors)} if case.peer is not None else {}
+    return {"reference": own, **peer, "candidate": led}
 
 
 def merge_patterns(patterns: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:

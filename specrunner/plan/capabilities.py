@@ -12,11 +12,11 @@ from specrunner.engines.base import Capabilities, Engine
 from specrunner.engines.name_maps import load_maps
 from specrunner.engines.registry import find_engine
 from specrunner.sessions.locks import find_locks, list_locks
-from specrunner.spec.coverage import can_match, vocabulary
+from specrunner.spec.coverage import can_match, needs_passes, vocabulary
 from specrunner.spec.diagnostics import Diagnostic, accepted_values, sort_diagnostics
 from specrunner.spec.loader import LoadedSpecs
 from specrunner.spec.merge import Marks
-from specrunner.spec.model import Benchmark, Case, EngineChoice, Model
+from specrunner.spec.model import Benchmark, Case, Decode, EngineChoice, Model
 
 FindEngine = Callable[[str], type[Engine]]
 
@@ -66,10 +66,45 @@ class _Checker:
             message = f"engine `{choice.engine}` cannot decode by `{case.decode.algorithm}`"
             advice = accepted_values("", capabilities.algorithms, "it can")
             self._report(case, "impossible-algorithm", message, advice, "decode.algorithm")
+        if case.decode is not None and case.decode.algorithm == "low_confidence" and case.benchmark is None:
+            self._check_sampler(case, case.decode, choice, engine, prefix)
+        if case.batch and not prefix and not capabilities.batches:
+            message = f"engine `{choice.engine}` answers one prompt at a time"
+            self._report(case, "impossible-batch", message, "take the engine or `batch` out of the case", "batch")
         if case.tensors:
             self._check_tensors(case, choice, engine)
         if case.benchmark is not None and not prefix:
             self._check_benchmark(case, case.benchmark)
+
+    def _check_sampler(
+        self, case: Case, decode: Decode, choice: EngineChoice, engine: type[Engine], prefix: str
+    ) -> None:
+        """An engine samples under the rule that the case states, or the case is none."""
+        steps = decode.steps if decode.steps != decode.block_length else None
+        for name, possible in engine.decode_rules(choice.options).items():
+            value = steps if name == "steps" else getattr(decode, name)
+            if value in possible:
+                continue
+            message = f"engine `{choice.engine}` cannot decode with `{name}: {_written(value)}`"
+            can = ", ".join(f"`{name}: {_written(one)}`" for one in possible if one is not None)
+            advice = f"its sampler does {can}: state that, and all engines follow the same rule" if can else None
+            advice = advice or f"leave `{name}` out, and all engines follow the same rule"
+            self._report(case, "impossible-sampler", message, advice, f"decode.{name}")
+        if engine.reveals_passes(choice.options):
+            return
+        near_tie = case.tokens is not None and case.tokens.name == "near_tie"
+        needed = (
+            ("trajectory", case.trajectory is not None),
+            ("at", case.at is not None and (prefix == "reference." or case.reference is None)),
+            ("tokens", near_tie and prefix == "reference."),
+            ("tensors", needs_passes(case.tensors)),
+        )
+        for field, asked in needed:
+            if asked:
+                message = f"engine `{choice.engine}` does not show the steps of its decode with these options"
+                advice = "compare `tokens`, or let the adapter's own loop decode"
+                self._report(case, "impossible-trajectory", message, advice, field)
+                return
 
     def _check_dtype(self, case: Case, choice: EngineChoice, capabilities: Capabilities, prefix: str) -> None:
         devices = list(capabilities.dtypes) if choice.device == "auto" else [choice.device]
@@ -153,6 +188,11 @@ class _Checker:
             listed = "tensors" in marks
             path, at_key = (("tensors", index), False) if listed else (("tolerance", pattern), True)
         self.diagnostics.append(marks.source.diagnose(code, message, marks.span(*path, at_key=at_key), help))
+
+
+def _written(value: object) -> str:
+    """Return a value as YAML has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @lru_cache(maxsize=256)

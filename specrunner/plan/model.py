@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from specrunner.results import Failure
-from specrunner.spec.model import Case, Decode, Evaluation, Model, Prompt
+from specrunner.spec.model import Case, Decode, DenoisingState, Evaluation, Model, Prompt
 
 REPEAT = "repeat-"
 """Roles of a case's repeated captures: `repeat-1` and so on."""
@@ -80,7 +80,10 @@ class Request:
         follow: a capture to be led by, with `lead` saying how.
         lead: `tokens`: after a free run, decode again from the reference's tokens behind each mismatch; `passes`: one
             forward at every denoising state of the reference; `inputs`: feed each layer with the reference's input;
-            `routing`: the same, and replay the reference's choice of experts.
+            `routing`: the same, and replay the reference's choice of experts; `state`: take the tensors at the state
+            that the followed capture was taken at.
+        at: take the tensors at this state of one's own decode; the capture's prompt ids are then the state's tokens.
+        companions: prompts to be answered in the same batch; nothing of them is captured.
     """
 
     prompt: Prompt
@@ -93,6 +96,8 @@ class Request:
     probe: bool = False
     follow: Evidence | None = None
     lead: str | None = None
+    at: DenoisingState | None = None
+    companions: tuple[Prompt, ...] = ()
 
     @property
     def key(self) -> str:
@@ -106,10 +111,6 @@ class Request:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Request:
         """Rebuild a request in the worker."""
-        prompt = dict(data["prompt"])
-        for name in ("messages", "token_ids"):
-            if prompt[name] is not None:
-                prompt[name] = tuple(prompt[name])
         decode = Decode(**data["decode"]) if data["decode"] is not None else None
         evaluation = dict(data["evaluation"]) if data["evaluation"] is not None else None
         if evaluation is not None:
@@ -117,9 +118,16 @@ class Request:
             if isinstance(evaluation["samples"], list):
                 evaluation["samples"] = tuple(evaluation["samples"])
         follow = Evidence(**data["follow"]) if data["follow"] is not None else None
-        fields = {**data, "prompt": Prompt(**prompt), "tensors": tuple(data["tensors"]), "decode": decode}
+        fields = {**data, "prompt": _read_prompt(data["prompt"]), "tensors": tuple(data["tensors"]), "decode": decode}
+        fields["at"] = None if data["at"] is None else DenoisingState(**data["at"])
+        fields["companions"] = tuple(map(_read_prompt, data["companions"]))
         fields["evaluation"] = None if evaluation is None else Evaluation(**evaluation)
         return cls(**{**fields, "follow": follow})
+
+
+def _read_prompt(data: Mapping[str, Any]) -> Prompt:
+    lists = {name: tuple(data[name]) for name in ("messages", "token_ids") if data[name] is not None}
+    return Prompt(**{**data, **lists})
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,9 @@ def describe_facts(facts: Mapping[str, Any]) -> list[str]:
         names = [name for name in _TELLING_PACKAGES if versions.get(name, "absent") != "absent"]
         words += [", ".join(f"{name} {versions[name]}" for name in names[:2])] if names else []
     words += [str(facts[name]) for name in ("device", "attention_backend") if facts.get(name)]
+    request = facts.get("request")
+    if isinstance(request, Mapping) and request.get("decode_loop"):
+        words.append(f"decoded by {request['decode_loop']}")
     patches = facts.get("patches")
     if isinstance(patches, Sequence) and not isinstance(patches, str) and patches:
         words.append("patched: " + ", ".join(map(str, patches)))

@@ -12,6 +12,7 @@ from specrunner.results import CheckResult, Diagnosis
 
 _MATRIX_SIDE = 40
 _ROWS = 4
+_FILLED = 6
 
 
 def describe_exhibits(check: CheckResult, palette: Palette) -> list[str]:
@@ -24,6 +25,11 @@ def describe_exhibits(check: CheckResult, palette: Palette) -> list[str]:
     if check.rule == "near_tie":
         ties = [row for row in _rows(numbers, "ties") if not row.get("is_tie")] or _rows(numbers, "ties")
         return [_describe_tie(row) for row in ties[:_ROWS]]
+    if check.rule == "sampler":
+        first = numbers.get("first")
+        around = first.get("step", 0) if isinstance(first, Mapping) else 0
+        steps = _rows(numbers, "trajectory")[max(0, around - 1) : around + _ROWS - 1]
+        return [_describe_step(row) for row in steps]
     return []
 
 
@@ -82,6 +88,14 @@ def _describe_experts(row: Mapping[str, Any]) -> str:
     kind = "" if row.get("decisive") is None else ", decisive" if row["decisive"] else ", not decisive"
     ids = f"{format_number(row.get('candidate'))} against {format_number(row.get('reference'))}"
     return escape_line(f"token {row.get('token')}: experts {ids}  {margins}{kind}")
+
+
+def _describe_step(row: Mapping[str, Any]) -> str:
+    confidences = row.get("confidence") or [None] * len(row.get("accepted") or ())
+    filled = zip(row.get("accepted") or (), row.get("tokens") or (), confidences, strict=False)
+    parts = [f"{place}: {token} ({format_number(confidence)})" for place, token, confidence in filled]
+    told = ", ".join(parts[:_FILLED]) + (f" and {len(parts) - _FILLED} more" if len(parts) > _FILLED else "")
+    return escape_line(f"step {row.get('step')} accepts {told or 'nothing'}")
 
 
 def _describe_tie(row: Mapping[str, Any]) -> str:

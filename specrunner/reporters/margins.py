@@ -39,6 +39,7 @@ _JUDGED: dict[str, tuple[_Judged, ...]] = {
     "log_likelihoods": (_Judged("max_abs_ll_diff", "max_abs_ll_diff"),),
     "routing": (_Judged("decisive_agreement", "decisive", best=1.0), _Judged("agreement", "all", best=1.0)),
     "near_tie": (_Judged("mismatch_count", "", fixed=0), _Judged("share", "max_share")),
+    "sampler": (_Judged("violations", "", fixed=0),),
     "attention": (_Judged("mismatches", "", fixed=0),),
     "noise_floor": (_Judged("floor_needed", "k"), _Judged("floor_needed_by_token", "k")),
 }

@@ -15,7 +15,7 @@ from specrunner.spec.model import Baseline, Benchmark, Evaluation
 Report = Callable[..., bool]
 """Reports `(code, message, help, *path, at_key=False)` and returns False."""
 
-_OTHER_INPUTS = ("prompt", "tensors", "tolerance", "tokens", "golden")
+_OTHER_INPUTS = ("prompt", "tensors", "tolerance", "tokens", "trajectory", "at", "batch", "golden")
 
 
 def choose_mode(benchmark: Mapping[str, Any]) -> str | None:

@@ -18,6 +18,7 @@ from specrunner.spec.model import (
     Benchmark,
     Case,
     Decode,
+    DenoisingState,
     EngineChoice,
     GoldenChoice,
     Model,
@@ -25,7 +26,7 @@ from specrunner.spec.model import (
     Tolerance,
     Xfail,
 )
-from specrunner.spec.rules import read_rules, read_token_rule
+from specrunner.spec.rules import read_rules, read_token_rule, read_trajectory_rule
 from specrunner.spec.schema import default_of
 from specrunner.spec.source import Source
 from specrunner.spec.tree import Map
@@ -164,6 +165,9 @@ class CaseReader:
             decode=None if decode is None else self._remember("decode", decode, _decode),
             tokens=read_token_rule(fields["tokens"]) if "tokens" in fields else None,
             attention=self._remember("attention", fields["attention"], _attention) if "attention" in fields else None,
+            trajectory=read_trajectory_rule(fields["trajectory"]) if "trajectory" in fields else None,
+            at=self._remember("at", fields["at"], _state) if "at" in fields else None,
+            batch=self._remember("batch", fields["batch"], _batch) if "batch" in fields else (),
             tags=tuple(fields.get("tags", ())),
             requires=self._remember("requires", fields.get("requires", _NOTHING), _requires),
             timeout=float(fields.get("timeout", self.timeout)),
@@ -295,7 +299,20 @@ def _decode(decode: Mapping[str, Any]) -> Decode:
         block_length=int(decode["block_length"]) if diffusion else None,
         threshold=float(decode["threshold"]) if diffusion else None,
         ignore_eos=decode.get("ignore_eos", False),
+        accept=decode.get("accept", "gt") if diffusion else "gt",
+        fallback=decode.get("fallback", "schedule") if diffusion else "schedule",
+        steps=int(decode["steps"]) if diffusion and "steps" in decode else None,
+        exclude_mask_id=decode.get("exclude_mask_id", False) if diffusion else False,
+        eos_early_stop=decode.get("eos_early_stop", False) if diffusion else False,
     )
+
+
+def _state(at: Mapping[str, Any]) -> DenoisingState:
+    return DenoisingState(int(at.get("block", 0)), int(at.get("step", 0)))
+
+
+def _batch(batch: Mapping[str, Any]) -> tuple[Prompt, ...]:
+    return tuple(_prompt(prompt) for prompt in batch["with"])
 
 
 def _attention(attention: Mapping[str, Any]) -> Attention:

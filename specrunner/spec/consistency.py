@@ -19,7 +19,9 @@ _ONE_PROMPT = "write `prompt: some text`, or a mapping with `text`, `messages` o
 _CHECKED = (
     *("options", "environments", "requires", "xfail", "reference", "model", "prompt"),
     *("decode", "tokens", "tensors", "tolerance", "attention", "golden", "benchmark"),
+    *("trajectory", "at", "batch"),
 )
+_DIFFUSION_ONLY = ("block_length", "threshold", "accept", "fallback", "steps", "exclude_mask_id", "eos_early_stop")
 _FLOOR_DTYPES = ("float32", "float64")
 _REFERENCE = "e.g. `reference: {engine: hf, dtype: float32}`"
 
@@ -80,6 +82,7 @@ class CaseChecker:
                 self._check_input(fields, layers),
                 self._check_decode(fields, layers, algorithm_varies),
                 self._check_attention(fields, layers),
+                fields.get("benchmark") is not None or self._check_states(fields, layers),
                 self._check_purpose(fields, layers),
             )
             self._checked[key] = fields, all(found)
@@ -122,16 +125,21 @@ class CaseChecker:
             return fine
         if prompt is None:
             return self._report(layers, "no-input", f"case `{fields['name']}` has no prompt", _ONE_PROMPT)
-        if not isinstance(prompt, str):
-            if not any(kind in prompt for kind in ("text", "messages", "token_ids")):
-                return self._report(layers, "no-input", "the prompt has no content", _ONE_PROMPT, "prompt", at_key=True)
-            ids, length = prompt.get("token_ids"), prompt.get("length")
-            if ids is not None and length is not None and length > len(ids):
-                message = f"the prompt's length is {length:g}, but it has {len(ids)} token ids"
-                return self._report(
-                    layers, "too-short", message, "a prompt is only ever cut, never padded", "prompt", "length"
-                )
-        return fine
+        for index, other in enumerate((fields.get("batch") or {}).get("with", ())):
+            fine = self._check_prompt(other, layers, "batch", "with", index) and fine
+        return self._check_prompt(prompt, layers, "prompt") and fine
+
+    def _check_prompt(self, prompt: Any, layers: Layers, *path: str | int) -> bool:
+        if isinstance(prompt, str):
+            return True
+        if not any(kind in prompt for kind in ("text", "messages", "token_ids")):
+            return self._report(layers, "no-input", "the prompt has no content", _ONE_PROMPT, *path, at_key=True)
+        ids, length = prompt.get("token_ids"), prompt.get("length")
+        if ids is not None and length is not None and length > len(ids):
+            message = f"the prompt's length is {length:g}, but it has {len(ids)} token ids"
+            advice = "a prompt is only ever cut, never padded"
+            return self._report(layers, "too-short", message, advice, *path, "length")
+        return True
 
     def _check_decode(self, fields: Fields, layers: Layers, algorithm_varies: bool) -> bool:
         decode = fields.get("decode")
@@ -145,21 +153,64 @@ class CaseChecker:
         elif "max_new_tokens" not in decode:
             advice = "state the most tokens to generate"
             return self._report(layers, "missing-key", "`decode` lacks `max_new_tokens`", advice, "decode", at_key=True)
-        only = ("block_length", "threshold")
         if decode.get("algorithm", "greedy") == "low_confidence":
-            missing = [name for name in only if name not in decode]
+            missing = [name for name in ("block_length", "threshold") if name not in decode]
             if missing:
                 names = " and ".join(f"`{name}`" for name in missing)
                 advice = "e.g. `block_length: 32, threshold: 0.95`"
                 message = f"algorithm `low_confidence` needs {names}"
                 return self._report(layers, "missing-key", message, advice, "decode", "algorithm")
-        elif not algorithm_varies:
-            for name in only:
+            return self._check_steps(decode, layers)
+        if not algorithm_varies:
+            for name in _DIFFUSION_ONLY:
                 if name in decode:
                     advice = "remove it, or set `algorithm: low_confidence`"
                     message = f"`{name}` means nothing to the algorithm `greedy`"
                     return self._report(layers, "conflicting-keys", message, advice, "decode", name, at_key=True)
         return True
+
+    def _check_steps(self, decode: Fields, layers: Layers) -> bool:
+        steps, fallback = decode.get("steps"), decode.get("fallback", "schedule")
+        if steps is not None and fallback != "schedule":
+            message = f"`steps` means nothing to the fallback `{fallback}`"
+            advice = "remove it, or set `fallback: schedule`"
+            return self._report(layers, "conflicting-keys", message, advice, "decode", "steps", at_key=True)
+        if steps is not None and steps > decode["block_length"]:
+            message = f"{steps:g} steps for a block of {decode['block_length']:g} tokens"
+            advice = "a step accepts one position at least: state as many steps as tokens, or fewer"
+            return self._report(layers, "bad-value", message, advice, "decode", "steps")
+        return True
+
+    def _check_states(self, fields: Fields, layers: Layers) -> bool:
+        """Check `trajectory`, `at` and `batch`."""
+        fine = True
+        decode, tensors = fields.get("decode"), fields.get("tensors") or list(fields.get("tolerance") or ())
+        diffusion = decode is not None and decode.get("algorithm") == "low_confidence"
+        for name in ("trajectory", "at"):
+            if name in fields and not diffusion:
+                advice = (
+                    "e.g. `decode: {max_new_tokens: 64, algorithm: low_confidence, block_length: 32, threshold: 0.95}`"
+                )
+                message = f"`{name}` needs block-diffusion decoding"
+                fine = self._report(layers, "no-decode", message, advice, name, at_key=True)
+        if fields.get("trajectory") == "exact" and fields.get("reference") is None:
+            message = f"case `{fields['name']}` compares trajectories, but has no reference"
+            fine = self._report(
+                layers, "no-reference", message, f"{_REFERENCE}, or `trajectory: sampler`", "trajectory"
+            )
+        if "at" not in fields:
+            return fine
+        if not tensors:
+            message = "`at` says where tensors are taken, and the case has none"
+            fine = self._report(layers, "no-check", message, "list `tensors` with their `tolerance`", "at", at_key=True)
+        for name in ("tokens", "trajectory", "attention", "batch"):
+            if name in fields:
+                message = f"a case with `at` compares tensors of one state, and so cannot have `{name}`"
+                fine = self._report(layers, "conflicting-keys", message, "make it a case of its own", name, at_key=True)
+        if needs_passes(tuple(tensors)):
+            message = "`passes.*` tensors belong to a whole decode, and `at` names one state of it"
+            fine = self._report(layers, "conflicting-keys", message, "take `logits`, or remove `at`", "at", at_key=True)
+        return fine
 
     def _check_attention(self, fields: Fields, layers: Layers) -> bool:
         attention = fields.get("attention")
@@ -189,7 +240,8 @@ class CaseChecker:
         name = fields["name"]
         tokens, decode, tolerance = fields.get("tokens"), fields.get("decode"), fields.get("tolerance")
         tensors = fields.get("tensors", tolerance and list(tolerance))
-        if not tensors and not tokens and "attention" not in fields:
+        stepwise = "trajectory" in fields or "at" in fields
+        if not tensors and not tokens and not stepwise and "attention" not in fields:
             advice = "list `tensors` with their `tolerance`, `decode` with `tokens: exact`, or `attention`"
             return self._report(layers, "no-check", f"case `{name}` checks nothing", advice)
         fine = True
@@ -230,7 +282,8 @@ class CaseChecker:
             return self._report(
                 layers, "no-decode", "`passes.*` needs block-diffusion decoding", advice, "tolerance", at_key=True
             )
-        if decode is not None and not fields.get("tokens") and not needs_passes(tensors) and "decode" in layers.entry:
+        used = fields.get("tokens") or needs_passes(tensors) or "trajectory" in fields or "at" in fields
+        if decode is not None and not used and "decode" in layers.entry:
             advice = "add `tokens: exact`, or remove `decode`"
             return self._report(
                 layers, "unused-decode", "nothing checks what is generated", advice, "decode", at_key=True
@@ -261,9 +314,9 @@ class CaseChecker:
 
     def check_case(self, case: Case, layers: Layers) -> bool:
         """Check the finished case: it must not be compared with itself, nor its noise be measured on itself."""
-        if case.reference is None or not (case.tensors or case.tokens or case.benchmark):
+        if case.reference is None or not (case.tensors or case.tokens or case.trajectory or case.benchmark):
             return True
-        if case.reference == case.candidate:
+        if case.reference == case.candidate and not case.batch:
             choice = case.candidate
             message = f"candidate and reference are the same ({choice.label} on {choice.device}): this compares nothing"
             excluded = ", ".join(f"{name}: {value}" for name, value in case.parameters)

@@ -105,8 +105,13 @@ class Decode:
         max_new_tokens: the most tokens to generate.
         algorithm: `greedy` (causal argmax) or `low_confidence` (block diffusion).
         block_length: tokens a diffusion block holds; None for `greedy`.
-        threshold: confidence above which (strictly) a masked position is accepted; None for `greedy`.
+        threshold: confidence from which on a masked position is accepted; None for `greedy`.
         ignore_eos: go on after an end-of-sequence token.
+        accept: `gt` compares a confidence with the threshold by `>`, `ge` by `>=`.
+        fallback: what a step accepts when too few positions reach the threshold: `schedule`, `best` or `near_best`.
+        steps: steps a block gets at most under `schedule`; None is one a token.
+        exclude_mask_id: whether the mask token is left out before probabilities are taken.
+        eos_early_stop: whether decoding stops within a block, as soon as all before an end of sequence is accepted.
     """
 
     max_new_tokens: int
@@ -114,6 +119,24 @@ class Decode:
     block_length: int | None = None
     threshold: float | None = None
     ignore_eos: bool = False
+    accept: str = "gt"
+    fallback: str = "schedule"
+    steps: int | None = None
+    exclude_mask_id: bool = False
+    eos_early_stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DenoisingState:
+    """A state in the midst of a block-diffusion decode: all tokens up to the end of a block, before one of its steps.
+
+    Attributes:
+        block: which generated block, from 0.
+        step: which of its steps, from 0.
+    """
+
+    block: int = 0
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +304,9 @@ class Case:
         decode: the generation to do, or None.
         tokens: the rule for generated tokens (`exact` or `near_tie`), or None.
         attention: the geometry to find by probing, or None.
+        trajectory: the rule for the steps of a block-diffusion decode (`sampler` or `exact`), or None.
+        at: the state of the reference's decode at which the tensors are taken; None is the prompt.
+        batch: prompts that the candidate gets in one batch with the case's own; () is none.
         tags: for `-t`.
         requires: `{device, memory_gb, engines, packages}` as stated.
         timeout: seconds one request of this case may take.
@@ -305,6 +331,9 @@ class Case:
     decode: Decode | None = None
     tokens: Rule | None = None
     attention: Attention | None = None
+    trajectory: Rule | None = None
+    at: DenoisingState | None = None
+    batch: tuple[Prompt, ...] = ()
     tags: tuple[str, ...] = ()
     requires: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = 600.0

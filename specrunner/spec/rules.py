@@ -30,10 +30,21 @@ def read_token_rule(written: str | Mapping[str, Any]) -> Rule:
     """Return the rule for generated tokens: `exact`, or `near_tie` with its limits filled in."""
     if written == "exact":
         return Rule("exact")
-    schema = field_schema("tokens")["properties"]["near_tie"]
-    given = written["near_tie"] if isinstance(written, Mapping) else {}
+    return _read_own_rule("tokens", "near_tie", written)
+
+
+def read_trajectory_rule(written: str | Mapping[str, Any]) -> Rule:
+    """Return the rule for a trajectory: `exact`, or `sampler` with its limit filled in."""
+    if written == "exact":
+        return Rule("exact")
+    return _read_own_rule("trajectory", "sampler", written)
+
+
+def _read_own_rule(field: str, name: str, written: str | Mapping[str, Any]) -> Rule:
+    schema = field_schema(field)["properties"][name]
+    given = written[name] if isinstance(written, Mapping) else {}
     parts = schema["properties"].items()
-    return Rule("near_tie", {name: float(given.get(name, part["default"])) for name, part in parts})
+    return Rule(name, {key: float(given.get(key, part["default"])) for key, part in parts})
 
 
 def complete_rule(name: str, value: Any) -> Rule:

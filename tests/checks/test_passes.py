@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specrunner.checks.passes import ForcedPass, compare_forced_passes, decide
+from specrunner.checks.passes import ForcedPass, compare_forced_passes
+from specrunner.checks.sampling import SamplingRule, decide
 from specrunner.models.llada2_decoding import Sampler, denoise
 
 MASK = 9
@@ -26,8 +27,9 @@ def entry(before: list[int], accepted: dict[int, int], start: int = 0) -> dict[s
 
 
 def judge(passes: list[ForcedPass], **limits: float) -> Any:
-    settings = {"threshold": 0.9, "kappa": 4.0, "max_share": 0.5} | limits
-    return compare_forced_passes(passes, dtype=torch.bfloat16, location="x:1", **settings)  # type: ignore[arg-type]
+    settings = {"kappa": 4.0, "max_share": 0.5} | limits
+    rule = SamplingRule(settings.pop("threshold", 0.9))
+    return compare_forced_passes(passes, rule=rule, dtype=torch.bfloat16, location="x:1", **settings)  # type: ignore[arg-type]
 
 
 def peaked(*pairs: tuple[int, float]) -> torch.Tensor:
@@ -45,7 +47,7 @@ def test_deciding_is_what_the_oracles_sampler_does(seed: int, threshold: float) 
     block = torch.tensor([MASK, 1, MASK, MASK, 2, MASK])
     sampler = Sampler(block_length=6, threshold=threshold, steps=6, mask_id=MASK, eos_id=-1)
     accepted, after = denoise(block.numpy(), logits.numpy(), sampler, 0)
-    ours = decide(logits, block == MASK, threshold)
+    ours = decide(logits, block == MASK, SamplingRule(threshold))
     assert ours.accepted.tolist() == accepted.tolist()
     assert ours.tokens[ours.accepted].tolist() == after[accepted].tolist()
 

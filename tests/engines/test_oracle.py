@@ -59,6 +59,8 @@ def test_both_decode_the_same_way(hf: Any, oracle: Any) -> None:
     request = Request(Prompt(text=TEXT), ("passes.*.logits",), DIFFUSION)
     candidate, reference = hf.capture(request), oracle.capture(request)
     assert candidate.output_token_ids == reference.output_token_ids
+    loops = [facts.pop("decode_loop") for facts in (candidate.facts, reference.facts)]
+    assert loops == ["the model's generate", "specrunner's own loop"]
     assert candidate.facts == reference.facts
     assert list(candidate.tensors) == list(reference.tensors)
     for name, tensor in candidate.tensors.items():

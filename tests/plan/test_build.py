@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +18,7 @@ from specrunner.plan.build import Planner, make_plan
 from specrunner.plan.model import Request, Session
 from specrunner.plan.text import format_plan
 from specrunner.sessions.environments import Environment
-from specrunner.spec.model import Case, Decode, EngineChoice, Location, Model, Prompt
+from specrunner.spec.model import Case, Decode, DenoisingState, EngineChoice, Location, Model, Prompt, Rule
 
 CASE = Case(
     suite="specs/a",
@@ -167,3 +168,50 @@ def test_sessions_survive_the_pipe(options: dict[str, object]) -> None:
 
 def test_make_plan_takes_cases_as_they_come() -> None:
     assert len(make_plan([CASE], Planner(find=find)).cases) == 1
+
+
+DIFFUSION = Decode(32, "low_confidence", 16, 0.9, steps=8, accept="ge", exclude_mask_id=True, eos_early_stop=True)
+
+
+def roles_of(case: Case) -> dict[str, Request]:
+    """Return a case's requests by role, as the plan has them."""
+    plan = plan_of(case).build()
+    requests = {request.key: request for session in plan.sessions for request in session.requests}
+    return {role: requests[evidence.request] for role, evidence in plan.cases[0].evidence.items()}
+
+
+def test_a_state_is_the_references_and_the_candidate_is_led_to_it() -> None:
+    roles = roles_of(replace(CASE, decode=DIFFUSION, at=DenoisingState(1, 3)))
+    assert (roles["reference"].at, roles["reference"].decode) == (DenoisingState(1, 3), DIFFUSION)
+    assert (roles["candidate"].lead, roles["candidate"].decode, roles["candidate"].at) == ("state", None, None)
+    assert roles["candidate"].follow is not None
+    alone = roles_of(replace(CASE, decode=DIFFUSION, at=DenoisingState(), reference=None))
+    assert (list(alone), alone["candidate"].at) == (["candidate"], DenoisingState())
+
+
+def test_a_trajectory_asks_for_the_logits_of_every_step() -> None:
+    roles = roles_of(replace(CASE, tensors=(), decode=DIFFUSION, trajectory=Rule("sampler", {"kappa": 4.0})))
+    assert {role: request.tensors for role, request in roles.items()} == {
+        "candidate": ("passes.*.logits",),
+        "reference": ("passes.*.logits",),
+    }
+    near = replace(CASE, tensors=(), decode=DIFFUSION, tokens=Rule("near_tie", {}), trajectory=Rule("exact"))
+    assert roles_of(near)["candidate"].decode == DIFFUSION
+
+
+def test_the_candidate_alone_gets_company() -> None:
+    others = (Prompt(text="27+77="), Prompt(token_ids=(1, 2)))
+    roles = roles_of(replace(CASE, decode=Decode(3), tokens=Rule("near_tie", {}), batch=others))
+    assert {role: request.companions for role, request in roles.items()} == {
+        "candidate": others,
+        "forced": others,
+        "reference": (),
+    }
+    for request in roles.values():
+        assert Request.from_json(json.loads(json.dumps(request.to_json()))) == request
+
+
+def test_states_survive_json() -> None:
+    request = Request(Prompt(text="hi"), ("logits",), DIFFUSION, at=DenoisingState(1, 2), companions=(Prompt(text="x"),))
+    assert Request.from_json(json.loads(json.dumps(request.to_json()))) == request
+    assert request.key != replace(request, at=DenoisingState(1, 1)).key

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -41,7 +42,19 @@ class Both(Cpu):
         )
 
 
-ENGINES: dict[str, type[Engine]] = {"cpu": Cpu, "both": Both}
+class Fixed(Both):
+    """Has a sampler of its own, which `hidden: true` keeps to itself."""
+
+    @classmethod
+    def decode_rules(cls, options: Mapping[str, Any]) -> Mapping[str, tuple[Any, ...]]:
+        return {"accept": ("gt",), "fallback": ("best", "schedule"), "steps": (None,), "exclude_mask_id": (False,)}
+
+    @classmethod
+    def reveals_passes(cls, options: Mapping[str, Any]) -> bool:
+        return not options.get("hidden")
+
+
+ENGINES: dict[str, type[Engine]] = {"cpu": Cpu, "both": Both, "fixed": Fixed}
 HEAD = "version: 1\nmodel: {recipe: glass-0.8m}\nreference: {engine: both, device: cuda}\n"
 
 
@@ -177,6 +190,38 @@ cases:
   - name: c
     benchmark: {{task: {task}, threshold: 0.5}}
 {decode}"""
+@pytest.mark.parametrize(
+    ("decode", "more", "found"),
+    [
+        ("", "", []),
+        (", fallback: best", "", []),
+        (", steps: 4", "", []),
+        (", steps: 2", "", [("impossible-sampler", "2")]),
+        (", accept: ge", "", [("impossible-sampler", "ge")]),
+        (", exclude_mask_id: true", "", [("impossible-sampler", "true")]),
+        ("", "trajectory: sampler", []),
+        ("", "trajectory: sampler\noptions: {fixed: {hidden: true}}", [("impossible-trajectory", "sampler")]),
+        ("", "options: {fixed: {hidden: true}}", []),
+        ("", "batch: {with: [you]}", [("impossible-batch", "{with: [you]}")]),
+    ],
+)
+def test_a_sampler_that_cannot_follow_the_rule(
+    tmp_path: Path, decode: str, more: str, found: list[tuple[str, str]]
+) -> None:
+    how = "{max_new_tokens: 4, algorithm: low_confidence, block_length: 4, threshold: 0.5" + decode + "}"
+    fields = f"engines: [fixed]\ndecode: {how}\ntokens: exact\n{more}"
+    assert [shown(one) for one in check(tmp_path, fields)] == found
+
+
+def test_a_fixed_sampler_says_what_it_does(tmp_path: Path) -> None:
+    how = "{max_new_tokens: 4, algorithm: low_confidence, block_length: 4, threshold: 0.5, fallback: near_best}"
+    (diagnostic,) = check(tmp_path, f"engines: [fixed]\ndecode: {how}\ntokens: exact")
+    assert diagnostic.message == "engine `fixed` cannot decode with `fallback: near_best`"
+    assert diagnostic.help == (
+        "its sampler does `fallback: best`, `fallback: schedule`: state that, and all engines follow the same rule"
+    )
+
+
 DENOISING = "    decode: {algorithm: low_confidence, block_length: 32, threshold: 0.9}\n"
 
 

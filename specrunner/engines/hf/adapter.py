@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.base import Capabilities, Capture, Engine
 from specrunner.engines.checkpoint_digest import describe_checkpoint
-from specrunner.engines.denoising import PassLog
+from specrunner.engines.denoising import OWN_LOOP, PassLog
+from specrunner.engines.hf.batches import (
+    denoise_together,
+    follows_generate,
+    generate_together,
+    keep_first,
+    pad_prompts,
+)
 from specrunner.engines.hf.checkpoint import (
     choose_device,
     load_model,
@@ -61,6 +68,7 @@ class HfEngine(Engine):
             packages=("torch", "transformers"),
             install_hint="pip install 'specrunner[hf]'",
             led=True,
+            batches=True,
         )
 
     @classmethod
@@ -123,11 +131,15 @@ class HfEngine(Engine):
         with translate_errors("answer the request"), torch.inference_mode():
             ids = encode_prompt(request.prompt, self._tokenizer, vocabulary)
             capture = Capture(prompt_token_ids=ids)
+            companions = [encode_prompt(prompt, self._tokenizer, vocabulary) for prompt in request.companions]
+            if companions:
+                self._check_batch(ids, companions)
+                capture.facts["batch"] = {"prompts": 1 + len(companions), "padding": "right"}
             patterns = [pattern for pattern in request.tensors if not pattern.startswith("passes.")]
             if patterns:
-                capture.tensors = self._forward(ids, patterns)
+                capture.tensors = self._forward(ids, patterns, companions)
             if request.decode is not None:
-                self._decode(capture, request.decode, request.tensors)
+                self._decode(capture, request.decode, request.tensors, companions)
             elif len(patterns) < len(request.tensors):
                 raise ModelUnsupported("`passes.*` tensors come from a decode, and the request has none")
             return capture
@@ -150,7 +162,12 @@ class HfEngine(Engine):
         """Drop model and tokenizer."""
         self._model = self._tokenizer = None
 
-    def _forward(self, ids: list[int], patterns: list[str]) -> dict[str, Any]:
+    def _check_batch(self, ids: list[int], companions: Sequence[list[int]]) -> None:
+        """Refuse a batch that a model with a canvas cannot have."""
+        if getattr(self._model.config, "canvas_length", None) is not None and companions:
+            raise ModelUnsupported(f"{type(self._model).__name__} is given one prompt at a time, with its canvas")
+
+    def _forward(self, ids: list[int], patterns: list[str], companions: Sequence[list[int]] = ()) -> dict[str, Any]:
         """Run the prompt once; return the tensors that `patterns` select."""
         config = self._model.config.get_text_config()
         layers = getattr(config, self._map.layers_key)
@@ -158,10 +175,15 @@ class HfEngine(Engine):
         recorder = Recorder(self._model, points, model_geometry(config))
         try:
             inputs, rows = self._arrange_inputs(ids)
+            if companions:
+                inputs = pad_prompts([ids, *companions], self._model.device) | {"use_cache": False}
             self._model(**inputs)
             records = recorder.take()
         finally:
             recorder.remove()
+        if companions:
+            sizes = tuple(inputs["input_ids"].shape)
+            records = {name: [keep_first(one, sizes, rows) for one in found] for name, found in records.items()}
         return finish_tensors(records, points, patterns, rows) | read_constants(self._model, points)
 
     def _arrange_inputs(self, ids: list[int]) -> tuple[dict[str, Any], int]:
@@ -182,14 +204,20 @@ class HfEngine(Engine):
             )
         return {"input_ids": tensor[:, :-canvas], "decoder_input_ids": tensor[:, -canvas:]}, canvas
 
-    def _decode(self, capture: Capture, decode: Decode, patterns: tuple[str, ...]) -> None:
+    def _decode(
+        self, capture: Capture, decode: Decode, patterns: tuple[str, ...], companions: Sequence[list[int]]
+    ) -> None:
         """Generate tokens; put them, their facts and the wanted passes into `capture`."""
         if decode.algorithm not in self._map.algorithms:
             raise ModelUnsupported(
                 f"{type(self._model).__name__} decodes by {' or '.join(self._map.algorithms)}, not {decode.algorithm}"
             )
         if decode.algorithm == "low_confidence":
-            self._denoise(capture, decode, patterns)
+            self._denoise(capture, decode, patterns, companions)
+        elif companions:
+            stops = set() if decode.ignore_eos else self._eos_ids()
+            prompts = [capture.prompt_token_ids, *companions]
+            capture.output_token_ids = generate_together(self._model, prompts, decode.max_new_tokens, stops)
         else:
             self._generate(capture, decode)
         stopped = set((capture.output_token_ids or [])[-1:]) & self._eos_ids()
@@ -215,25 +243,34 @@ class HfEngine(Engine):
             tokens += step
         capture.output_token_ids = tokens
 
-    def _denoise(self, capture: Capture, decode: Decode, patterns: tuple[str, ...]) -> None:
-        """Block diffusion through the modeling file's own `generate`."""
+    def _denoise(
+        self, capture: Capture, decode: Decode, patterns: tuple[str, ...], companions: Sequence[list[int]]
+    ) -> None:
+        """Block diffusion through the modeling file's own `generate`, or by our loop where that knows no such rule."""
         import torch
 
-        if "on_pass" not in inspect.signature(self._model.generate).parameters:
-            raise ModelUnsupported(f"`generate` of {type(self._model).__name__} does not report its denoising passes")
         log = PassLog(patterns)
-        chosen: dict[str, Any] = {"block_length": decode.block_length, "threshold": decode.threshold}
-        if decode.ignore_eos:
-            chosen["eos_id"] = -1
-        output = self._model.generate(
-            torch.tensor([capture.prompt_token_ids], device=self._model.device),
-            max_new_tokens=decode.max_new_tokens,
-            on_pass=log.add,
-            **{name: value for name, value in chosen.items() if value is not None},
-        )
-        capture.output_token_ids = output[0].tolist()
+        loop = OWN_LOOP if companions or not follows_generate(decode) else "the model's generate"
+        if loop == OWN_LOOP:
+            prompts = [capture.prompt_token_ids, *companions]
+            capture.output_token_ids = denoise_together(self._model, prompts, decode, self._eos_ids(), log.add)
+        else:
+            if "on_pass" not in inspect.signature(self._model.generate).parameters:
+                name = type(self._model).__name__
+                raise ModelUnsupported(f"`generate` of {name} does not report its denoising passes")
+            chosen = {"block_length": decode.block_length, "threshold": decode.threshold, "steps": decode.steps}
+            if decode.ignore_eos:
+                chosen["eos_id"] = -1
+            output = self._model.generate(
+                torch.tensor([capture.prompt_token_ids], device=self._model.device),
+                max_new_tokens=decode.max_new_tokens,
+                on_pass=log.add,
+                **{name: value for name, value in chosen.items() if value is not None},
+            )
+            capture.output_token_ids = output[0].tolist()
         capture.tensors |= log.finish()
-        capture.facts |= log.facts()
+        capture.facts |= log.facts() | {"decode_loop": loop, "mask_token_id": self._model.config.mask_token_id}
+        capture.facts["eos_token_ids"] = sorted(self._eos_ids())
 
     def _experts_backend(self) -> str | None:
         """Return how the experts are computed, None for a dense model."""

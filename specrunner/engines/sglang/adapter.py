@@ -17,7 +17,7 @@ from specrunner.engines.prompts import encode_prompt
 from specrunner.engines.sglang.failures import translate_failures
 from specrunner.engines.sglang.models import check_model_class, use_model_alone
 from specrunner.engines.sglang.notes import Note, Order, SeenPass, assemble_tensors, check_notes, raise_failure
-from specrunner.engines.sglang.options import SglangSetup, plan_environment, plan_setup
+from specrunner.engines.sglang.options import ALGORITHMS, SglangSetup, plan_environment, plan_setup
 from specrunner.engines.sglang.plugin import choose_map
 from specrunner.engines.versions import describe_versions
 from specrunner.errors import CapabilityMissing, CaptureIncomplete, ModelUnavailable, ModelUnsupported
@@ -69,6 +69,17 @@ class SglangEngine(Engine):
             environments=("sglang-cuda", "sglang-cpu"),
             install_hint="specrunner engines install sglang",
         )
+
+    @classmethod
+    def decode_rules(cls, options: Mapping[str, Any]) -> Mapping[str, tuple[Any, ...]]:
+        """State what SGLang's LowConfidence does; with a step a token, `schedule` comes to the same as `best`."""
+        return {
+            "accept": ("gt",),
+            "fallback": ("best", "schedule"),
+            "steps": (None,),
+            "exclude_mask_id": (False,),
+            "eos_early_stop": (False,),
+        }
 
     @classmethod
     def tensor_templates(cls, architecture: str) -> tuple[str, ...] | None:
@@ -221,6 +232,11 @@ class SglangEngine(Engine):
             refreshes += note.kind == "refresh"
         capture.tensors |= log.finish()
         capture.facts |= log.facts() | {"refresh_forwards": refreshes}
+        capture.facts |= {
+            "decode_loop": f"sglang's {ALGORITHMS['low_confidence']}",
+            "mask_token_id": self.setup.mask_id or MASK_ID,
+            "eos_token_ids": sorted(self._described["eos_token_ids"]),
+        }
         if not capture.facts["passes"]:
             raise CaptureIncomplete("the hook on sglang's denoising step did not fire")
 

@@ -15,7 +15,7 @@ from specrunner.engines.hooks import finish_tensors
 from specrunner.engines.name_maps import HookPoint, load_maps, tensor_templates
 from specrunner.engines.prompts import encode_prompt
 from specrunner.engines.vllm.failures import translate_failures
-from specrunner.engines.vllm.options import EngineSetup, plan_environment, plan_setup
+from specrunner.engines.vllm.options import EngineSetup, has_plugin, plan_environment, plan_setup
 from specrunner.engines.vllm.subject import (
     UNMAPPED,
     check_device,
@@ -61,6 +61,23 @@ class VllmEngine(Engine):
             environments=("vllm-cuda", "vllm-cpu"),
             install_hint="specrunner engines install vllm",
         )
+
+    @classmethod
+    def decode_rules(cls, options: Mapping[str, Any]) -> Mapping[str, tuple[Any, ...]]:
+        """Leave everything to our own loop; a plugin's scheduler decodes under the rule of the dLLM plugin."""
+        if not has_plugin(options):
+            return {}
+        return {
+            "accept": ("ge",),
+            "fallback": ("near_best",),
+            "exclude_mask_id": (True,),
+            "eos_early_stop": (False,),
+        }
+
+    @classmethod
+    def reveals_passes(cls, options: Mapping[str, Any]) -> bool:
+        """Tell whether our own loop decodes: a plugin's scheduler keeps its steps to itself."""
+        return not has_plugin(options)
 
     @classmethod
     def tensor_templates(cls, architecture: str) -> tuple[str, ...] | None:
@@ -332,6 +349,7 @@ class VllmEngine(Engine):
         (answer,) = self._llm.generate(prompt, params, use_tqdm=False)
         output = answer.outputs[0]
         capture.output_token_ids = [int(token) for token in output.token_ids]
+        capture.facts["decode_loop"] = f"vllm's {name_scheduler(self._llm).rpartition('.')[2]}"
         capture.facts["engine_finish_reason"] = output.finish_reason
         capture.facts["cached_prompt_tokens"] = answer.num_cached_tokens or 0
 

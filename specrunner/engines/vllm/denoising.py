@@ -8,9 +8,10 @@ sees exactly the state that a forced prompt would show.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from specrunner.engines.denoising import PassLog
+from specrunner.engines.denoising import OWN_LOOP, PassLog, rule_options
 from specrunner.errors import CaptureIncomplete, ModelUnsupported
 from specrunner.models.llada2_decoding import Sampler, decode_blocks
 
@@ -49,9 +50,9 @@ def denoise_blocks(engine: VllmEngine, capture: Capture, decode: Decode, pattern
     sampler = Sampler(
         block_length=length,
         threshold=DEFAULT_THRESHOLD if decode.threshold is None else decode.threshold,
-        steps=length,
         mask_id=engine.mask_id(),
         eos_id=next(iter(ends), -1),
+        **rule_options(replace(decode, block_length=length)),
     )
 
     def predict(ids: list[int]) -> np.ndarray:
@@ -66,5 +67,6 @@ def denoise_blocks(engine: VllmEngine, capture: Capture, decode: Decode, pattern
         predict, capture.prompt_token_ids, decode.max_new_tokens, sampler, on_pass=log.add
     )
     capture.tensors |= log.finish()
-    capture.facts |= log.facts()
+    capture.facts |= log.facts() | {"decode_loop": OWN_LOOP, "mask_token_id": sampler.mask_id}
+    capture.facts["eos_token_ids"] = sorted(engine.eos_ids())
     capture.facts["finished_blocks"] = "prefix cache" if engine.prefix_caching else "recomputed"

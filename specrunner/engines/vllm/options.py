@@ -125,12 +125,17 @@ def plan_setup(
     return EngineSetup(keywords, attention, block_length, standin)
 
 
+def has_plugin(options: Mapping[str, Any]) -> bool:
+    """Tell whether a plugin's scheduler or worker takes the place of vLLM's."""
+    return "scheduler_cls" in options or "worker_cls" in options
+
+
 def choose_attention(own: Mapping[str, Any], options: Mapping[str, Any], standin: str | None) -> str:
     """Return the attention mode; see the module's docstring for the defaults."""
     stated = own.get("specrunner_attention")
     if stated not in (None, "causal", "block_causal"):
         raise ConfigurationError(f"the option specrunner_attention is causal or block_causal, not {stated!r}")
-    plugged = "scheduler_cls" in options or "worker_cls" in options
+    plugged = has_plugin(options)
     if stated == "block_causal" and plugged:
         raise ConfigurationError("specrunner_attention: block_causal excludes scheduler_cls and worker_cls")
     if stated is not None:

@@ -1,0 +1,164 @@
+"""Decodes judged step by step: the sampler's rule on its own logits, and where two free runs part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specrunner.checks.sampling import SamplingRule, object_to
+from specrunner.checks.sources import MemorySource
+from specrunner.checks.trajectory import Walk, check_sampler, compare_walks
+from specrunner.engines.denoising import PassLog, rule_options
+from specrunner.models.llada2_decoding import Sampler, decode_blocks, decode_together
+from specrunner.spec.model import Decode
+
+MASK, EOS, LENGTH, VOCABULARY = 9, 8, 4, 10
+PROMPT = [1, 2, 3, 4, 5]
+PLAIN = Decode(10, "low_confidence", LENGTH, 0.6, ignore_eos=True)
+
+
+def walk(decode: Decode, seed: int = 0, scale: float = 3.0, sampler: dict[str, Any] | None = None) -> Walk:
+    """Decode by the loop of the oracle over random logits; `sampler` plants other rules."""
+    random = np.random.default_rng(seed)
+    log = PassLog(["passes.*.logits"])
+    options: dict[str, Any] = {
+        "block_length": LENGTH,
+        "threshold": decode.threshold,
+        "mask_id": MASK,
+        "eos_id": -1 if decode.ignore_eos else EOS,
+    }
+    rules = Sampler(**(options | rule_options(decode) | (sampler or {})))
+
+    def predict(_: list[int]) -> np.ndarray:
+        return random.normal(size=(rules.block_length, VOCABULARY)) * scale
+
+    output = decode_blocks(predict, PROMPT, decode.max_new_tokens, rules, log.add)
+    tensors = {name: MemorySource(name, value) for name, value in log.finish().items()}
+    facts = log.facts() | {"mask_token_id": MASK, "eos_token_ids": [EOS]}
+    return Walk(PROMPT, output, tensors, facts)
+
+
+DECODES = st.builds(
+    Decode,
+    max_new_tokens=st.integers(1, 12),
+    algorithm=st.just("low_confidence"),
+    block_length=st.just(LENGTH),
+    threshold=st.floats(0.1, 0.99),
+    ignore_eos=st.booleans(),
+    accept=st.sampled_from(["gt", "ge"]),
+    fallback=st.sampled_from(["schedule", "best", "near_best"]),
+    exclude_mask_id=st.booleans(),
+    eos_early_stop=st.booleans(),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(DECODES, st.integers(0, 2**32 - 1))
+def test_the_oracles_loop_keeps_to_every_rule(decode: Decode, seed: int) -> None:
+    made = walk(decode, seed)
+    result = check_sampler(made, decode, kappa=4.0)
+    assert result.message == ""
+    assert result.passed
+    assert result.measurements["steps"] == len(made.steps)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_a_schedule_of_fewer_steps_fills_more_a_step(steps: int) -> None:
+    decode = Decode(10, "low_confidence", LENGTH, 0.999, True, steps=steps, exclude_mask_id=True)
+    made = walk(decode)
+    assert check_sampler(made, decode, kappa=4.0).passed
+    assert len(made.steps) == {1: 1, 2: 2, 3: 2, 4: 3}[steps] + 2 * steps  # the first block has three masks
+    assert not check_sampler(made, Decode(10, "low_confidence", LENGTH, 0.999, True), kappa=4.0).passed or steps == 4
+
+
+@pytest.mark.parametrize(
+    ("planted", "said"),
+    [
+        ({"threshold": 0.01}, "is accepted, and its confidence"),
+        ({"threshold": 0.99}, "stays masked, and its confidence"),
+        ({"steps": 2}, "accepted"),
+        ({"block_length": 2}, "works on a block of 2 tokens"),
+        ({"mask_id": 7}, "sees token 7"),
+        ({"may_predict_mask": False}, "is likelier"),
+    ],
+)
+def test_another_sampler_is_seen(planted: dict[str, Any], said: str) -> None:
+    assert check_sampler(walk(PLAIN, 3), PLAIN, kappa=4.0).passed
+    messages = [check_sampler(walk(PLAIN, seed, sampler=planted), PLAIN, kappa=4.0).message for seed in range(8)]
+    assert any(said in message for message in messages), messages
+
+
+def test_an_end_of_sequence_that_is_passed_over_is_seen() -> None:
+    stopping = Decode(12, "low_confidence", LENGTH, 0.6, False)
+    messages = [
+        check_sampler(walk(stopping, seed, sampler={"eos_id": -1}), stopping, kappa=4.0).message for seed in range(12)
+    ]
+    assert any("where the rule stops" in message for message in messages)
+    assert all(check_sampler(walk(stopping, seed), stopping, kappa=4.0).passed for seed in range(12))
+
+
+def test_a_walk_that_is_changed_afterwards_is_seen() -> None:
+    made = walk(PLAIN)
+    rewritten = [dict(step) for step in made.steps]
+    before = list(rewritten[1]["tokens_before"])
+    before[0] = 7
+    rewritten[1]["tokens_before"] = before
+    changed = Walk(PROMPT, made.output, made.tensors, made.facts | {"trajectory": rewritten})
+    assert "sees token 7" in check_sampler(changed, PLAIN, kappa=4.0).message
+    shorter = Walk(PROMPT, made.output, made.tensors, made.facts | {"trajectory": list(made.steps)[:-1]})
+    assert "the decode ends" in check_sampler(shorter, PLAIN, kappa=4.0).message
+    other = Walk(PROMPT, [*(made.output or ())][:-1], made.tensors, made.facts)
+    assert check_sampler(other, PLAIN, kappa=4.0).message == "the output is not what the steps accepted"
+    dumb = Walk(PROMPT, made.output, {}, made.facts)
+    assert check_sampler(dumb, PLAIN, kappa=4.0).message == "missing in candidate: the logits of step 0"
+    assert "compared nothing" in check_sampler(Walk(PROMPT, [], {}, {}), PLAIN, kappa=4.0).message
+
+
+def test_noise_counts_on_both_sides_and_no_further() -> None:
+    before = torch.tensor([MASK, MASK, 1, 1])
+    threshold = 0.75
+    logits = torch.zeros(4, VOCABULARY, dtype=torch.bfloat16)
+    logits[0, 3], logits[1, 4] = 3.3125, 12.0  # 0.7532 and nearly 1
+    rule = SamplingRule(threshold)
+
+    def judge(accepted: dict[int, int], kappa: float) -> bool:
+        return object_to(logits, before, accepted, rule, mask_id=MASK, step=0, kappa=kappa) is None
+
+    assert judge({0: 3, 1: 4}, 0.0)
+    assert not judge({1: 4}, 0.0)
+    assert judge({1: 4}, 1.0)
+    assert not judge({0: 3}, 1.0)
+    assert not judge({}, 1.0)
+    assert not judge({0: 5, 1: 4}, 1.0)
+    assert not judge({1: 4, 2: 1}, 1.0)
+
+
+def test_where_two_walks_part() -> None:
+    one = walk(PLAIN, 1)
+    same = compare_walks(one, walk(PLAIN, 1), PLAIN, gates=True)
+    assert (same.passed, same.measurements["parting"]) == (True, None)
+    other = walk(Decode(10, "low_confidence", LENGTH, 0.3, True), 1)
+    parted = compare_walks(one, other, PLAIN, gates=True)
+    assert (parted.passed, parted.gates, parted.rule) == (False, True, "exact")
+    parting = parted.measurements["parting"]
+    assert (parting["kind"], parting["step"]) == ("position", parted.measurements["common_steps"])
+    assert parting["candidate_margin"] == pytest.approx(parting["reference_margin"])
+    assert f"position {parting['position']}" in parted.message
+    assert not compare_walks(one, other, PLAIN, gates=False).gates
+
+
+def test_prompts_decoded_together_come_out_as_alone() -> None:
+    def logits(ids: list[int]) -> np.ndarray:
+        return np.random.default_rng(sum(ids) % 1000).normal(size=(LENGTH, VOCABULARY)) * 3
+
+    rules = Sampler(LENGTH, 0.6, LENGTH, MASK, -1)
+    prompts = [PROMPT, [1], list(range(7))]
+    alone = decode_blocks(logits, PROMPT, 10, rules)
+    together = decode_together(lambda states: [logits(state) for state in states], prompts, 10, rules)
+    assert together == alone
+    assert decode_together(lambda states: [logits(state) for state in states], prompts, 0, rules) == []
