@@ -136,7 +136,7 @@ def test_a_wrong_option_is_a_configuration_error(options: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_num_batched_tokens": 64}, {"enable_chunked_prefill": False}, {"max_num_seqs": 4}]
+    "options", [{"max_num_batched_tokens": 64}, {"enable_chunked_prefill": False}, {"long_prefill_token_threshold": 4}]
 )
 def test_options_that_break_blocks_up_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ModelUnsupported, match="block_causal"):

@@ -212,6 +212,8 @@ def test_the_candidate_alone_gets_company() -> None:
 
 
 def test_states_survive_json() -> None:
-    request = Request(Prompt(text="hi"), ("logits",), DIFFUSION, at=DenoisingState(1, 2), companions=(Prompt(text="x"),))
+    request = Request(
+        Prompt(text="hi"), ("logits",), DIFFUSION, at=DenoisingState(1, 2), companions=(Prompt(text="x"),)
+    )
     assert Request.from_json(json.loads(json.dumps(request.to_json()))) == request
     assert request.key != replace(request, at=DenoisingState(1, 1)).key

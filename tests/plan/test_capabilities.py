@@ -190,6 +190,8 @@ cases:
   - name: c
     benchmark: {{task: {task}, threshold: 0.5}}
 {decode}"""
+
+
 @pytest.mark.parametrize(
     ("decode", "more", "found"),
     [

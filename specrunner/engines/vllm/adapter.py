@@ -21,6 +21,7 @@ from specrunner.engines.vllm.subject import (
     check_device,
     check_model_class,
     choose_map,
+    keep_chunks,
     name_scheduler,
     plain,
     share_inspections,
@@ -60,6 +61,7 @@ class VllmEngine(Engine):
             packages=("torch", "transformers", "vllm"),
             environments=("vllm-cuda", "vllm-cpu"),
             install_hint="specrunner engines install vllm",
+            batches=True,
         )
 
     @classmethod
@@ -155,13 +157,17 @@ class VllmEngine(Engine):
             ids = encode_prompt(request.prompt, self._tokenizer(), config.get_vocab_size())
             self._check_length(len(ids), request.decode)
             capture = Capture(prompt_token_ids=ids)
+            vocabulary = config.get_vocab_size()
+            companions = [encode_prompt(prompt, self._tokenizer(), vocabulary) for prompt in request.companions]
+            if companions:
+                self._check_batch(capture, companions, request.decode)
             patterns = [pattern for pattern in request.tensors if not pattern.startswith("passes.")]
             if len(patterns) < len(request.tensors) and request.decode is None:
                 raise ModelUnsupported("`passes.*` tensors come from a decode, and the request has none")
             if patterns:
-                self._forward(capture, patterns)
+                self._forward(capture, patterns, companions)
             if request.decode is not None:
-                self._decode(capture, request.decode, request.tensors)
+                self._decode(capture, request.decode, request.tensors, companions)
             return capture
 
     def is_causal(self) -> bool:
@@ -207,6 +213,9 @@ class VllmEngine(Engine):
                 f"the attention metadata of {', '.join(backends)} says causal=False, and each prefill chunk is one "
                 f"block of {setup.block_length} tokens, which sees the key-value cache and all of itself"
             )
+            if int(setup.keywords["max_num_seqs"]) > 1:
+                keep_chunks(self._llm.llm_engine.engine_core.engine_core.scheduler)
+                patches.append("a request that is alone is prefilled block by block, too")
         return patches
 
     def _check_length(self, prompt: int, decode: Decode | None) -> None:
@@ -222,10 +231,22 @@ class VllmEngine(Engine):
                 help="raise max_model_len in the engine's options",
             )
 
-    def _forward(self, capture: Capture, patterns: Sequence[str]) -> None:
+    def _check_batch(self, capture: Capture, companions: Sequence[Sequence[int]], decode: Decode | None) -> None:
+        """Make sure that the engine takes all prompts at once."""
+        sequences = int(self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
+        if sequences <= len(companions):
+            raise ModelUnsupported(
+                f"a batch of {len(companions) + 1} prompts, and the session takes {sequences} at a time",
+                help=f"set max_num_seqs: {len(companions) + 1} in the engine's options",
+            )
+        for ids in companions:
+            self._check_length(len(ids), decode)
+        capture.facts["batch"] = {"prompts": 1 + len(companions)}
+
+    def _forward(self, capture: Capture, patterns: Sequence[str], companions: Sequence[Sequence[int]]) -> None:
         """Run the prompt once and put the tensors that `patterns` select into `capture`."""
         ids = capture.prompt_token_ids
-        rows, tensors = self.run_prompt(ids, patterns)
+        rows, tensors = self.run_prompt(ids, patterns, companions=companions)
         chunks = next(iter(rows.values()), [])
         capture.facts["forwards"] = chunks
         assert self._setup is not None
@@ -235,7 +256,11 @@ class VllmEngine(Engine):
         capture.tensors = tensors
 
     def run_prompt(
-        self, ids: Sequence[int], patterns: Sequence[str], last_rows: int | None = None
+        self,
+        ids: Sequence[int],
+        patterns: Sequence[str],
+        last_rows: int | None = None,
+        companions: Sequence[Sequence[int]] = (),
     ) -> tuple[dict[str, list[int]], dict[str, torch.Tensor]]:
         """Send one prompt through the engine and read its tensors.
 
@@ -243,9 +268,11 @@ class VllmEngine(Engine):
             ids: the prompt.
             patterns: tensor patterns.
             last_rows: logits of this many rows only; None: a row for every token is required of every tensor.
+            companions: prompts of the same batch.
 
         Returns:
-            By name of what was hooked, the rows of each forward; the tensors, [tokens, features] on the CPU.
+            By name of what was hooked, the rows of each forward; the tensors, [tokens, features] on the CPU. With
+            `last_rows`, those of the companions stand under `companions.{i}.logits`.
 
         Raises:
             CaptureIncomplete: no name map, no match, a hook that did not fire, or missing rows.
@@ -259,12 +286,13 @@ class VllmEngine(Engine):
         self._captures += 1
         prefix = self.workspace / f"capture-{self._captures}"
         key = self._map.architectures[0]
-        names = llm.collective_rpc("specrunner_begin", args=(key, list(patterns), last_rows))[0]
+        names = llm.collective_rpc("specrunner_begin", args=(key, list(patterns), last_rows, 1 + len(companions)))[0]
         points = [point for point in self._points() if point.name in names]
         gathered = [point.name for point in points if point.entry.gather is not None]
         try:
             once = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True, detokenize=False)
-            llm.generate({"prompt_token_ids": list(ids)}, once, use_tqdm=False)
+            prompts = [{"prompt_token_ids": list(prompt)} for prompt in (ids, *companions)]
+            llm.generate(prompts, once, use_tqdm=False)
         finally:
             ends = llm.collective_rpc("specrunner_end", args=(str(prefix), gathered))
             ranks = [load_file(f"{prefix}.{rank}") for rank in range(len(ends))]
@@ -273,7 +301,9 @@ class VllmEngine(Engine):
         for end in ends:
             if end["error"] is not None:
                 raise CaptureIncomplete(f"a hook failed: {end['error']}")
-        tensors = {}
+        if companions and not ends[0]["together"]:
+            raise CaptureIncomplete("the engine answered the prompts of a batch one after the other")
+        tensors = {name: ranks[0][name] for name in ranks[0] if name.startswith("companions.")}
         for point in points:
             parts = [rank[point.name] for rank in ranks if point.name in rank]
             if parts:
@@ -314,7 +344,9 @@ class VllmEngine(Engine):
         heads = int(config.model_config.get_total_num_kv_heads())
         return max(1, int(config.parallel_config.tensor_parallel_size) // heads)
 
-    def _decode(self, capture: Capture, decode: Decode, patterns: Sequence[str]) -> None:
+    def _decode(
+        self, capture: Capture, decode: Decode, patterns: Sequence[str], companions: Sequence[Sequence[int]]
+    ) -> None:
         """Generate tokens; put them, their facts and the wanted passes into `capture`."""
         assert self._setup is not None
         if decode.algorithm == "low_confidence" and self._setup.attention == "causal":
@@ -324,14 +356,16 @@ class VllmEngine(Engine):
         if self._setup.attention == "block_causal":
             from specrunner.engines.vllm.denoising import denoise_blocks
 
-            denoise_blocks(self, capture, decode, patterns)
+            denoise_blocks(self, capture, decode, patterns, companions)
         else:
-            self._generate(capture, decode, patterns)
+            self._generate(capture, decode, patterns, companions)
         tail = (capture.output_token_ids or [])[-1:]
         stopped = bool(self.eos_ids().intersection(tail)) and not decode.ignore_eos
         capture.facts["finish_reason"] = "stop" if stopped else "length"
 
-    def _generate(self, capture: Capture, decode: Decode, patterns: Sequence[str]) -> None:
+    def _generate(
+        self, capture: Capture, decode: Decode, patterns: Sequence[str], companions: Sequence[Sequence[int]]
+    ) -> None:
         """Let the engine decode, by its own scheduler and sampler, at temperature 0."""
         from vllm import SamplingParams
 
@@ -345,8 +379,8 @@ class VllmEngine(Engine):
             stop_token_ids=[] if decode.ignore_eos else sorted(self.eos_ids()),
             detokenize=False,
         )
-        prompt = {"prompt_token_ids": list(capture.prompt_token_ids)}
-        (answer,) = self._llm.generate(prompt, params, use_tqdm=False)
+        prompts = [{"prompt_token_ids": list(prompt)} for prompt in (capture.prompt_token_ids, *companions)]
+        answer = self._llm.generate(prompts, params, use_tqdm=False)[0]
         output = answer.outputs[0]
         capture.output_token_ids = [int(token) for token in output.token_ids]
         capture.facts["decode_loop"] = f"vllm's {name_scheduler(self._llm).rpartition('.')[2]}"

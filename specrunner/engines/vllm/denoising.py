@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from specrunner.engines.denoising import OWN_LOOP, PassLog, rule_options
 from specrunner.errors import CaptureIncomplete, ModelUnsupported
-from specrunner.models.llada2_decoding import Sampler, decode_blocks
+from specrunner.models.llada2_decoding import Sampler, decode_together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 DEFAULT_THRESHOLD = 0.95
 
 
-def denoise_blocks(engine: VllmEngine, capture: Capture, decode: Decode, patterns: Sequence[str]) -> None:
+def denoise_blocks(
+    engine: VllmEngine,
+    capture: Capture,
+    decode: Decode,
+    patterns: Sequence[str],
+    companions: Sequence[Sequence[int]] = (),
+) -> None:
     """Decode by low confidence at temperature 0; put tokens, wanted passes and the trajectory into `capture`.
 
     Args:
@@ -33,6 +39,7 @@ def denoise_blocks(engine: VllmEngine, capture: Capture, decode: Decode, pattern
         capture: holds the prompt.
         decode: `block_length` None is the session's, `threshold` None is 0.95.
         patterns: tensor patterns of the request.
+        companions: prompts that are decoded in step, one batch a pass.
 
     Raises:
         ModelUnsupported: a block length other than the session's, no mask id, or several ends of sequence.
@@ -55,17 +62,17 @@ def denoise_blocks(engine: VllmEngine, capture: Capture, decode: Decode, pattern
         **rule_options(replace(decode, block_length=length)),
     )
 
-    def predict(ids: list[int]) -> np.ndarray:
-        rows, tensors = engine.run_prompt(ids, ["logits"], last_rows=length)
+    def predict(states: list[list[int]]) -> list[np.ndarray]:
+        rows, tensors = engine.run_prompt(states[0], ["logits"], last_rows=length, companions=states[1:])
         chunks = next(iter(rows.values()), [])
         if not chunks or chunks[-1] != length or len(tensors["logits"]) != length:
             raise CaptureIncomplete(f"the engine ran forwards of {chunks} tokens, the last is not a block of {length}")
-        return tensors["logits"].float().numpy()
+        names = ["logits", *(f"companions.{number}.logits" for number in range(len(states) - 1))]
+        return [tensors[name].float().numpy() for name in names]
 
     log = PassLog(patterns)
-    capture.output_token_ids = decode_blocks(
-        predict, capture.prompt_token_ids, decode.max_new_tokens, sampler, on_pass=log.add
-    )
+    prompts = [capture.prompt_token_ids, *map(list, companions)]
+    capture.output_token_ids = decode_together(predict, prompts, decode.max_new_tokens, sampler, on_pass=log.add)
     capture.tensors |= log.finish()
     capture.facts |= log.facts() | {"decode_loop": OWN_LOOP, "mask_token_id": sampler.mask_id}
     capture.facts["eos_token_ids"] = sorted(engine.eos_ids())

@@ -1,6 +1,7 @@
 """What a vLLM session is started with: the engine's keywords, our own options, the environment. Imports nothing heavy.
 
-Every option of the spec goes to `vllm.LLM` as it is, except these, which the adapter keeps:
+Every option of the spec goes to `vllm.LLM` as it is (`max_num_seqs` is 1 unless stated: raise it for a case with
+`batch`), except these, which the adapter keeps:
 
     specrunner_attention      `causal`, or `block_causal`: a block sees itself and every earlier block. The default is
                               the engine's own (causal), and block_causal for a block-diffusion model that runs on its
@@ -114,6 +115,12 @@ def plan_setup(
     }
     if block_length is not None:
         refuse_broken_blocks(options, block_length)
+        sequences = int(options.get("max_num_seqs", 1))
+        if sequences > 1:
+            keywords |= {
+                "max_num_batched_tokens": block_length * sequences,
+                "long_prefill_token_threshold": block_length,
+            }
     if "worker_extension_cls" in options:
         raise ConfigurationError("the option worker_extension_cls of vllm is the adapter's own: captures run in it")
     keywords |= options
@@ -157,7 +164,12 @@ def choose_block_length(own: Mapping[str, Any], config: Mapping[str, Any]) -> in
 
 def refuse_broken_blocks(options: Mapping[str, Any], block_length: int) -> None:
     """Reject engine options under which a prefill chunk would not be a block."""
-    wanted = {"max_num_batched_tokens": block_length, "enable_chunked_prefill": True, "max_num_seqs": 1}
+    tokens = block_length * int(options.get("max_num_seqs", 1))
+    wanted = {
+        "max_num_batched_tokens": tokens,
+        "enable_chunked_prefill": True,
+        "long_prefill_token_threshold": block_length,
+    }
     for name, value in wanted.items():
         if name in options and options[name] != value:
             raise ModelUnsupported(f"block_causal attention needs {name}: {value}, the spec says {options[name]}")

@@ -90,3 +90,21 @@ def plain(value: Any) -> Any:
     except (TypeError, ValueError):
         return str(value)
     return value
+
+
+def keep_chunks(scheduler: Any) -> None:
+    """Let a request that is alone be prefilled in chunks of `long_prefill_token_threshold`, too: vLLM would hurry."""
+    original, counts = scheduler.schedule, scheduler.get_request_counts
+
+    def schedule(*arguments: Any, **keywords: Any) -> Any:
+        def count() -> tuple[int, int]:
+            running, waiting = counts()
+            return running, max(waiting, 2 - running)
+
+        scheduler.get_request_counts = count
+        try:
+            return original(*arguments, **keywords)
+        finally:
+            scheduler.get_request_counts = counts
+
+    scheduler.schedule = schedule

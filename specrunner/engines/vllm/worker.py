@@ -6,7 +6,7 @@ rank through `collective_rpc`. Tensors leave as safetensors files, since an RPC 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.hooks import Geometry, Recorder, select_points
@@ -26,10 +26,15 @@ class QuietRecorder(Recorder):
     """A recorder that remembers the first error instead of raising it: a raising hook kills vLLM's engine core."""
 
     error: str | None = None
+    layout: Callable[[], dict[str, int]] | None = None
+    layouts: list[dict[str, int]]
+    """Of each forward, the rows of each request in it, in their order; only where `layout` can tell."""
 
     def _record(self, point: HookPoint, inputs: Sequence[Any], outputs: Any) -> None:
         try:
             super()._record(point, inputs, outputs)
+            if self.layout is not None and len(self._records[point.name]) > len(self.layouts):
+                self.layouts.append(self.layout())
         except Exception as error:  # noqa: BLE001
             self.error = self.error or f"{point.name}: {error}"
 
@@ -71,13 +76,16 @@ class CaptureExtension:
                 drop_causality(builder)
         return sorted({group.backend.get_name() for group in groups})
 
-    def specrunner_begin(self, architecture: str, patterns: list[str], last_rows: int | None = None) -> list[str]:
+    def specrunner_begin(
+        self, architecture: str, patterns: list[str], last_rows: int | None = None, prompts: int = 1
+    ) -> list[str]:
         """Install hooks for the tensors that `patterns` select; return their names in model order.
 
         Args:
             architecture: key of the name map.
             patterns: tensor patterns.
             last_rows: compute the logits of this many rows only, the last ones; None is all.
+            prompts: how many are to come in one batch.
 
         Raises:
             CaptureIncomplete: a pattern matches nothing, or a module of the map is not there.
@@ -91,7 +99,10 @@ class CaptureExtension:
         hooked = [point for point in chosen if point.name != LOGITS]
         if LOGITS in self._specrunner_names and FINAL_NORM not in self._specrunner_names:
             hooked += [point for point in points if point.name == FINAL_NORM]
-        self._specrunner_recorder = QuietRecorder(model, hooked, self._specrunner_geometry())
+        recorder = QuietRecorder(model, hooked, self._specrunner_geometry())
+        recorder.layouts = []
+        recorder.layout = self._specrunner_layout if prompts > 1 else None
+        self._specrunner_recorder = recorder
         return self._specrunner_names
 
     def specrunner_end(self, path: str, gathered: list[str]) -> dict[str, Any]:
@@ -102,14 +113,18 @@ class CaptureExtension:
             gathered: names that every rank has to write; the others come from rank 0 alone.
 
         Returns:
-            `rows`: by name, the rows of each forward; `error`: the first error in a hook, or None.
+            `rows`: by name, the rows of each forward; `error`: the first error in a hook, or None. Of a batch, rows and
+            tensors are those of the first prompt; the last logits of the others stand under `companions.{i}.logits`,
+            and `together` counts the forwards that had several prompts.
         """
         import torch
         from safetensors.torch import save_file
 
         recorder = self._specrunner_recorder
         recorder.remove()
-        records = recorder.take()
+        together = sum(len(layout) > 1 for layout in recorder.layouts)
+        batch = recorder.take()
+        records = keep_request(batch, recorder.layouts, 0) if recorder.layout is not None else batch
         wanted = {
             name: join_chunks(records[name])
             for name in self._specrunner_names
@@ -117,16 +132,20 @@ class CaptureExtension:
         }
         if LOGITS in self._specrunner_names and FINAL_NORM in records:
             hidden = join_chunks(records[FINAL_NORM])
-            if self._specrunner_last_rows is not None:
-                hidden = hidden[-self._specrunner_last_rows :]
-            with torch.inference_mode():
-                # Tensor parallel: every rank takes part, rank 0 holds the result.
-                logits = self.model_runner.get_model().compute_logits(hidden)
-            if self.rank == 0:
-                wanted[LOGITS] = logits
+            last = self._specrunner_last_rows
+            hiddens = {LOGITS: hidden if last is None else hidden[-last:]}
+            for number in range(1, len(list_requests(recorder.layouts)) if last is not None else 0):
+                own = keep_request({FINAL_NORM: batch[FINAL_NORM]}, recorder.layouts, number)
+                hiddens[f"companions.{number - 1}.{LOGITS}"] = join_chunks(own[FINAL_NORM])[-int(last or 0) :]
+            for name, value in hiddens.items():
+                with torch.inference_mode():
+                    # Tensor parallel: every rank takes part, rank 0 holds the result.
+                    logits = self.model_runner.get_model().compute_logits(value)
+                if self.rank == 0:
+                    wanted[name] = logits
         save_file({name: tensor.contiguous().cpu() for name, tensor in wanted.items()}, f"{path}.{self.rank}")
         rows = {name: [int(chunk.shape[0]) for chunk in chunks] for name, chunks in records.items()}
-        return {"rows": rows, "error": recorder.error}
+        return {"rows": rows, "error": recorder.error, "together": together}
 
     def specrunner_plant(self, name: str) -> str | None:
         """Plant a fault in the model; return why that cannot be, or None."""
@@ -151,6 +170,13 @@ class CaptureExtension:
             return error.message
         return None
 
+    def _specrunner_layout(self) -> dict[str, int]:
+        """Return how many rows each request has in the forward that runs, in the order of packing."""
+        runner = self.model_runner
+        names = [name for name in runner.input_batch.req_ids if name is not None]
+        starts = runner.query_start_loc.np[: len(names) + 1].tolist()
+        return {name: starts[place + 1] - starts[place] for place, name in enumerate(names)}
+
     def _specrunner_layers(self, name_map: NameMap) -> int:
         return int(getattr(self.model_runner.model_config.hf_text_config, name_map.layers_key))
 
@@ -161,6 +187,39 @@ class CaptureExtension:
             kv_heads=config.get_num_kv_heads(parallel),
             head_dim=config.get_head_size(),
         )
+
+
+def list_requests(layouts: Sequence[Mapping[str, int]]) -> list[str]:
+    """Return the requests of a batch in the order in which they came."""
+    return list(dict.fromkeys(name for layout in layouts for name in layout))
+
+
+def keep_request(
+    records: Mapping[str, Sequence[torch.Tensor]], layouts: Sequence[Mapping[str, int]], number: int
+) -> dict[str, list[torch.Tensor]]:
+    """Cut one request's rows out of packed forwards, [rows of all requests, ...] each.
+
+    Args:
+        records: by tensor name, one tensor a forward.
+        layouts: of each forward, the rows of its requests in the order of packing.
+        number: which request, in the order in which they came.
+
+    Raises:
+        CaptureIncomplete: a tensor has other rows than the requests together.
+    """
+    request = (list_requests(layouts) or [""])[number]
+    kept: dict[str, list[torch.Tensor]] = {}
+    for name, chunks in records.items():
+        kept[name] = []
+        for chunk, layout in zip(chunks, layouts, strict=True):
+            if chunk.shape[0] != sum(layout.values()):
+                raise CaptureIncomplete(
+                    f"{name} has {chunk.shape[0]} rows for {sum(layout.values())} tokens of a batch"
+                )
+            if request in layout:
+                start = sum(rows for other, rows in list(layout.items())[: list(layout).index(request)])
+                kept[name].append(chunk[start : start + layout[request]])
+    return kept
 
 
 def available_points(name_map: NameMap, model: torch.nn.Module, layers: int) -> list[HookPoint]:
