@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib.machinery import PathFinder
 
 from specrunner.benchmarks.tasks import INSTALL, find_missing_packages
 from specrunner.engines.base import Capabilities
@@ -75,8 +76,9 @@ class Planner:
 
         def ask(role: str, request: Request) -> None:
             session = sessions[role if role in sessions else "candidate"]
-            self._sessions.setdefault(session.key, (session, {}))[1].setdefault(request.key, request)
-            evidence[role] = Evidence(session.key, request.key)
+            found = Evidence(session.key, request.key)
+            self._sessions.setdefault(found.session, (session, {}))[1].setdefault(found.request, request)
+            evidence[role] = found
 
         for role, request in requests.items():
             if role in ("candidate", "forced", "probe"):
@@ -211,7 +213,7 @@ def check_requirements(requires: Mapping[str, object]) -> None:
     if isinstance(needed, int | float) and memory_gb() < needed:
         raise CapabilityMissing(f"requires {needed:g} GB of memory, this machine has {memory_gb():.0f} GB")
     for package in _strings(requires.get("packages")):
-        if importlib.util.find_spec(package) is None:
+        if not has_package(package):
             raise CapabilityMissing(f"requires the package {package}", help=f"pip install {package}")
 
 
@@ -231,6 +233,20 @@ def check_recipe(model: Model) -> None:
             f"the checkpoint {recipe.name} needs the package{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
             help=recipe.install,
         )
+
+
+def has_package(name: str) -> bool:
+    """Tell whether a module is installed, without importing anything (`find_spec("a.b")` would import `a`)."""
+    first, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(first)
+    except ValueError:  # a module that is loaded, but has no spec
+        return False
+    for index in range(len(rest)):
+        if spec is None or spec.submodule_search_locations is None or not rest[index]:
+            return False
+        spec = PathFinder.find_spec(".".join((first, *rest[: index + 1])), list(spec.submodule_search_locations))
+    return spec is not None
 
 
 def check_benchmark(benchmark: Benchmark | None) -> None:

@@ -13,7 +13,7 @@ from specrunner.engines.name_maps import load_maps
 from specrunner.engines.registry import find_engine
 from specrunner.sessions.locks import find_locks, list_locks
 from specrunner.spec.coverage import can_match, needs_passes, vocabulary
-from specrunner.spec.diagnostics import Diagnostic, accepted_values, sort_diagnostics
+from specrunner.spec.diagnostics import ENOUGH, Diagnostic, accepted_values, sort_diagnostics
 from specrunner.spec.loader import LoadedSpecs
 from specrunner.spec.merge import Marks
 from specrunner.spec.model import Benchmark, Case, Decode, EngineChoice, Model
@@ -33,6 +33,8 @@ def check_capabilities(loaded: LoadedSpecs, find: FindEngine = find_engine) -> L
     """
     checker = _Checker(find)
     for case in loaded.cases:
+        if len(checker.diagnostics) >= ENOUGH:
+            break
         checker.check(case)
     found = sort_diagnostics((*loaded.diagnostics, *checker.diagnostics))
     order = {path: rank for rank, path in enumerate(loaded.files)}

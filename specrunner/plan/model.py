@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 from specrunner.results import Failure
@@ -17,8 +18,20 @@ REPEAT = "repeat-"
 
 def digest_of(value: Any) -> str:
     """Return the first 16 hex digits of the SHA-256 of `value` as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=list)
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=_open)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _open(value: Any) -> Any:
+    """Return what JSON has no word for in other words; of a dataclass just the fields, which `asdict` would copy."""
+    if is_dataclass(value):
+        return {name: getattr(value, name) for name in _field_names(type(value))}
+    return list(value)
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +48,7 @@ class Session:
     @property
     def key(self) -> str:
         """Digest of all fields."""
-        return digest_of(asdict(self))
+        return digest_of(self)
 
     @property
     def label(self) -> str:
@@ -102,7 +115,7 @@ class Request:
     @property
     def key(self) -> str:
         """Digest of all fields."""
-        return digest_of(asdict(self))
+        return digest_of(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object from which `from_json` makes an equal request."""

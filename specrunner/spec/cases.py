@@ -10,8 +10,8 @@ from typing import Any
 
 from specrunner.spec.benchmark import needs_reference, read_benchmark
 from specrunner.spec.consistency import CaseChecker
-from specrunner.spec.diagnostics import Diagnostic
-from specrunner.spec.matrix import MAX_CASES, Choice, MatrixReader, expand
+from specrunner.spec.diagnostics import ENOUGH, Diagnostic
+from specrunner.spec.matrix import MAX_CASES, MAX_EXCLUDED, Choice, MatrixReader, expand
 from specrunner.spec.merge import Fields, Layers, Marks, merge_fields, plain
 from specrunner.spec.model import (
     Attention,
@@ -56,6 +56,7 @@ class CaseReader:
     _matrices: MatrixReader = field(default_factory=MatrixReader)
     _memory: dict[tuple[str, int], Any] = field(default_factory=dict)
     _alive: list[Any] = field(default_factory=list)
+    _expanded: int = 0
     _dtype: str = field(default_factory=lambda: str(default_of("dtype")))
     _device: str = field(default_factory=lambda: str(default_of("device")))
 
@@ -75,6 +76,8 @@ class CaseReader:
         for entry, is_valid in zip(root["cases"], valid, strict=True):
             if not is_valid:
                 continue
+            if len(self.diagnostics) >= ENOUGH:
+                break
             layers = Layers(self.source, (entry, *below), entry)
             name = entry["name"]
             if name in first:
@@ -102,18 +105,31 @@ class CaseReader:
         count = len(engines)
         for axis in axes:
             count *= len(axis.choices)
-        if count > MAX_CASES:
+        if self._expanded + count > MAX_CASES:
             span = layers.span("matrix", at_key=True)
-            message = f"case `{fields['name']}` stands for {count:,} cases, more than {MAX_CASES:,}"
-            self.diagnostics.append(self.source.diagnose("too-many-cases", message, span, "make the matrix smaller"))
+            whole = " with those before it" if self._expanded else ""
+            message = f"case `{fields['name']}` stands for {_show(count)} cases{whole}, more than {MAX_CASES:,}"
+            advice = "split the file" if count <= MAX_CASES else "make the matrix smaller"
+            self.diagnostics.append(self.source.diagnose("too-many-cases", message, span, advice))
             return []
+        self._expanded += count
         labels = {axis.name: {choice.label for choice in axis.choices} for axis in axes}
         exclusions = self._matrices.exclusions(matrix, layers, {"engine": set(engines), **labels})
+        if count * len(exclusions) > MAX_EXCLUDED:
+            span = layers.span("matrix", "exclude", at_key=True)
+            message = (
+                f"{len(exclusions):,} entries of `exclude` over {count:,} combinations are too many to look through"
+            )
+            advice = "make the matrix smaller, or exclude several values by one entry"
+            self.diagnostics.append(self.source.diagnose("too-many-cases", message, span, advice))
+            return []
         names = [axis.name for axis in axes]
         cases = []
         expanded = 0
         for engine, choices in expand(engines, axes, exclusions):
             expanded += 1
+            if len(self.diagnostics) >= ENOUGH:
+                break
             case = self._read_combination(fields, layers, engine, names, choices, checker)
             if case is not None:
                 cases.append(case)
@@ -248,6 +264,10 @@ _NOTHING: Mapping[str, Any] = {}
 def _environment(fields: Fields, engine: str) -> str | None:
     name = fields.get("environments", _NOTHING).get(engine)
     return None if name is None else str(name)
+
+
+def _show(count: int) -> str:
+    return f"{count:,}" if count < 10**15 else "far too many"
 
 
 def _tolerance(tolerance: Mapping[str, Any], layers: Layers) -> tuple[Tolerance, ...]:

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from specrunner.spec.benchmark import check_benchmark
-from specrunner.spec.coverage import can_match, first_uncovered, idle_patterns, needs_forward, needs_passes, vocabulary
+from specrunner.spec.coverage import (
+    MAX_NUMBERS,
+    can_match,
+    count_numbers,
+    find_uncovered,
+    idle_patterns,
+    needs_forward,
+    needs_passes,
+    vocabulary,
+)
 from specrunner.spec.diagnostics import Diagnostic, accepted_values
 from specrunner.spec.golden_rules import find_unjudgeable
 from specrunner.spec.merge import Fields, Layers
@@ -261,14 +270,20 @@ class CaseChecker:
         rules = tuple(fields.get("tolerance") or ())
         listed = "tensors" in fields
         fine = True
+        numbers = count_numbers((*tensors, *rules))
+        if numbers > MAX_NUMBERS:
+            message = f"the patterns mention {numbers:,} layer numbers, more than {MAX_NUMBERS:,}"
+            advice = "use wildcards, as in `layers.*.output`, or make several cases"
+            return self._report(layers, "too-large", message, advice, "tolerance", at_key=True)
         for index, pattern in enumerate(tensors if listed else ()):
             fine = self._check_possible(layers, pattern, "tensors", index) and fine
         for pattern in rules:
             fine = self._check_possible(layers, pattern, "tolerance", pattern, at_key=True) and fine
         if not fine or not tensors:
             return fine
+        uncovered = find_uncovered(tensors, rules) if listed else {}
         for index, pattern in enumerate(tensors if listed else ()):
-            name = first_uncovered((pattern,), rules)
+            name = uncovered.get(pattern)
             if name is not None:
                 pair = f"`{pattern}`" if name == pattern else f"`{pattern}` selects `{name}`, which"
                 advice = "add it under `tolerance`: every tensor that is listed needs a rule"

@@ -14,6 +14,8 @@ from specrunner.spec.tensor_names import TEMPLATES, compile_pattern, is_possible
 
 _OTHER_NUMBER = "314159"
 PASSES = "passes."
+MAX_NUMBERS = 256
+"""Different layer numbers that the patterns of one case may mention."""
 
 
 @lru_cache(maxsize=1024)
@@ -37,14 +39,29 @@ def can_match(pattern: str, templates: tuple[str, ...] = TEMPLATES) -> bool:
     return is_possible(pattern, templates)
 
 
+def count_numbers(patterns: Iterable[str]) -> int:
+    """Return how many different layer numbers patterns mention."""
+    return len({number for pattern in patterns for number in re.findall(r"\d+", pattern)})
+
+
 @lru_cache(maxsize=1024)
-def first_uncovered(tensors: tuple[str, ...], rules: tuple[str, ...]) -> str | None:
-    """Return the first name in model order that `tensors` selects and no pattern of `rules` does, or None."""
-    wanted, covering = [compile_pattern(t) for t in tensors], [compile_pattern(r) for r in rules]
-    for name in sample_names(tensors + rules):
-        if any(w.fullmatch(name) for w in wanted) and not any(c.fullmatch(name) for c in covering):
-            return name
-    return None
+def find_uncovered(tensors: tuple[str, ...], rules: tuple[str, ...]) -> dict[str, str]:
+    """Return, by pattern of `tensors`, the first name in model order that it selects and no pattern of `rules` does."""
+    covering = _compile_any(rules)
+    open_names = [name for name in sample_names(tensors + rules) if not covering.fullmatch(name)]
+    found = {}
+    for pattern in tensors if open_names else ():
+        compiled = compile_pattern(pattern)
+        name = next((name for name in open_names if compiled.fullmatch(name)), None)
+        if name is not None:
+            found[pattern] = name
+    return found
+
+
+@lru_cache(maxsize=64)
+def _compile_any(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """Compile one expression for all names that any of `patterns` selects."""
+    return re.compile("|".join(f"(?:{compile_pattern(pattern).pattern})" for pattern in patterns) or r"(?!)")
 
 
 @lru_cache(maxsize=1024)
@@ -55,13 +72,17 @@ def idle_patterns(tensors: tuple[str, ...], rules: tuple[str, ...]) -> tuple[tup
         Pairs of a pattern and the earlier pattern that takes (the first of) its names away; None when `tensors`
         selects none of its names.
     """
-    wanted = [compile_pattern(t) for t in tensors]
-    names = [name for name in sample_names(tensors + rules) if any(w.fullmatch(name) for w in wanted)]
+    wanted = _compile_any(tensors)
+    names = [name for name in sample_names(tensors + rules) if wanted.fullmatch(name)]
+    known = frozenset(names)
     idle: list[tuple[str, str | None]] = []
     taken: dict[str, str] = {}
     for pattern in rules:
         compiled = compile_pattern(pattern)
-        mine = [name for name in names if compiled.fullmatch(name)]
+        if "*" in pattern:
+            mine = [name for name in names if compiled.fullmatch(name)]
+        else:
+            mine = [pattern] if pattern in known else []
         if not any(name not in taken for name in mine):
             idle.append((pattern, taken[mine[0]] if mine else None))
         for name in mine:
@@ -72,17 +93,15 @@ def idle_patterns(tensors: tuple[str, ...], rules: tuple[str, ...]) -> tuple[tup
 @lru_cache(maxsize=1024)
 def needs_forward(tensors: tuple[str, ...]) -> bool:
     """Tell whether any pattern selects a tensor of the forward over the prompt."""
-    return any(_selects(tensors, name) for name in sample_names(tensors) if not name.startswith(PASSES))
+    wanted = _compile_any(tensors)
+    return any(wanted.fullmatch(name) for name in sample_names(tensors) if not name.startswith(PASSES))
 
 
 @lru_cache(maxsize=1024)
 def needs_passes(tensors: tuple[str, ...]) -> bool:
     """Tell whether any pattern selects a tensor of a denoising pass."""
-    return any(_selects(tensors, name) for name in sample_names(tensors) if name.startswith(PASSES))
-
-
-def _selects(patterns: Iterable[str], name: str) -> bool:
-    return any(compile_pattern(pattern).fullmatch(name) for pattern in patterns)
+    wanted = _compile_any(tensors)
+    return any(wanted.fullmatch(name) for name in sample_names(tensors) if name.startswith(PASSES))
 
 
 def vocabulary(templates: Iterable[str] = TEMPLATES) -> list[str]:

@@ -15,6 +15,12 @@ MAX_LINE = 120
 """Columns of a source line that are shown; a longer line is cut around the culprit."""
 _TAB = 4
 _FEW = 8
+_LONGEST_WORD = 100
+_MOST_CANDIDATES = 256
+_LONGEST_MESSAGE = 1000
+
+ENOUGH = 500
+"""Problems of one file after which no further ones are looked for."""
 _RED, _BLUE, _GREEN, _BOLD, _RESET = "\x1b[1;31m", "\x1b[1;34m", "\x1b[1;32m", "\x1b[1m", "\x1b[0m"
 
 
@@ -46,8 +52,8 @@ class Diagnostic:
         location = self.location
         gutter = " " * len(str(location.line))
         lines = [
-            f"{red}error[{self.code}]{reset}{bold}: {escape_controls(self.message)}{reset}",
-            f"{gutter}{blue}-->{reset} {escape_controls(location.path)}:{location.line}:{location.column}",
+            f"{red}error[{self.code}]{reset}{bold}: {_brief(self.message)}{reset}",
+            f"{gutter}{blue}-->{reset} {_brief(location.path)}:{location.line}:{location.column}",
         ]
         if self.line_text.strip():
             source, caret = _underline(self.line_text, location.column - 1, self.width)
@@ -56,9 +62,9 @@ class Diagnostic:
                 f"{blue}{location.line} |{reset} {source}",
                 f"{gutter} {blue}|{reset} {red}{caret}{reset}",
             ]
-        lines += [f"{gutter} {blue}={reset} note: {escape_controls(note)}" for note in self.notes]
+        lines += [f"{gutter} {blue}={reset} note: {_brief(note)}" for note in self.notes]
         if self.help:
-            lines.append(f"{gutter} {blue}={reset} {green}help{reset}: {escape_controls(self.help)}")
+            lines.append(f"{gutter} {blue}={reset} {green}help{reset}: {_brief(self.help)}")
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -75,6 +81,8 @@ def sort_diagnostics(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...
 def suggest(word: str, candidates: Iterable[str]) -> str | None:
     """Return the candidate that `word` was probably meant to be, or None."""
     by_folded = {candidate.casefold(): candidate for candidate in candidates}
+    if len(word) > _LONGEST_WORD or len(by_folded) > _MOST_CANDIDATES:
+        return None  # to look for a near one would take seconds
     close = difflib.get_close_matches(word.casefold(), by_folded, n=1, cutoff=0.6)
     return by_folded[close[0]] if close else None
 
@@ -96,6 +104,14 @@ def escape_controls(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == " " else _escape(c) for c in text)
+
+
+def _brief(text: str) -> str:
+    """Return text that may quote a value of any length, without controls and cut in the middle where it is long."""
+    if len(text) > _LONGEST_MESSAGE:
+        half = _LONGEST_MESSAGE // 2
+        text = f"{text[:half]} … {text[-half:]}"
+    return escape_controls(text)
 
 
 def display_width(text: str) -> int:

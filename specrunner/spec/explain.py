@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from specrunner.spec.diagnostics import accepted_values
-from specrunner.spec.schema import kind_of, load_schema, resolve_reference
+from specrunner.spec.schema import END, kind_of, load_schema, resolve_reference
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -38,6 +38,10 @@ _PATTERNS = {
     "^[A-Za-z_][A-Za-z0-9_.]*$": "letters, digits, `_` and `.`",
     "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$": "`name` or `owner/name`",
 }
+
+
+_MOST_ITEMS = 1000
+"""Items of a value that are looked at for one kind of mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,11 @@ def _translate(error: ValidationError) -> Iterator[Finding]:
     translate = _TRANSLATORS.get(str(error.validator))
     if "propertyNames" in error.absolute_schema_path:
         name = str(error.instance)
-        yield Finding("bad-value", f"key `{name}` is not a valid name", (*path, name), True, _pattern_help(error))
+        if error.validator == "maxLength":
+            yield from _too_many(error, (*path, name))
+            return
+        message = f"key {_show(name)} is not a valid name"
+        yield Finding("bad-value", message, (*path, name), True, _pattern_help(error))
     elif translate is None:
         yield Finding("bad-value", f"{_name(path)} is not valid: {error.message}", path)
     else:
@@ -116,7 +124,7 @@ def _properties(schema: Any) -> list[str]:
 
 def _unknown_keys(error: ValidationError, path: Path) -> Iterator[Finding]:
     known = _properties(error.schema)
-    for key in _any(error.instance):
+    for key in list(_any(error.instance))[:_MOST_ITEMS]:
         if key not in known:
             advice = accepted_values(key, known)
             if key in _rule_parameters() and path and "tolerance" in path:
@@ -210,7 +218,7 @@ def _bad_pattern(error: ValidationError, path: Path) -> Iterator[Finding]:
 
 
 def _pattern_help(error: ValidationError) -> str:
-    pattern = str(error.validator_value)
+    pattern = str(error.validator_value).replace(END, "$")
     return f"allowed: {_PATTERNS.get(pattern, pattern)}"
 
 
@@ -232,10 +240,17 @@ def _too_few(error: ValidationError, path: Path) -> Iterator[Finding]:
     yield Finding("empty", f"{_name(path)} is empty", path, True, accepted_values("", known, "keys") if known else None)
 
 
+def _too_many(error: ValidationError, path: Path) -> Iterator[Finding]:
+    things = {"maxItems": "items", "maxProperties": "keys", "maxLength": "characters"}[str(error.validator)]
+    have, most = len(_any(error.instance)), _any(error.validator_value)
+    what = f"key {_show(path[-1])}" if "propertyNames" in error.absolute_schema_path else _name(path)
+    yield Finding("too-large", f"{what} has {have:,} {things}, more than {most:,}", path, True)
+
+
 def _repeated(error: ValidationError, path: Path) -> Iterator[Finding]:
     items: list[Any] = _any(error.instance)
     for index, item in enumerate(items):
-        if item in items[:index]:
+        if item in items[: min(index, _MOST_ITEMS)]:
             yield Finding("repeated-item", f"{_show(item)} is listed twice in {_name(path)}", (*path, index))
 
 
@@ -274,6 +289,9 @@ _TRANSLATORS = {
     "minItems": _too_few,
     "minProperties": _too_few,
     "minLength": _too_few,
+    "maxItems": _too_many,
+    "maxProperties": _too_many,
+    "maxLength": _too_many,
     "uniqueItems": _repeated,
     "not": _excluded,
 }

@@ -18,7 +18,7 @@ Matcher = Callable[[Sequence[str]], bool]
 """Takes the names of a case, in lower case."""
 
 MAX_DEPTH = 100
-_TOKEN = re.compile(r"\s*(?:(?P<paren>[()])|(?P<word>[^\s()]+))")
+_TOKEN = re.compile(r"(?P<paren>[()])|(?P<word>[^\s()]+)")
 
 
 def compile_keywords(text: str) -> Matcher:

@@ -18,7 +18,9 @@ from specrunner.spec.tree import Map
 EXCLUDE = "exclude"
 ENGINE = "engine"
 MAX_CASES = 100_000
-"""Cases that one entry may stand for."""
+"""Cases that one file may stand for."""
+MAX_EXCLUDED = 5_000_000
+"""Combinations of one entry times its exclusions."""
 
 _LABEL = re.compile(r"[^\s\[\],=]{1,80}")
 _TEXT_FIELDS = ("prompt", "prompt.text", "prompt.messages", "prompt.token_ids")
@@ -110,11 +112,13 @@ class MatrixReader:
             return None
         choices = [self._read_value(name, value, layers, index) for index, value in enumerate(values)]
         found = [choice for choice in choices if choice is not None]
+        labels: set[str] = set()
         for index, choice in enumerate(found):
-            if any(choice.label == other.label for other in found[:index]):
+            if choice.label in labels:
                 at = layers.span("matrix", name, index)
                 self._report(layers, "repeated-item", f"`{choice.label}` is listed twice in `{name}`", at)
                 return None
+            labels.add(choice.label)
         return Axis(name, tuple(found)) if len(found) == len(choices) else None
 
     def _read_value(self, name: str, value: Any, layers: Layers, index: int) -> Choice | None:

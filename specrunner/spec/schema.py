@@ -8,6 +8,7 @@ not, is explained by `explain.py` with the jsonschema library, which is imported
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -17,15 +18,17 @@ from typing import Any
 from specrunner.errors import ConfigurationError
 
 SCHEMA_NAME = "spec.schema.json"
+END = r"\Z"
+"""The end of the text in a regular expression of Python."""
 Check = Callable[[Any], bool]
 Schema = Mapping[str, Any]
 
 _ANNOTATIONS = frozenset(
     ("$schema", "$id", "$defs", "$comment", "title", "description", "default", "examples", "x-unit", "then")
 )
-_OBJECT_KEYWORDS = ("properties", "additionalProperties", "propertyNames", "required", "minProperties")
-_ARRAY_KEYWORDS = ("items", "minItems", "uniqueItems")
-_STRING_KEYWORDS = ("minLength", "pattern")
+_OBJECT_KEYWORDS = ("properties", "additionalProperties", "propertyNames", "required", "minProperties", "maxProperties")
+_ARRAY_KEYWORDS = ("items", "minItems", "maxItems", "uniqueItems")
+_STRING_KEYWORDS = ("minLength", "maxLength", "pattern")
 _NUMBER_KEYWORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _KNOWN = _ANNOTATIONS.union(
     _OBJECT_KEYWORDS,
@@ -52,8 +55,16 @@ def find_schema() -> Path:
 @cache
 def load_schema() -> dict[str, Any]:
     """Return the schema as JSON values."""
-    schema: dict[str, Any] = json.loads(find_schema().read_text(encoding="utf-8"))
+    schema: dict[str, Any] = json.loads(find_schema().read_text(encoding="utf-8"), object_hook=_end_patterns)
     return schema
+
+
+def _end_patterns(part: dict[str, Any]) -> dict[str, Any]:
+    """Let a pattern's `$` mean the end of the text, as in JSON Schema; Python's lets a line break follow."""
+    pattern = part.get("pattern")
+    if isinstance(pattern, str) and pattern.endswith("$"):
+        part["pattern"] = pattern[:-1] + END
+    return part
 
 
 def resolve_reference(reference: str, root: Schema | None = None) -> Schema:
@@ -152,10 +163,10 @@ class Compiler:
         additional = self.compile(schema.get("additionalProperties", True))
         names = self.compile(schema["propertyNames"]) if "propertyNames" in schema else None
         required = tuple(schema.get("required", ()))
-        least = schema.get("minProperties", 0)
+        least, most = schema.get("minProperties", 0), schema.get("maxProperties", math.inf)
 
         def check(value: Mapping[str, Any]) -> bool:
-            if len(value) < least:
+            if not least <= len(value) <= most:
                 return False
             for name in required:
                 if name not in value:
@@ -168,11 +179,11 @@ class Compiler:
 
     def _compile_array(self, schema: Schema) -> Check:
         items = self.compile(schema.get("items", True))
-        least = schema.get("minItems", 0)
+        least, most = schema.get("minItems", 0), schema.get("maxItems", math.inf)
         unique = schema.get("uniqueItems", False)
 
         def check(value: list[Any]) -> bool:
-            if len(value) < least or (unique and has_repeats(value)):
+            if not least <= len(value) <= most or (unique and has_repeats(value)):
                 return False
             return all(map(items, value))
 
@@ -259,9 +270,9 @@ def _one_of(values: list[Any]) -> Check:
 
 
 def _compile_string(schema: Schema) -> Check:
-    least = schema.get("minLength", 0)
+    least, most = schema.get("minLength", 0), schema.get("maxLength", math.inf)
     search = re.compile(schema.get("pattern", "")).search
-    return lambda value: len(value) >= least and search(value) is not None
+    return lambda value: least <= len(value) <= most and search(value) is not None
 
 
 def _compile_number(schema: Schema) -> Check:

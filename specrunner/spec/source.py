@@ -42,6 +42,7 @@ class Source:
     diagnostics: tuple[Diagnostic, ...] = ()
     odd_numbers: tuple[Span, ...] = ()
     _breaks: list[int] = field(default_factory=list, compare=False, repr=False)
+    _lines: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
 
     def locate(self, offset: int) -> Location:
         """Return the line and column of a character offset into the text."""
@@ -52,7 +53,12 @@ class Source:
         return Location(self.path, line, offset - self._breaks[line - 1] + 1)
 
     def line(self, number: int) -> str:
-        """Return the text of a line (from 1), without its break."""
+        """Return the text of a line (from 1), without its break: one string, however many diagnostics show it."""
+        if number not in self._lines:
+            self._lines[number] = self._read_line(number)
+        return self._lines[number]
+
+    def _read_line(self, number: int) -> str:
         start = self._breaks[number - 1] if number <= len(self._breaks) else len(self.text)
         match = _BREAK.search(self.text, start)
         return self.text[start : match.start() if match else len(self.text)]

@@ -23,6 +23,10 @@ MAX_DEPTH = 64
 MAX_ALIASES = 20_000
 MAX_NODES = 1_000_000
 """Values in one file, each alias counted as all that it stands for."""
+MAX_KEYS = 1000
+"""Keys of one mapping: what merges mappings and looks for near words takes a time that grows with them."""
+MAX_PROBLEMS = 200
+"""Problems of a text after which it is not read on."""
 
 
 class Map(dict[str, Any]):
@@ -186,6 +190,8 @@ class _Builder:
         self, code: str, message: str, span: Span, help: str | None = None, related: tuple[str, Span] | None = None
     ) -> None:
         self.problems.append(Problem(code, message, span, help, related))
+        if len(self.problems) >= MAX_PROBLEMS:
+            raise _Stop
 
     def _stop(self, code: str, message: str, span: Span, help: str | None = None) -> None:
         self._report(code, message, span, help)
@@ -229,6 +235,8 @@ class _Builder:
 
     def _take_key(self, frame: _Frame, event: Any) -> None:
         text = event.value
+        if len(frame.container) >= MAX_KEYS:
+            self._stop("too-large", f"a mapping of more than {MAX_KEYS:,} keys", _span(event))
         frame.key = text
         frame.key_span = (event.start_mark.index, event.end_mark.index)
         if text in _REFUSED_KEYS and event.implicit[0]:
