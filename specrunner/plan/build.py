@@ -19,6 +19,7 @@ from specrunner.results import Failure
 from specrunner.sessions.environments import Environment, find_environment
 from specrunner.spec.coverage import needs_passes
 from specrunner.spec.model import Benchmark, Case, EngineChoice, Model
+from specrunner.spec.revisions import find_variable
 
 PASS_LOGITS = "passes.*.logits"
 """What tells how a block-diffusion decode came to its decisions, step by step."""
@@ -60,6 +61,7 @@ class Planner:
         try:
             check_requirements(case.requires)
             check_recipe(case.model)
+            check_revision(case.model)
             check_benchmark(case.benchmark)
             requests = requests_of(case)
             sides = {"candidate": case.candidate, "reference": case.reference, "peer": case.peer}
@@ -232,6 +234,19 @@ def check_recipe(model: Model) -> None:
         raise CapabilityMissing(
             f"the checkpoint {recipe.name} needs the package{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
             help=recipe.install,
+        )
+
+
+def check_revision(model: Model) -> None:
+    """Make sure that the environment gives the revision, where the spec takes it from there.
+
+    Raises:
+        CapabilityMissing: the variable is not set.
+    """
+    variable = find_variable(model.revision)
+    if variable is not None:
+        raise CapabilityMissing(
+            f"the revision of {model.label} is not given", help=f"set {variable} to the full hash of the commit to test"
         )
 
 

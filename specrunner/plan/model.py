@@ -24,13 +24,13 @@ def digest_of(value: Any) -> str:
 
 def _open(value: Any) -> Any:
     """Return what JSON has no word for in other words; of a dataclass just the fields, which `asdict` would copy."""
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return {name: getattr(value, name) for name in _field_names(type(value))}
     return list(value)
 
 
 @cache
-def _field_names(kind: type) -> tuple[str, ...]:
+def _field_names(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
 
 

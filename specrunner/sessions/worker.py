@@ -20,6 +20,7 @@ from specrunner.engines.answering import answer_request
 from specrunner.engines.base import Engine
 from specrunner.engines.questions import answer_questions
 from specrunner.engines.stamp import stamp_sources
+from specrunner.engines.trust import check_trust
 from specrunner.errors import EngineError, EngineOutOfMemory, WorkerDied
 from specrunner.faults import plant
 from specrunner.plan.model import Request, Session
@@ -85,6 +86,7 @@ def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
             try:
                 if message["type"] == "load":
                     engine = load_engine(message)
+                    check_trust(engine.session, engine.model_path)
                     answer: dict[str, Any] = {"type": "ready", "facts": engine.load()}
                 elif message["type"] == "answer":
                     assert engine is not None, "a question came before the load"

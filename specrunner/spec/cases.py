@@ -26,6 +26,7 @@ from specrunner.spec.model import (
     Tolerance,
     Xfail,
 )
+from specrunner.spec.revisions import resolve_revision
 from specrunner.spec.rules import read_rules, read_token_rule, read_trajectory_rule
 from specrunner.spec.schema import default_of
 from specrunner.spec.source import Source
@@ -253,8 +254,9 @@ class CaseReader:
             id=model.get("id"),
             path=path,
             recipe=model.get("recipe"),
-            revision=model.get("revision"),
+            revision=resolve_revision(model.get("revision"), os.environ),
             trust_remote_code=model.get("trust_remote_code", False),
+            allow_pickle=model.get("allow_pickle", False),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from specrunner.spec.diagnostics import Diagnostic, accepted_values
 from specrunner.spec.golden_rules import find_unjudgeable
 from specrunner.spec.merge import Fields, Layers
 from specrunner.spec.model import Case, EngineChoice
+from specrunner.spec.revisions import find_variable, is_commit, resolve_revision
 from specrunner.spec.tree import Map
 
 _ONE_MODEL = "state exactly one of `id`, `path` and `recipe`"
@@ -88,6 +90,7 @@ class CaseChecker:
         if key not in self._checked:
             found = (
                 self._check_names(fields, layers),
+                self._check_options(fields, layers),
                 self._check_input(fields, layers),
                 self._check_decode(fields, layers, algorithm_varies),
                 self._check_attention(fields, layers),
@@ -130,6 +133,7 @@ class CaseChecker:
             advice = accepted_values(model["recipe"], list(self._recipes), "recipes")
             message = f"unknown recipe `{model['recipe']}`"
             fine = self._report(layers, "unknown-recipe", message, advice, "model", "recipe")
+        fine = (model is None or self._check_trust(model, layers)) and fine
         if fields.get("benchmark") is not None:
             return fine
         if prompt is None:
@@ -149,6 +153,35 @@ class CaseChecker:
             advice = "a prompt is only ever cut, never padded"
             return self._report(layers, "too-short", message, advice, *path, "length")
         return True
+
+    def _check_trust(self, model: Fields, layers: Layers) -> bool:
+        """Let code and pickles of the hub run at one commit only: a branch or tag may hold others tomorrow."""
+        allowed = [name for name in ("trust_remote_code", "allow_pickle") if model.get(name)]
+        if "id" not in model or not allowed:
+            return True
+        written = model.get("revision")
+        revision = resolve_revision(written, os.environ)
+        variable = find_variable(written)
+        if is_commit(revision) or (variable and revision == written):  # not set: the plan skips the case
+            return True
+        said = f"`{variable}` is `{revision}`" if variable else f"`{written}`" if written else "no revision is stated"
+        message = f"`{allowed[0]}` needs the full hash of a commit: {said}"
+        advice = "state `revision` with its 40 hex digits, or `$NAME` to take it from the environment variable NAME"
+        return self._report(layers, "unpinned-code", message, advice, "model", "revision" if written else allowed[0])
+
+    def _check_options(self, fields: Fields, layers: Layers) -> bool:
+        """Code of the checkpoint is allowed in one place, so that one place shows it."""
+        name, reference = "trust_remote_code", fields.get("reference") or {}
+        places: list[tuple[Any, tuple[str, ...]]] = [
+            *((options, ("options", engine)) for engine, options in (fields.get("options") or {}).items()),
+            (reference.get("options"), ("reference", "options")),
+            ((reference.get("peer") or {}).get("options"), ("reference", "peer", "options")),
+        ]
+        found = [path for options, path in places if name in (options or ())]
+        for path in found:
+            advice = f"write `model: {{…, {name}: true}}`"
+            self._report(layers, "conflicting-keys", f"`{name}` belongs to the model", advice, *path, name, at_key=True)
+        return not found
 
     def _check_decode(self, fields: Fields, layers: Layers, algorithm_varies: bool) -> bool:
         decode = fields.get("decode")

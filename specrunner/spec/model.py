@@ -38,8 +38,10 @@ class Model:
         id: a hub id such as `inclusionAI/LLaDA2.0-mini`.
         path: a directory in the Transformers layout; the loader makes it absolute, from the spec's directory.
         recipe: the name of a checkpoint that specrunner builds once into the user's cache, or ships.
-        revision: the hub revision; None is the default branch.
+        revision: the hub revision; None is the default branch, `$NAME` one that the environment variable NAME, not set,
+            should have given.
         trust_remote_code: whether code that the checkpoint carries may run.
+        allow_pickle: whether weights that are a pickle may be read, which can run any code.
     """
 
     id: str | None = None
@@ -47,6 +49,7 @@ class Model:
     recipe: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
+    allow_pickle: bool = False
 
     @property
     def label(self) -> str:

@@ -216,7 +216,8 @@ def test_reading_stops_after_many_problems() -> None:
 
 @pytest.mark.parametrize("package", ["a..b", "__main__", "os.path.x", "torch.nowhere.at_all", "json.", "x" * 200])
 def test_no_package_name_breaks_the_plan_or_is_imported(package: str) -> None:
-    script = "import sys; from specrunner.plan.build import has_package as has\nprint(has(sys.argv[1]), 'torch' in sys.modules)"
+    script = "import sys; from specrunner.plan.build import has_package\n"
+    script += "print(has_package(sys.argv[1]), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script, package], capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout.strip(), done.stderr) == ("False False", "")
 

@@ -21,7 +21,7 @@ from specrunner.engines.sglang.options import ALGORITHMS, SglangSetup, plan_envi
 from specrunner.engines.sglang.plugin import choose_map
 from specrunner.engines.versions import describe_versions
 from specrunner.errors import CapabilityMissing, CaptureIncomplete, ModelUnavailable, ModelUnsupported
-from specrunner.spec.model import Decode
+from specrunner.spec.model import Decode, Model
 
 if TYPE_CHECKING:
     from specrunner.engines.sglang.runner import Runner
@@ -122,7 +122,7 @@ class SglangEngine(Engine):
                 from specrunner.engines.sglang.runner import Runner
 
                 self._driver = Runner(keywords)
-            self._tokenizer = load_tokenizer(folder, self.model_path, self.session.model.trust_remote_code)
+            self._tokenizer = load_tokenizer(folder, self.model_path, self.session.model)
         self._described = self._driver.described
         check_model_class(self._described["model_class"], architecture)
         return {
@@ -253,13 +253,15 @@ def check_device(device: str) -> None:
         raise CapabilityMissing("torch sees no CUDA device")
 
 
-def load_tokenizer(folder: Path, path: str, trust_remote_code: bool) -> Any:
-    """Load the checkpoint's tokenizer as SGLang does, or return None where it has none."""
+def load_tokenizer(folder: Path, path: str, model: Model) -> Any:
+    """Load the checkpoint's tokenizer as SGLang does, at the model's revision, or return None where it has none."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None
     from sglang.srt.utils.hf_transformers_utils import get_tokenizer
 
-    return get_tokenizer(path, trust_remote_code=trust_remote_code)
+    # What SGLang calls `tokenizer_revision` does not reach Transformers, which would take the default branch.
+    pinned = {} if model.revision is None else {"revision": model.revision}
+    return get_tokenizer(path, trust_remote_code=model.trust_remote_code, tokenizer_revision=model.revision, **pinned)
 
 
 def write_algorithm(parameters: Mapping[str, Any], workspace: Path) -> str:

@@ -1,0 +1,149 @@
+"""What of a checkpoint could run code, checked in the worker before any engine reads a file of it.
+
+A pickle can do anything when it is read, so weights are safetensors unless the spec says `model.allow_pickle: true`.
+Pickles that lie beside safetensors weights are read by no engine, unless its options ask for them. Code of the
+checkpoint's own runs only where the spec says so, and never from another repository, whose revision nobody states.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specrunner.errors import ModelUnsupported
+
+if TYPE_CHECKING:
+    from specrunner.plan.model import Session
+    from specrunner.spec.model import Model
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+"""Extensions of files that engines read by unpickling."""
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_model"
+"""Stem of the weights that Transformers puts on a model when they lie beside it."""
+
+LONGEST_JSON = 64 << 20
+"""Bytes of the longest JSON file of a checkpoint that is read."""
+
+_PICKLE_OPTIONS: Mapping[str, tuple[Any, ...]] = {"load_format": ("pt", "npcache"), "use_safetensors": (False,)}
+_HELP = "convert it to safetensors, or set `model.allow_pickle: true` in the spec if you trust it"
+
+
+def check_trust(session: Session, path: str) -> None:
+    """Refuse a checkpoint that would run code which the spec does not allow.
+
+    Args:
+        session: what is to be loaded.
+        path: the checkpoint's directory, or its hub id.
+
+    Raises:
+        ModelUnsupported: weights that are a pickle, an index that leads to other files, or code of another repository.
+    """
+    folder, names = list_files(session.model, path)
+    if not session.model.allow_pickle:
+        pickle = find_pickle(names, session.options)
+        if pickle is not None:
+            raise ModelUnsupported(f"{pickle} is a pickle, which can run any code when it is read", help=_HELP)
+    if folder is None:
+        return
+    if INDEX in names:
+        check_index(folder / INDEX, allow_pickle=session.model.allow_pickle)
+    if session.model.trust_remote_code:
+        check_code(folder, names)
+
+
+def list_files(model: Model, path: str) -> tuple[Path | None, list[str]]:
+    """Return a checkpoint's directory, as far as it is on this machine, and the names of the files in it.
+
+    Of a hub id, the names are the hub's, or those in the cache where the hub cannot be asked.
+    """
+    if model.id is None or path != model.id:
+        return Path(path), _names_in(Path(path))
+    try:
+        import huggingface_hub as hub
+    except ImportError:
+        return None, []  # what cannot ask the hub cannot load from it
+    try:
+        folder = Path(hub.hf_hub_download(path, "config.json", revision=model.revision)).parent
+    except Exception:  # absent, gated or unreachable: the engine says so best
+        return None, []
+    try:
+        return folder, list(hub.list_repo_files(path, revision=model.revision))
+    except Exception:  # offline: engines find what is cached, and nothing else
+        return folder, _names_in(folder)
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+
+def find_pickle(names: Iterable[str], options: Mapping[str, Any]) -> str | None:
+    """Return the first file that an engine would unpickle, or None.
+
+    Args:
+        names: files of the checkpoint; those in folders below it are read by no engine.
+        options: the engine's.
+    """
+    names = sorted(names)
+    pickles = [name for name in names if name.lower().endswith(PICKLES) and "/" not in name]
+    asked = any(options.get(name) in values for name, values in _PICKLE_OPTIONS.items() if name in options)
+    if asked or not (WEIGHTS in names or INDEX in names):
+        return pickles[0] if pickles else None
+    adapters = [name for name in pickles if name.startswith(ADAPTER)]
+    return adapters[0] if adapters and f"{ADAPTER}.safetensors" not in names else None
+
+
+def check_index(file: Path, *, allow_pickle: bool = False) -> None:
+    """Refuse an index of shards that names anything but safetensors files beside it.
+
+    Raises:
+        ModelUnsupported: it does, or it is no index.
+    """
+    stated = _read_json(file).get("weight_map")
+    if not isinstance(stated, dict):
+        raise ModelUnsupported(f"{file.name} has no weight_map")
+    for shard in sorted({str(name) for name in stated.values()}):
+        if Path(shard).name != shard or shard == "..":
+            raise ModelUnsupported(f"{file.name} leads out of the checkpoint: {shard[:200]!r}")
+        if not shard.endswith(".safetensors") and not allow_pickle:
+            raise ModelUnsupported(f"{file.name} names {shard[:200]!r}, which is no safetensors file", help=_HELP)
+
+
+def check_code(folder: Path, names: Iterable[str]) -> None:
+    """Refuse code that comes from another repository than the checkpoint (`auto_map: {…: "owner/name--module.Class"}`).
+
+    Raises:
+        ModelUnsupported: a configuration names such code.
+    """
+    for name in sorted(name for name in names if name.endswith("config.json") and "/" not in name):
+        stated = _read_json(folder / name).get("auto_map") if (folder / name).is_file() else None
+        for source in _texts(stated):
+            repository, separator, _ = source.partition("--")
+            if separator:
+                raise ModelUnsupported(
+                    f"{name} takes code from the repository {repository[:200]!r}, whose revision nobody states",
+                    help="put that code into the checkpoint, and its name without `--` into `auto_map`",
+                )
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for item in items for text in (_texts(item) if not isinstance(item, dict) else ())]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(LONGEST_JSON + 1)
+        stated = json.loads(content) if len(content) <= LONGEST_JSON else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelUnsupported(f"{file.name} cannot be read: {type(error).__name__}") from error
+    if not isinstance(stated, dict):
+        raise ModelUnsupported(f"{file.name} is no JSON object of at most {LONGEST_JSON >> 20} MiB")
+    return stated

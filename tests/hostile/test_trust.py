@@ -1,0 +1,264 @@
+"""Checkpoints that would run code: refused before any engine reads them, unless the spec allows it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import save_file
+
+from specrunner.engines import trust
+from specrunner.engines.trust import check_code, check_index, check_trust, find_pickle
+from specrunner.errors import ModelUnsupported
+from specrunner.plan.build import Planner, make_plan
+from specrunner.plan.model import Session
+from specrunner.sessions import worker
+from specrunner.spec.loader import load_specs, read_spec
+from specrunner.spec.model import Case, Model
+from specrunner.spec.revisions import find_variable, is_commit, resolve_revision
+from specrunner.spec.source import parse_text
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def make_session(folder: Path, engine: str = "hf", **fields: Any) -> Session:
+    options = fields.pop("options", {})
+    return Session(engine, "here", Model(path=str(folder), **fields), "float32", "cpu", options)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pkl", "consolidated.00.pth", "x.CKPT"])
+@pytest.mark.parametrize("engine", ["hf", "vllm", "sglang", "oracle", "plugin"])
+def test_weights_that_are_a_pickle_are_refused_on_every_engine(folder: Path, name: str, engine: str) -> None:
+    (folder / name).write_bytes(b"x")
+    with pytest.raises(ModelUnsupported, match="is a pickle") as caught:
+        check_trust(make_session(folder, engine), str(folder))
+    assert "model.allow_pickle: true" in str(caught.value.help)
+    check_trust(make_session(folder, engine, allow_pickle=True), str(folder))
+
+
+def test_pickles_beside_safetensors_are_read_by_nobody(folder: Path) -> None:
+    for name in ("pytorch_model.bin", "optimizer.pt", "model.safetensors"):
+        (folder / name).write_bytes(b"x")
+    check_trust(make_session(folder), str(folder))
+
+
+@pytest.mark.parametrize("options", [{"load_format": "pt"}, {"load_format": "npcache"}, {"use_safetensors": False}])
+def test_options_that_ask_for_a_pickle_are_refused(folder: Path, options: dict[str, Any]) -> None:
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        (folder / name).write_bytes(b"x")
+    with pytest.raises(ModelUnsupported, match="pytorch_model.bin is a pickle"):
+        check_trust(make_session(folder, options=options), str(folder))
+    check_trust(make_session(folder, options={"load_format": "safetensors"}), str(folder))
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ([], None),
+        (["model.safetensors"], None),
+        (["model.gguf"], None),
+        (["other.safetensors", "pytorch_model.bin"], "pytorch_model.bin"),  # Transformers takes the latter
+        (["model.safetensors", "adapter_model.bin"], "adapter_model.bin"),
+        (["model.safetensors", "adapter_model.bin", "adapter_model.safetensors"], None),
+        (["model.safetensors.index.json", "pytorch_model.bin"], None),
+        (["original/consolidated.00.pth"], None),  # of a hub's list: no engine looks into folders
+    ],
+)
+def test_which_files_an_engine_would_unpickle(names: list[str], found: str | None) -> None:
+    assert find_pickle(names, {}) == found
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"weight_map": {"a": "pytorch_model.bin"}}, "no safetensors file"),
+        ({"weight_map": {"a": "../../secret.safetensors"}}, "leads out of the checkpoint"),
+        ({"weight_map": {"a": "/etc/x.safetensors"}}, "leads out of the checkpoint"),
+        ({"weight_map": {"a": ".."}}, "leads out of the checkpoint"),
+        ({"weight_map": ["a"]}, "has no weight_map"),
+        ({}, "has no weight_map"),
+        ([], "no JSON object"),
+    ],
+)
+def test_an_index_leads_to_safetensors_beside_it_only(folder: Path, content: Any, message: str) -> None:
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps(content))
+    with pytest.raises(ModelUnsupported, match=message):
+        check_index(index)
+    with pytest.raises(ModelUnsupported, match=message):
+        check_trust(make_session(folder), str(folder))
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000, b'{"a": 1' * 50_000])
+def test_a_broken_index_is_an_error(folder: Path, content: bytes) -> None:
+    (folder / "model.safetensors.index.json").write_bytes(content)
+    with pytest.raises(ModelUnsupported, match="cannot be read"):
+        check_trust(make_session(folder), str(folder))
+
+
+def test_code_of_another_repository_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_text('{"auto_map": {"AutoConfig": "mallory/code--configuration.Config"}}')
+    with pytest.raises(ModelUnsupported, match="takes code from the repository 'mallory/code'"):
+        check_trust(make_session(folder, trust_remote_code=True), str(folder))
+    check_trust(make_session(folder), str(folder))  # without the permission, none is run
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["mallory/code--t.T", null]}}')
+    with pytest.raises(ModelUnsupported, match="tokenizer_config.json takes code"):
+        check_code(folder, ["config.json", "tokenizer_config.json"])
+    (folder / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["tokenization.T", null]}}')
+    check_code(folder, ["config.json", "tokenizer_config.json"])
+
+
+def test_of_a_hub_model_the_hub_s_list_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def download(repository: str, name: str, revision: str | None) -> str:
+        asked.append((repository, name, revision))
+        return str(folder / name)
+
+    def refuse(*_: Any, **__: Any) -> list[str]:
+        raise ConnectionError("offline")
+
+    session = Session("hf", "here", Model(id="owner/name", revision=COMMIT), "float32", "cpu")
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "list_repo_files", lambda *_, **__: ["config.json", "pytorch_model.bin"])
+    with pytest.raises(ModelUnsupported, match=r"pytorch_model\.bin is a pickle"):
+        check_trust(session, "owner/name")
+    assert asked == [("owner/name", "config.json", COMMIT)]
+    monkeypatch.setattr(hub, "list_repo_files", refuse)
+    check_trust(session, "owner/name")
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(ModelUnsupported, match=r"pytorch_model\.bin is a pickle"):
+        check_trust(session, "owner/name")
+    monkeypatch.setattr(hub, "hf_hub_download", refuse)
+    assert trust.list_files(session.model, "owner/name") == (None, [])
+
+
+def test_the_worker_checks_before_the_engine_loads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pickle would leave a file behind; the engine is never asked."""
+
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (folder / "ran",))
+
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
+    message = {
+        "type": "load",
+        "engine": "specrunner.engines.hf.adapter:HfEngine",
+        "session": make_session(folder).to_json(),
+        "model_path": str(folder),
+        "workspace": str(folder / "work"),
+    }
+    answers: list[dict[str, Any]] = []
+    inbox = [message, {"type": "close"}]
+
+    class Pipe:
+        def get(self) -> dict[str, Any]:
+            return inbox.pop(0)
+
+        def send(self, answer: dict[str, Any]) -> None:
+            answers.append(answer)
+
+    worker.serve(Pipe(), Pipe())  # type: ignore[arg-type]
+    assert answers[0]["type"] == "failed"
+    assert answers[0]["message"] == "pytorch_model.bin is a pickle, which can run any code when it is read"
+    assert not (folder / "ran").exists()
+
+
+# --- specs ---
+
+
+def read(model: str, more: str = "") -> tuple[list[Case], list[tuple[str, str]]]:
+    text = f"version: 1\nmodel: {model}\nengines: [hf]\nreference: {{engine: hf}}\ndtype: bfloat16\n{more}"
+    text += "cases:\n  - {name: a, prompt: hi, tolerance: {logits: exact}}\n"
+    cases, diagnostics = read_spec(parse_text(text, "x.yaml"), "x", ("hf", "vllm"), ("glass-0.8m",))
+    return cases, [(diagnostic.code, diagnostic.message) for diagnostic in diagnostics]
+
+
+@pytest.mark.parametrize("what", ["trust_remote_code", "allow_pickle"])
+@pytest.mark.parametrize("revision", ["main", "v1.0", COMMIT[:39], COMMIT + "0", COMMIT.upper(), ""])
+def test_code_of_the_hub_needs_a_pinned_revision(what: str, revision: str) -> None:
+    stated = f", revision: '{revision}'" if revision else ""
+    cases, found = read(f"{{id: owner/name{stated}, {what}: true}}")
+    assert cases == []
+    assert [code for code, _ in found] == ["unpinned-code"]
+    assert found[0][1].startswith(f"`{what}` needs the full hash of a commit")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "{id: owner/name}",
+        "{id: owner/name, revision: main}",
+        f"{{id: owner/name, revision: '{COMMIT}', trust_remote_code: true}}",
+        "{path: ../checkpoint, trust_remote_code: true, allow_pickle: true}",
+        "{recipe: glass-0.8m, trust_remote_code: true}",
+    ],
+)
+def test_what_is_pinned_or_local_may_run_code(model: str) -> None:
+    cases, found = read(model)
+    assert found == [] and len(cases) == 1
+
+
+def test_the_environment_can_give_the_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = "{id: owner/name, revision: $THE_REVISION, trust_remote_code: true}"
+    monkeypatch.delenv("THE_REVISION", raising=False)
+    cases, found = read(model)
+    assert found == [] and cases[0].model.revision == "$THE_REVISION"
+    skip = make_plan(cases, Planner()).cases[0].skip
+    assert skip is not None and skip.kind == "capability-missing"
+    assert (skip.message, skip.help) == (
+        "the revision of owner/name is not given",
+        "set THE_REVISION to the full hash of the commit to test",
+    )
+    monkeypatch.setenv("THE_REVISION", COMMIT)
+    cases, found = read(model)
+    assert found == [] and cases[0].model.revision == COMMIT
+    monkeypatch.setenv("THE_REVISION", "main")
+    assert read(model)[1] == [
+        ("unpinned-code", "`trust_remote_code` needs the full hash of a commit: `THE_REVISION` is `main`")
+    ]
+    assert resolve_revision("$THE_REVISION/x", {"THE_REVISION": "y"}) == "$THE_REVISION/x"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "options: {vllm: {trust_remote_code: true}}\n",
+        "options: {hf: {trust_remote_code: false}}\n",
+        "reference: {engine: hf, options: {trust_remote_code: true}}\n",
+        "reference: {engine: hf, peer: {options: {trust_remote_code: true}}}\n",
+    ],
+)
+def test_options_cannot_allow_code(more: str) -> None:
+    text = f"version: 1\nmodel: {{id: owner/name}}\nengines: [hf]\ndtype: bfloat16\n{more}"
+    text += "" if more.startswith("reference") else "reference: {engine: hf}\n"
+    text += "cases:\n  - {name: a, prompt: hi, tolerance: {logits: exact}}\n"
+    _, diagnostics = read_spec(parse_text(text, "x.yaml"), "x", ("hf", "vllm"), ())
+    assert [(d.code, d.message) for d in diagnostics] == [
+        ("conflicting-keys", "`trust_remote_code` belongs to the model")
+    ]
+
+
+def test_the_shipped_specs_run_no_code_at_an_unpinned_revision() -> None:
+    for case in load_specs(["specs"]).require_valid():
+        if case.model.id is not None and (case.model.trust_remote_code or case.model.allow_pickle):
+            assert is_commit(case.model.revision) or find_variable(case.model.revision)
+
+
+def test_a_sound_checkpoint_passes(folder: Path) -> None:
+    import numpy
+
+    save_file({"x": numpy.zeros(2, "float32")}, folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model-00001-of-00001.safetensors"}}')
+    check_trust(make_session(folder), str(folder))
