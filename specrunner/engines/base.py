@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -44,6 +44,10 @@ class Capabilities:
     batches: bool = False
 
 
+ScoredPrompt = tuple[Sequence[int], Sequence[Sequence[int]]]
+"""A prompt and continuations that end with the token after it."""
+
+
 @dataclass(slots=True)
 class Capture:
     """What an adapter returns for one request.
@@ -69,6 +73,9 @@ class Engine(ABC):
         session: what to load.
         model_path: the checkpoint's directory; for a hub id, the id itself, which the engine's own hub client resolves.
         workspace: an empty directory of this session, removed when it ends; engines put sockets and caches here.
+
+    Attributes:
+        stop: texts after which a greedy decode may end, since the rest will be cut off; set by `generate` alone.
     """
 
     name: ClassVar[str]
@@ -77,6 +84,7 @@ class Engine(ABC):
         self.session = session
         self.model_path = model_path
         self.workspace = workspace
+        self.stop: tuple[str, ...] = ()
 
     @classmethod
     @abstractmethod
@@ -145,13 +153,56 @@ class Engine(ABC):
     def generate(self, token_ids: Sequence[int], decode: Decode, stop: Sequence[str] = ()) -> list[int]:
         """Return the ids that the engine generates after a prompt; benchmarks read their answers from them.
 
+        Block diffusion is asked for one block after the other while there are stop texts and a stated block length:
+        every block is cut at the same absolute position as without, and ends the decode when a stop text is in it.
+
         Args:
             token_ids: the prompt.
             decode: how to generate.
             stop: texts after which the rest will be cut off, so that an engine may end there.
         """
-        prompt = Prompt(token_ids=tuple(token_ids))
-        return list(self.capture(Request(prompt=prompt, decode=decode)).output_token_ids or ())
+        self.stop = tuple(text for text in stop if text)
+        try:
+            if not self.stop or decode.algorithm == "greedy" or decode.block_length is None:
+                prompt = Prompt(token_ids=tuple(token_ids))
+                return list(self.capture(Request(prompt=prompt, decode=decode)).output_token_ids or ())
+            return self._generate_by_block(list(token_ids), decode, decode.block_length)
+        finally:
+            self.stop = ()
+
+    def _generate_by_block(self, prompt: list[int], decode: Decode, length: int) -> list[int]:
+        tokens = list(prompt)
+        end = len(prompt) + decode.max_new_tokens
+        while len(tokens) < end:
+            wanted = min(end, (len(tokens) // length + 1) * length) - len(tokens)
+            request = Request(Prompt(token_ids=tuple(tokens)), decode=replace(decode, max_new_tokens=wanted))
+            capture = self.capture(request)
+            new = capture.output_token_ids or ()
+            tokens += new
+            ended = len(new) < wanted or capture.facts.get("finish_reason") == "stop"
+            if ended or self.has_stopped(tokens[len(prompt) :]):
+                break
+        return tokens[len(prompt) :]
+
+    def read_text(self, token_ids: Sequence[int]) -> str | None:
+        """Return the text of generated ids without special tokens, or None without a tokenizer."""
+        return None
+
+    def has_stopped(self, token_ids: Sequence[int]) -> bool:
+        """Tell whether a stop text of the question is in the text of what was generated."""
+        text = self.read_text(token_ids) if self.stop else None
+        return text is not None and any(stop in text for stop in self.stop)
+
+    def score_continuations(self, groups: Sequence[ScoredPrompt]) -> list[list[dict[str, Any]]] | None:
+        """Score the continuations of many prompts together; None where they are to be read off the logits.
+
+        Args:
+            groups: ids of a prompt with its continuations, whose tokens but the last are the prompt's last ones.
+
+        Returns:
+            For each prompt and continuation, `logprob` and `greedy` as `engines.questions.score_continuation` has them.
+        """
+        return None
 
     def capture_led(self, request: Request, reference: Mapping[str, Any], *, routing: bool) -> Capture:
         """Answer a request with each layer fed by the reference: the errors that are left are the layers' own.

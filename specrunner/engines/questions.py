@@ -48,11 +48,21 @@ def answer_questions(
             "the model does not predict the next token, so it gives no log-likelihood of a continuation",
             help="take a task whose answers are generated, such as gsm8k_cot, or state `likelihood: {samples: 128}`",
         )
-    for tokens, indices in groups.items():
-        logits = engine.read_logits(tokens)
-        for index in indices:
-            answers[index] = score_continuation(logits, questions[index]["continuation"])
+    asked = [(tokens, [questions[index]["continuation"] for index in indices]) for tokens, indices in groups.items()]
+    scored = engine.score_continuations(asked) if asked else []
+    if scored is None:
+        scored = [score_by_logits(engine, tokens, continuations) for tokens, continuations in asked]
+    for indices, found in zip(groups.values(), scored, strict=True):
+        answers |= dict(zip(indices, found, strict=True))
     return [answers[index] for index in range(len(questions))]
+
+
+def score_by_logits(
+    engine: Engine, tokens: Sequence[int], continuations: Sequence[Sequence[int]]
+) -> list[dict[str, Any]]:
+    """Score the continuations of one prompt by the logits of one forward."""
+    logits = engine.read_logits(tokens)
+    return [score_continuation(logits, continuation) for continuation in continuations]
 
 
 def score_continuation(logits: Any, continuation: Sequence[int]) -> dict[str, Any]:

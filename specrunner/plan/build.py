@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.machinery import PathFinder
 
-from specrunner.benchmarks.tasks import INSTALL, find_missing_packages
+from specrunner.benchmarks.tasks import HUB_HELP, INSTALL, find_missing_packages, find_unreachable
 from specrunner.engines.base import Capabilities
 from specrunner.engines.registry import find_engine
 from specrunner.errors import CapabilityMissing, EngineError, EngineMissing
@@ -268,13 +268,20 @@ def check_benchmark(benchmark: Benchmark | None) -> None:
     """Make sure that lm-eval and the questions are there.
 
     Raises:
-        CapabilityMissing: the packages that hold them are not installed beside specrunner.
+        CapabilityMissing: the packages that hold them are not installed beside specrunner, or the hub that should give
+            the questions is switched off.
     """
     if benchmark is None:
         return
-    missing = find_missing_packages(own_data=benchmark.evaluation.file is not None)
+    evaluation = benchmark.evaluation
+    missing = find_missing_packages(own_data=evaluation.file is not None or evaluation.hub)
     if missing:
         raise CapabilityMissing(f"benchmarks need {' and '.join(missing)} beside specrunner", help=INSTALL)
+    unreachable = find_unreachable(evaluation.tasks) if evaluation.hub else ()
+    if unreachable:
+        raise CapabilityMissing(
+            f"the hub is switched off, and its cache lacks the questions of {' and '.join(unreachable)}", help=HUB_HELP
+        )
 
 
 def _strings(value: object) -> Iterable[str]:

@@ -31,6 +31,7 @@ _MOST_SESSIONS = 4
 _REFRESH_SECONDS = 0.2
 _BAR_CELLS = 30
 _LEAST_BAR_CELLS = 6
+_SECONDS_BETWEEN_COUNTS = 60.0
 
 
 class Progress:
@@ -56,10 +57,16 @@ def make_progress(stream: TextIO, palette: Palette, environment: Mapping[str, st
 
 
 class LineProgress(Progress):
-    """One line for every session that starts, is ready or is lost: enough to see in a log where the time went."""
+    """One line for every session that starts, is ready or is lost: enough to see in a log where the time went.
+
+    A benchmark has a line a minute.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(stream)
+        self._labels: dict[str, str] = {}
+        self._asked: dict[str, tuple[float, float]] = {}
+        """By session, when its benchmark's first question was asked, and when a line last told how far it is."""
 
     def handle(self, event: Event) -> None:
         """Print a line for what a reader of a log would miss."""
@@ -67,11 +74,23 @@ class LineProgress(Progress):
             case RunStarted():
                 self._console.print(_describe_plan(event))
             case SessionStarted():
+                self._labels[event.session] = event.label
                 self._say("starting", event.label, f"({plural(event.requests, 'request')})")
+            case QuestionsAnswered() if event.session in self._labels:
+                self._count(event)
             case SessionReady():
                 self._say("ready", event.label, f"in {format_seconds(event.seconds)}")
             case SessionEnded(reason=reason) if reason:
                 self._say("lost", event.label, f"({escape_line(reason)})")
+
+    def _count(self, event: QuestionsAnswered) -> None:
+        now = time.monotonic()
+        began, told = self._asked.get(event.session, (now, now)) if event.done else (now, now)
+        if now - told >= _SECONDS_BETWEEN_COUNTS:
+            told = now
+            rest = describe_questions((event.done, event.total), now - began).removeprefix(", ")
+            self._say("answered", self._labels[event.session], rest)
+        self._asked[event.session] = began, told
 
     def _say(self, word: str, label: str, rest: str) -> None:
         self._console.print(f"{word:>8} {escape_line(label)} {rest}")

@@ -2,7 +2,8 @@
 
 A book holds what one session answered under one stamp (`engines.stamp`), fault and way of decoding: a JSONL file in the
 user's cache that only grows, one line an answer with its question's digest and a checksum. A line that is cut or
-damaged counts as not there. When a run has all its evidence its books are deleted: the next run measures anew.
+damaged counts as not there. When a run has all its evidence its books are deleted: the next run measures anew. Books
+that nobody comes back to are deleted by the runs that follow, when they are old or too large together.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import json
 import math
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,12 @@ from specrunner.folders import cache_folder, hold_lock
 from specrunner.plan.model import Request, Session
 
 LOCK = "lock"
+
+OLDEST = 30 * 86400.0
+"""Seconds after its last answer that a book is of use."""
+
+MOST_BYTES = 1 << 30
+"""What all books may take together; the one that was written last stays at any size."""
 
 CHANGING = ("engine_arguments", "max_total_tokens")
 """Facts of a session that hold ports, paths or free memory; what matters of them is in the options and the stamp."""
@@ -94,7 +102,12 @@ class AnswerShelf:
             return self._books[name]
 
     def clear(self) -> None:
-        """Delete the books of a run that came to its end; while a benchmark of it did not, they stay."""
+        """Delete the books of a run that came to its end; while a benchmark of it did not, they stay.
+
+        Books that runs before have left behind go when they are too old, or too many.
+        """
+        if self._books and self.folder is not None:
+            prune_books(self.folder, older_than=OLDEST, most_bytes=MOST_BYTES)
         if self.unfinished:
             return
         for book in self._books.values():
@@ -113,6 +126,67 @@ class AnswerShelf:
 def answers_folder() -> Path:
     """Return where books are kept on this machine."""
     return cache_folder() / "answers"
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Some books.
+
+    Attributes:
+        count: how many.
+        size: bytes that they take.
+    """
+
+    count: int
+    size: int
+
+
+def measure_books(folder: Path) -> Books:
+    """Return the books that are kept in a folder."""
+    found = list_books(folder)
+    return Books(len(found), sum(size for _, size, _ in found))
+
+
+def prune_books(
+    folder: Path, *, older_than: float | None = None, most_bytes: int | None = None, now: float | None = None
+) -> Books:
+    """Delete books that no run is likely to come back to.
+
+    A run that is under way loses at most what it had kept so far: it begins a new book with its next answer.
+
+    Args:
+        folder: where books are.
+        older_than: seconds after its last answer that a book stays; 0 deletes all, None asks for no age.
+        most_bytes: what the rest may take together; the oldest go first, the newest stays at any size.
+        now: the time since the epoch in seconds, for tests.
+
+    Returns:
+        What was deleted.
+    """
+    if not folder.is_dir():
+        return Books(0, 0)
+    count = freed = 0
+    with suppress(OSError), hold_lock(folder / LOCK):
+        moment = time.time() if now is None else now
+        kept = 0
+        for number, (changed, size, file) in enumerate(sorted(list_books(folder), reverse=True)):
+            kept += size
+            too_old = older_than is not None and moment - changed >= older_than
+            too_much = most_bytes is not None and number > 0 and kept > most_bytes
+            if too_old or too_much:
+                file.unlink(missing_ok=True)
+                count, freed = count + 1, freed + size
+    return Books(count, freed)
+
+
+def list_books(folder: Path) -> list[tuple[float, int, Path]]:
+    """Return when each book was written last, in seconds since the epoch, its bytes, and its file."""
+    found = []
+    for file in folder.glob("*.jsonl"):
+        with suppress(OSError):
+            status = file.stat()
+            found.append((status.st_mtime, status.st_size, file))
+    return found
 
 
 def read_lines(file: Path) -> dict[str, dict[str, Any]]:

@@ -62,10 +62,14 @@ def _check_metric(benchmark: Mapping[str, Any], tasks: tuple[str, ...], report: 
 
 def _check_questions(benchmark: Mapping[str, Any], tasks: tuple[str, ...], report: Report) -> bool:
     data = benchmark.get("data", {})
-    if data and "file" not in data:
+    hub = data.get("hub", False)
+    if hub and len(data) > 1:
+        message = "questions come from the hub or from a file, not from both"
+        return report("conflicting-keys", message, "take one of them out", "benchmark", "data", "hub", at_key=True)
+    if data and "file" not in data and "hub" not in data:
         advice = "state the `file` of the questions as well"
         return report("missing-key", "`data` has no `file`", advice, "benchmark", "data", at_key=True)
-    if data and len(tasks) > 1:
+    if "file" in data and len(tasks) > 1:
         message = "one file holds the questions of one task"
         return report("conflicting-keys", message, "make a case for each task", "benchmark", "data", at_key=True)
     if "likelihood" in benchmark and not any(TASKS[name].likelihood for name in tasks):
@@ -73,13 +77,13 @@ def _check_questions(benchmark: Mapping[str, Any], tasks: tuple[str, ...], repor
         return report("conflicting-keys", message, "take `likelihood` out", "benchmark", "likelihood", at_key=True)
     for name in tasks:
         task = TASKS[name]
-        here = "shots_file" in data if data else task.packaged_shots
+        here = hub or ("shots_file" in data if "file" in data else task.packaged_shots)
         if needs_shots(task, benchmark.get("num_fewshot")) and not here:
             shots = "num_fewshot" if "num_fewshot" in benchmark else "task"
             return report(
                 "no-shots",
                 f"the shots of `{name}` come from its {task.shots_split} split, which is not in the data",
-                "state `num_fewshot: 0`, or `data` with a `shots_file`"
+                "state `num_fewshot: 0`, or `data` with a `shots_file` or `hub: true`"
                 + (", or take `gsm8k_cot`, which carries its own" if name == "gsm8k" else ""),
                 "benchmark",
                 shots,
@@ -156,6 +160,7 @@ def read_benchmark(benchmark: Mapping[str, Any], spec_path: str) -> Benchmark:
         mask_samples=_whole(likelihood.get("samples")),
         mask_block=int(likelihood.get("block_length", 32)),
         mask_token_id=_whole(likelihood.get("mask_token_id")),
+        hub=data.get("hub", False),
     )
     recorded = Baseline(baseline.get("score"), _whole(baseline.get("samples")), locate(baseline.get("file")))
     return Benchmark(

@@ -154,6 +154,7 @@ class Evaluation:
         num_fewshot: shots before each question; None is each task's own number.
         file: a JSONL file of the questions, absolute; None takes them from the data package.
         shots_file: a JSONL file of the questions that shots are taken from, absolute, or None.
+        hub: whether the questions, and the shots, come from the Hugging Face hub.
         chat_template: whether the checkpoint's chat template is applied.
         add_bos_token: whether special tokens are added to texts; None leaves it to the tokenizer.
         max_length: tokens that a prompt and its answer may have; None takes the model's limit.
@@ -177,6 +178,7 @@ class Evaluation:
     mask_samples: int | None = None
     mask_block: int = 32
     mask_token_id: int | None = None
+    hub: bool = False
 
 
 @dataclass(frozen=True, slots=True)

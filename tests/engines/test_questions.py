@@ -15,6 +15,7 @@ from specrunner.engines.questions import answer_questions, score_continuation
 from specrunner.errors import ModelUnsupported
 from specrunner.plan.model import Request, Session
 from specrunner.spec.model import Decode, Model
+from tests.engines.asked import LONG_ANSWER, find_stop
 from tests.engines.conftest import Start
 
 VOCABULARY = 11
@@ -97,3 +98,34 @@ def test_a_generation_takes_its_length_from_the_question_and_its_way_from_the_ca
     way = {"max_new_tokens": 1, "algorithm": "low_confidence", "block_length": 32, "threshold": 0.9}
     answer_questions(engine, [question], way)
     assert [decode for _, decode in engine.decodes] == [Decode(9), Decode(9, "low_confidence", 32, 0.9)]
+
+
+def test_a_generation_ends_behind_its_stop_text(start: Start) -> None:
+    engine = start(HfEngine, "glass-0.8m")
+    assert isinstance(engine, HfEngine)
+    prompt = [(7 * i * i + 3 * i + 5) % 300 for i in range(24)]
+    whole, stop = find_stop(engine, prompt, Decode(48))
+    question = {"prompt": prompt, "max_new_tokens": 48, "stop": ["", "never said", stop]}
+    (answer,) = answer_questions(engine, [question], None)
+    early = answer["token_ids"]
+    assert early == whole[: len(early)] != whole
+    texts = [engine.read_text(ids) or "" for ids in (whole, early, early[:-1])]
+    assert texts[0].partition(stop)[0] == texts[1].partition(stop)[0], "the early end changes what is cut out"
+    assert [stop in text for text in texts] == [True, True, False]
+    assert engine.generate(prompt, Decode(48)) == whole, "a stop text outlives its question"
+
+
+def test_block_diffusion_ends_behind_the_block_of_its_stop_text(start: Start) -> None:
+    engine = start(HfEngine, "tiny-llada2")
+    assert isinstance(engine, HfEngine)
+    decode = Decode(48, "low_confidence", 16, 0.95, ignore_eos=True)
+    prompt = LONG_ANSWER
+    whole, stop = find_stop(engine, prompt, decode)
+    assert len(whole) == 48
+    early = engine.generate(prompt, decode, [stop])
+    assert early == whole[: len(early)] != whole
+    assert (len(prompt) + len(early)) % 16 == 0
+    assert stop in (engine.read_text(early) or "") and stop not in (engine.read_text(early[:-16]) or "")
+    assert engine.generate(prompt, decode, ["never said"]) == whole, "the blocks of one call and of several differ"
+    ended = Decode(48, "low_confidence", 16, 0.95)
+    assert engine.generate(prompt, ended, ["never said"]) == engine.generate(prompt, ended)

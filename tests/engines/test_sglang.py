@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 import specrunner
 from specrunner.engines.hf import HfEngine
 from specrunner.engines.oracle import OracleEngine
+from specrunner.engines.questions import answer_questions
 from specrunner.engines.sglang import SglangEngine
 from specrunner.errors import (
     CaptureIncomplete,
@@ -40,6 +41,7 @@ from specrunner.sessions.environments import find_environment
 from specrunner.sessions.process import WorkerProcess
 from specrunner.spec.model import Decode, Model, Prompt
 from specrunner.spec.tensor_names import is_auxiliary, model_order
+from tests.engines.asked import LONG_ANSWER, find_stop, masked_questions, scored_questions
 
 
 def find_python() -> str | None:
@@ -97,6 +99,12 @@ class Served:
         message = {"type": "capture", "request": request.to_json(), "directory": str(directory)}
         self.worker.ask(message, timeout=timeout)
         return read_capture(directory)
+
+    def answer(self, questions: list[dict[str, Any]], decode: Decode | None = None) -> list[dict[str, Any]]:
+        request = Request(Prompt(), (), decode)
+        message = {"type": "answer", "request": request.to_json(), "questions": questions}
+        answers: list[dict[str, Any]] = self.worker.ask(message, timeout=600)["answers"]
+        return answers
 
     def tensors(self, prompt: Prompt, tensors: tuple[str, ...] = ALL) -> dict[str, torch.Tensor]:
         path = self.ask(prompt, tensors).tensors_path
@@ -210,6 +218,19 @@ class TestGlass:
     def test_only_what_was_asked_for_comes_back(self, serve: Serve) -> None:
         names = set(serve("glass-0.8m").tensors(numbers(4), ("layers.1.output", "logits")))
         assert names == {"layers.1.output", "logits"}
+
+    def test_a_benchmarks_questions_are_answered_as_by_transformers(self, serve: Serve, start: Any) -> None:
+        engine, served = start(HfEngine, "glass-0.8m"), serve("glass-0.8m")
+        questions = scored_questions()
+        for ours, reference in zip(served.answer(questions), answer_questions(engine, questions, None), strict=True):
+            assert ours["logprob"] == pytest.approx(reference["logprob"], abs=1e-3)
+            assert ours["greedy"] == reference["greedy"]
+        prompt = list(numbers(24).token_ids or ())
+        whole, stop = find_stop(engine, prompt, greedy(48))
+        question = {"prompt": prompt, "max_new_tokens": 48, "stop": [stop]}
+        (early,) = served.answer([question])
+        assert answer_questions(engine, [question], None) == [early]
+        assert len(early["token_ids"]) < len(whole) and whole[: len(early["token_ids"])] == early["token_ids"]
 
     @pytest.mark.parametrize(
         ("prompt", "tensors", "decode", "kind", "said"),
@@ -393,6 +414,23 @@ class TestLlada2:
         ids = tuple(range(65, 65 + BLOCK))
         ours = serve(unscaled).ask(Prompt(token_ids=ids), decode=Decode(BLOCK, "low_confidence", BLOCK, 0.0, True))
         assert (ours.facts["passes"], ours.facts["refresh_forwards"]) == (1, 1)
+
+    def test_a_benchmarks_questions_are_answered_as_by_transformers(
+        self, serve: Serve, unscaled: Model, oracle: OracleEngine, tmp_path: Path
+    ) -> None:
+        served, questions = serve(unscaled), masked_questions(MASK, BLOCK)
+        for ours, reference in zip(served.answer(questions), answer_questions(oracle, questions, None), strict=True):
+            assert ours["logprob"] == pytest.approx(reference["logprob"], abs=1e-3)
+        engine = HfEngine(Session("hf", "", unscaled, "float32", "cpu"), ensure_model(unscaled), tmp_path)
+        engine.load()
+        decode = Decode(48, "low_confidence", BLOCK, 0.95, ignore_eos=True)
+        prompt = LONG_ANSWER
+        whole, stop = find_stop(engine, prompt, decode)
+        engine.close()
+        question = {"prompt": prompt, "max_new_tokens": 48, "stop": [stop]}
+        (early,) = served.answer([question], decode)
+        assert early["token_ids"] == whole[: len(early["token_ids"])] != whole
+        assert (len(prompt) + len(early["token_ids"])) % BLOCK == 0
 
     def test_another_block_length_is_refused(self, serve: Serve, unscaled: Model) -> None:
         with pytest.raises(ModelUnsupported, match="sglang runs blocks of 16"):

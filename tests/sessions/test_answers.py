@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from specrunner.errors import CaptureIncomplete
 from specrunner.plan.model import Request, Session
-from specrunner.sessions.answers import AnswerBook, AnswerShelf
+from specrunner.sessions.answers import OLDEST, AnswerBook, AnswerShelf, Books, measure_books, prune_books
 from specrunner.sessions.evaluator import answer_batch
 from specrunner.spec.model import Decode, Evaluation, Model, Prompt
 
@@ -180,3 +181,65 @@ def test_nothing_is_kept_where_nothing_can_be(tmp_path: Path) -> None:
     assert answer_batch(QUESTIONS, book, lambda questions: ANSWERS) == (ANSWERS, 0)
     assert answer_batch(QUESTIONS, None, lambda questions: ANSWERS) == (ANSWERS, 0)
     assert list(tmp_path.glob("**/*.jsonl")) == []
+
+
+NOW = 1_800_000_000.0
+
+
+def write_books(folder: Path, *ages_and_sizes: tuple[float, int]) -> list[Path]:
+    """Write files in the place of books, `b0.jsonl` first, by their age in seconds and their bytes."""
+    files = []
+    for number, (age, size) in enumerate(ages_and_sizes):
+        file = folder / f"b{number}.jsonl"
+        file.write_bytes(b"x" * size)
+        os.utime(file, (NOW - age, NOW - age))
+        files.append(file)
+    return files
+
+
+@pytest.mark.parametrize(
+    ("older_than", "most_bytes", "left"),
+    [
+        (None, None, [0, 1, 2, 3]),
+        (50.0, None, [0, 1]),
+        (10.0, None, [0]),
+        (0.0, None, []),
+        (None, 60, [0, 1, 2]),
+        (None, 59, [0, 1]),
+        (None, 30, [0, 1]),
+        (None, 0, [0]),
+        (50.0, 10, [0]),
+    ],
+)
+def test_books_go_by_age_and_by_size(
+    tmp_path: Path, older_than: float | None, most_bytes: int | None, left: list[int]
+) -> None:
+    sizes = (10, 20, 30, 5)
+    files = write_books(tmp_path, *zip((1, 10, 50, 90), sizes, strict=True))
+    (tmp_path / "note.txt").write_text("not a book", encoding="utf-8")
+    assert measure_books(tmp_path) == Books(4, 65)
+    gone = prune_books(tmp_path, older_than=older_than, most_bytes=most_bytes, now=NOW)
+    assert [number for number, file in enumerate(files) if file.exists()] == left
+    assert gone == Books(4 - len(left), 65 - sum(sizes[number] for number in left))
+    assert measure_books(tmp_path) == Books(len(left), 65 - gone.size)
+    assert (tmp_path / "note.txt").exists()
+
+
+def test_where_no_books_are_none_are_made(tmp_path: Path) -> None:
+    assert measure_books(tmp_path / "none") == prune_books(tmp_path / "none", older_than=0) == Books(0, 0)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_clears_away_what_others_left_long_ago(folder: Path) -> None:
+    old, young = folder / "old.jsonl", folder / "young.jsonl"
+    for file in (old, young):
+        file.write_bytes(b"x")
+    os.utime(old, (1.0, 1.0))
+    assert OLDEST > 86400
+    shelf = AnswerShelf(folder)
+    shelf.clear()
+    assert old.exists(), "a run without benchmarks leaves them alone"
+    book = shelf.open(SESSION, FACTS, "s", REQUEST)
+    shelf.unfinished = True
+    shelf.clear()
+    assert book is not None and book.file.exists() and young.exists() and not old.exists()

@@ -158,6 +158,10 @@ class HfEngine(Engine):
         with lead_inputs(self._model, points, reference), lead_routing(self._model, points, replayed):
             return self.capture(request)
 
+    def read_text(self, token_ids: Sequence[int]) -> str | None:
+        """Decode with the checkpoint's tokenizer."""
+        return None if self._tokenizer is None else str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
+
     def close(self) -> None:
         """Drop model and tokenizer."""
         self._model = self._tokenizer = None
@@ -233,7 +237,7 @@ class HfEngine(Engine):
         stops = set() if decode.ignore_eos else self._eos_ids()
         tokens: list[int] = []
         step, cache = capture.prompt_token_ids, None
-        while len(tokens) < decode.max_new_tokens and not (tokens and tokens[-1] in stops):
+        while len(tokens) < decode.max_new_tokens and stops.isdisjoint(tokens[-1:]) and not self.has_stopped(tokens):
             inputs = torch.tensor([step], device=self._model.device)
             outputs = self._model(input_ids=inputs, past_key_values=cache, use_cache=True)
             cache = outputs.past_key_values

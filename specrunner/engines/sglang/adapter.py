@@ -171,7 +171,7 @@ class SglangEngine(Engine):
             )
             new_tokens = decode.max_new_tokens if decode is not None else 1
             ignore_eos = decode.ignore_eos if decode is not None else True
-            output, facts, notes = self._driver.run(ids, order, new_tokens, ignore_eos)
+            output, facts, notes = self._driver.run(ids, order, new_tokens, ignore_eos, self.has_stopped)
             capture = Capture(prompt_token_ids=ids)
             raise_failure(notes)
             if patterns:
@@ -187,6 +187,10 @@ class SglangEngine(Engine):
     def is_causal(self) -> bool:
         """Tell by how the session decodes."""
         return "greedy" in self._algorithms
+
+    def read_text(self, token_ids: Sequence[int]) -> str | None:
+        """Decode with the checkpoint's tokenizer."""
+        return None if self._tokenizer is None else str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
 
     def close(self) -> None:
         """End what was started."""

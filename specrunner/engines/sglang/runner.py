@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from specrunner.engines.sglang.notes import Note, Order
@@ -61,7 +61,12 @@ class Runner:
         self.described = describe_model(self._runner)
 
     def run(
-        self, ids: list[int], order: Order, max_new_tokens: int, ignore_eos: bool
+        self,
+        ids: list[int],
+        order: Order,
+        max_new_tokens: int,
+        ignore_eos: bool,
+        has_stopped: Callable[[Sequence[int]], bool] = lambda ids: False,
     ) -> tuple[list[int], dict[str, Any], list[list[Note]]]:
         """Run a prompt and generate greedily.
 
@@ -70,6 +75,7 @@ class Runner:
             order: what to note.
             max_new_tokens: tokens to generate, at least 1 (the prompt's forward gives one).
             ignore_eos: go on after an end of sequence.
+            has_stopped: whether no token is wanted behind those generated so far.
 
         Returns:
             The generated ids, facts, and the notes (of the only rank).
@@ -105,7 +111,7 @@ class Runner:
                 self._order = None
                 output = [int(next_ids[0])]
                 stops = set() if ignore_eos else set(self.described["eos_token_ids"])
-                while len(output) < max_new_tokens and output[-1] not in stops:
+                while len(output) < max_new_tokens and output[-1] not in stops and not has_stopped(output):
                     next_ids, _ = one_batch.decode(next_ids, batch, self._runner)
                     output.append(int(next_ids[0]))
         finally:

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,14 @@ class Server:
         self.described: dict[str, Any] = json.loads((self._folder / MODEL_FILE).read_text(encoding="utf-8"))
 
     def run(
-        self, ids: list[int], order: Order, max_new_tokens: int, ignore_eos: bool
+        self,
+        ids: list[int],
+        order: Order,
+        max_new_tokens: int,
+        ignore_eos: bool,
+        has_stopped: Callable[[Sequence[int]], bool] = lambda ids: False,
     ) -> tuple[list[int], dict[str, Any], list[list[Note]]]:
-        """Send one request and wait for it, as `Runner.run`.
+        """Send one request and wait for it, as `Runner.run`; the scheduler generates on, whatever `has_stopped` says.
 
         Raises:
             WorkerDied: a process of the engine is gone.

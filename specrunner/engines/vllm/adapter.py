@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specrunner.engines.base import Capabilities, Capture, Engine
+from specrunner.engines.base import Capabilities, Capture, Engine, ScoredPrompt
 from specrunner.engines.checkpoint_digest import describe_checkpoint
 from specrunner.engines.hf.checkpoint import resolve_folder
 from specrunner.engines.hooks import finish_tensors
@@ -16,6 +16,7 @@ from specrunner.engines.name_maps import HookPoint, load_maps, tensor_templates
 from specrunner.engines.prompts import encode_prompt
 from specrunner.engines.vllm.failures import translate_failures
 from specrunner.engines.vllm.options import EngineSetup, has_plugin, plan_environment, plan_setup
+from specrunner.engines.vllm.scoring import score_prompts
 from specrunner.engines.vllm.subject import (
     UNMAPPED,
     check_device,
@@ -28,7 +29,7 @@ from specrunner.engines.vllm.subject import (
 )
 from specrunner.engines.vllm.worker import gather_ranks
 from specrunner.errors import CaptureIncomplete, ModelUnsupported
-from specrunner.spec.model import Decode
+from specrunner.spec.model import Decode, Prompt
 
 if TYPE_CHECKING:
     import torch
@@ -178,6 +179,19 @@ class VllmEngine(Engine):
             and self._setup.attention == "causal"
             and (known is None or "greedy" in known.algorithms)
         )
+
+    def read_text(self, token_ids: Sequence[int]) -> str | None:
+        """Decode with the tokenizer that vLLM uses."""
+        tokenizer = self._tokenizer()
+        return None if tokenizer is None else str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def score_continuations(self, groups: Sequence[ScoredPrompt]) -> list[list[dict[str, Any]]] | None:
+        """Let vLLM give the log-probabilities itself, of many prompts in one call."""
+        with translate_failures("answer the request", self._log, self._lost):
+            vocabulary = self._llm.llm_engine.vllm_config.model_config.get_vocab_size()
+            for tokens, _ in groups:
+                self._check_length(len(encode_prompt(Prompt(token_ids=tuple(tokens)), None, vocabulary)), None)
+            return score_prompts(self._llm, groups)
 
     def close(self) -> None:
         """Shut the engine down, its workers included."""
@@ -371,13 +385,16 @@ class VllmEngine(Engine):
 
         if any(pattern.startswith("passes.") for pattern in patterns):
             raise CaptureIncomplete("the engine decodes by itself: the logits of its passes cannot be read")
+        stop = list(self.stop) if self._tokenizer() is not None else []
         # The tokenizer's end of sequence may differ from the model's; the stop ids below are the latter.
         params = SamplingParams(
             temperature=0.0,
             max_tokens=decode.max_new_tokens,
             ignore_eos=True,
             stop_token_ids=[] if decode.ignore_eos else sorted(self.eos_ids()),
-            detokenize=False,
+            # With stop texts vLLM ends behind the token that completes one, which its detokenizer has to find.
+            detokenize=bool(stop),
+            stop=stop,
         )
         prompts = [{"prompt_token_ids": list(prompt)} for prompt in (capture.prompt_token_ids, *companions)]
         answer = self._llm.generate(prompts, params, use_tqdm=False)[0]
