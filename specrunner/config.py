@@ -20,6 +20,7 @@ from specrunner.errors import ConfigurationError
 
 OUTPUT_FORMATS = ("full", "concise", "github")
 COLORS = ("auto", "always", "never")
+EXECUTORS = ("local", "ray")
 NO_CASES = ("fail", "warn", "pass")
 
 COMMAND_LINE = "the command line"
@@ -56,6 +57,8 @@ class Settings:
         json: where the JSON report goes ("-" is stdout), or None.
         html: where the HTML report goes, or None.
         no_cases: what an empty selection does: `fail`, `warn` or `pass`.
+        executor: what runs the sessions: `local` or `ray`.
+        ray_address: of the Ray cluster; None is one that runs on this machine, else one made for the run.
         engines: interpreters of the user's own, by engine.
         origins: by setting, where its value was stated.
     """
@@ -70,6 +73,8 @@ class Settings:
     json: str | None = None
     html: str | None = None
     no_cases: str = "fail"
+    executor: str = "local"
+    ray_address: str | None = None
     engines: Mapping[str, EngineTable] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -127,6 +132,12 @@ def _file(value: Any) -> str:
     return str(value)
 
 
+def _address(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("the address of a Ray cluster, such as 10.0.0.1:6379")
+    return value.strip()
+
+
 _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "jobs": _whole(1),
     "timeout": _seconds,
@@ -138,6 +149,8 @@ _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "json": _file,
     "html": _file,
     "no_cases": _one_of(*NO_CASES),
+    "executor": _one_of(*EXECUTORS),
+    "ray_address": _address,
 }
 
 

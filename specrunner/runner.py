@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,6 @@ from specrunner.sessions.answers import AnswerShelf, answers_folder
 from specrunner.sessions.captures import StoredCapture, locate_capture
 from specrunner.sessions.environments import Environment
 from specrunner.sessions.executor import Answer, Executor
-from specrunner.sessions.pool import Pool
 from specrunner.sessions.timings import Timings, timings_file
 
 
@@ -46,6 +45,7 @@ class RunOptions:
         command: the command line, for reports.
         diagnose: whether failing cases are looked into: the candidate, where its engine allows it, runs once more with
             each layer fed by the reference.
+        executor: what runs the sessions: `local`, or `ray` on the cluster that was joined.
         keep_answers: whether a benchmark that is interrupted keeps its answers, and one that goes on takes them.
     """
 
@@ -56,6 +56,7 @@ class RunOptions:
     command: tuple[str, ...] = ()
     diagnose: bool = True
     keep_answers: bool = True
+    executor: str = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class Run:
         self._publish(RunStarted(self._plan, self._options.command, time.time(), describe_machine()))
         directory = Path(tempfile.mkdtemp(prefix="specrunner-"))
         timings = Timings(timings_file())
-        pool: Executor = Pool(
+        pool: Executor = find_executor(self._options.executor)(
             directory,
             jobs=self._options.jobs,
             environments=self._environments,
@@ -306,6 +307,17 @@ def _rank(role: str) -> int:
     """Order roles by whose failure is told: the candidate's own before what others cost it."""
     order = ("candidate", "reference", "peer", "probe", "forced")
     return order.index(role) if role in order else len(order)
+
+
+def find_executor(name: str) -> Callable[..., Executor]:
+    """Return what makes an executor; see `pool.Pool` for its arguments. Ray is imported only when it is named."""
+    if name == "ray":
+        from specrunner.sessions.ray_pool import RayPool
+
+        return RayPool
+    from specrunner.sessions.pool import Pool
+
+    return Pool
 
 
 def find_followed(plan: Plan) -> set[str]:

@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--failed", action="store_true", help="only the cases that did not pass in the last run")
     parser.add_argument("--plan", action="store_true", help="show the sessions and requests, run nothing")
     parser.add_argument("-j", "--jobs", metavar="N", help="engine processes at once (default: 2, or 1 on one core)")
+    parser.add_argument("--executor", metavar="NAME", help="what runs the engines: local (default) or ray")
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="of the Ray cluster (default: one that runs here)")
     parser.add_argument("-x", dest="max_fail", action="store_const", const=1, help="stop after the first failure")
     parser.add_argument("--max-fail", metavar="N", help="stop after N cases that failed or had no evidence")
     parser.add_argument("--strict", action="store_true", default=None, help="a skipped case is an error")
@@ -104,6 +106,10 @@ def run_cases(
     from specrunner.runner import Run, RunOptions
 
     require_numerics()
+    if settings.executor == "ray":
+        from specrunner.sessions.ray_cluster import connect
+
+        connect(settings.ray_address)
 
     reporters = create_reporters(
         junit=Path(settings.junit_xml) if settings.junit_xml else None,
@@ -123,6 +129,7 @@ def run_cases(
         update_goldens=golden_repeats > 0,
         command=("specrunner", *sys.argv[1:]),
         keep_answers=keep_answers,
+        executor=settings.executor,
     )
     started = Run(plan, planner.environments, reporters, run_options)
     try:

@@ -66,6 +66,7 @@ class RunCollector:
             for case in planned
             if case.node_id not in self.cases
         }
+        sessions = [one.session.key for one in started.plan.sessions] if started else []
         return RunRecord(
             command=started.command if started else (),
             started_at=utc_text(started.started_at if started else time.time()),
@@ -74,7 +75,9 @@ class RunCollector:
             complete=finished is not None,
             exit_code=int(finished.exit_code) if finished else None,
             environment=started.environment if started else {},
-            sessions=tuple(self.sessions.values()),
+            sessions=tuple(
+                self.sessions[key] for key in dict.fromkeys([*sessions, *self.sessions]) if key in self.sessions
+            ),
             cases=tuple(self.cases.get(node_id) or missing[node_id] for node_id in order),
         )
 

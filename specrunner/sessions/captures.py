@@ -108,3 +108,19 @@ def read_capture(directory: Path) -> StoredCapture:
         facts=record["facts"],
         benchmark_path=directory / BENCHMARK_FILE if (directory / BENCHMARK_FILE).exists() else None,
     )
+
+
+def pack_capture(directory: Path) -> dict[str, bytes]:
+    """Return a capture's files by their names, to be sent elsewhere."""
+    return {file.name: file.read_bytes() for file in sorted(directory.iterdir()) if file.is_file()}
+
+
+def unpack_capture(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write a capture's files; the completion mark is renamed into place after everything else is on disk."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        if name != CAPTURE_FILE:
+            (directory / name).write_bytes(content)
+    partial = directory / f"{CAPTURE_FILE}.partial"
+    partial.write_bytes(files[CAPTURE_FILE])
+    partial.replace(directory / CAPTURE_FILE)

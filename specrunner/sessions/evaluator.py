@@ -11,22 +11,33 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from specrunner.engines.base import Capture
 from specrunner.errors import ENGINE_ERRORS, CaptureIncomplete, EngineError, EngineTimeout, WorkerDied
 from specrunner.plan.model import Request, Session
 from specrunner.sessions.answers import AnswerBook, AnswerShelf
 from specrunner.sessions.captures import BENCHMARK_FILE, write_capture
-from specrunner.sessions.process import Cancelled, WorkerProcess
+from specrunner.sessions.process import Cancelled
 from specrunner.sessions.protocol import CONTROL_VARIABLE, Channel, ChannelClosed
 
 PREPARING_TIMEOUT = 1800.0
 """Seconds that lm-eval may take between two batches of questions, to build prompts or to score."""
 
 
+class Asked(Protocol):
+    """A loaded session that questions can be put to, here (`process.WorkerProcess`) or on another machine."""
+
+    workspace: Path
+
+    def ask(
+        self, message: dict[str, Any], *, timeout: float, cancelled: Callable[[], bool] = lambda: False
+    ) -> dict[str, Any]:
+        """Send a message and return the facts of its answer."""
+
+
 def run_evaluation(
-    worker: WorkerProcess,
+    worker: Asked,
     session: Session,
     request: Request,
     directory: Path,

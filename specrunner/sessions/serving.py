@@ -162,6 +162,16 @@ class LiveSession:
             progress=progress,
         )
 
+    def ask(self, message: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """Pass a message on to the process and return its facts, for an evaluation that runs elsewhere.
+
+        Raises:
+            EngineError: what the engine reported.
+            Cancelled: the run is being stopped.
+        """
+        assert self._worker is not None, "a message came before the load"
+        return self._worker.ask(message, timeout=timeout, cancelled=self._cancelled)
+
     def end(self, *, at_once: bool) -> None:
         """End the process and all it has started, in order or at once, and remove the workspace."""
         if self._worker is not None:

@@ -1,0 +1,170 @@
+"""A session on a node of a Ray cluster: the actor that serves it there, with the node's own environments and files."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import specrunner
+from specrunner.config import EngineTable
+from specrunner.engines.registry import find_engine
+from specrunner.errors import ConfigurationError, EngineError, EngineMissing, WorkerDied
+from specrunner.plan.model import Request, Session
+from specrunner.sessions.captures import locate_capture, pack_capture, unpack_capture
+from specrunner.sessions.environments import Environment, find_configured, find_environment, find_own
+from specrunner.sessions.process import Cancelled
+from specrunner.sessions.serving import LiveSession, Surroundings
+
+ENDING = 5.0
+"""Seconds that a cancelled request has to give way before the session is ended over it."""
+
+
+class NodeSession:
+    """Serves one session on the node where Ray put it. Errors are returned, since Ray wraps those that are raised.
+
+    Args:
+        session: what to serve.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._directory = Path(tempfile.mkdtemp(prefix="specrunner-"))
+        self._live: LiveSession | None = None
+        self._ending = threading.Event()
+        self._busy = threading.Lock()
+
+    def prepare(self, version: str, environment: Environment, threads: int) -> dict[str, str] | EngineError:
+        """Find the session's environment on this node.
+
+        Args:
+            version: of the caller's specrunner.
+            environment: the session's on the caller's machine.
+            threads: for computing on the CPU.
+
+        Returns:
+            Ray's id of the node and its host name; or what is missing here.
+        """
+        import ray
+
+        host = platform.node()
+        place = {"id": ray.get_runtime_context().get_node_id(), "host": host}
+        try:
+            if version != specrunner.__version__:
+                raise EngineMissing(f"the node {host} has specrunner {specrunner.__version__}, the caller {version}")
+            found = find_again(self._session, environment)
+        except EngineError as error:
+            error.missing_on = place["id"]  # type: ignore[attr-defined]
+            return error
+        surroundings = Surroundings(self._directory, found, threads=threads)
+        self._live = LiveSession(
+            self._session, surroundings, stopped=self._ending.is_set, cancelled=self._ending.is_set
+        )
+        return place
+
+    def load(self) -> dict[str, Any] | EngineError:
+        """Load the engine and return the session's facts."""
+        facts: dict[str, Any] | EngineError = self._do(lambda live: live.load())
+        return facts
+
+    def answer(
+        self, request: Request, followed: Mapping[str, bytes] | None, timeout: float
+    ) -> tuple[dict[str, bytes] | EngineError, bool]:
+        """Answer a request that is not a benchmark.
+
+        Args:
+            request: what to ask.
+            followed: the files of the capture that it follows.
+            timeout: seconds it may take.
+
+        Returns:
+            The capture's files or why there is none, and whether the session can be asked again.
+        """
+
+        def serve(live: LiveSession) -> dict[str, bytes] | EngineError:
+            if request.follow is not None and followed is not None:
+                unpack_capture(
+                    locate_capture(self._directory, request.follow.session, request.follow.request), followed
+                )
+            answer = live.answer(request, timeout, lambda done, total: None)
+            if isinstance(answer, EngineError):
+                return answer
+            return pack_capture(locate_capture(self._directory, self._session.key, request.key))
+
+        result = self._do(serve)
+        shutil.rmtree(self._directory / "captures", ignore_errors=True)
+        return result, self._is_alive()
+
+    def ask(self, message: dict[str, Any], timeout: float) -> tuple[dict[str, Any] | EngineError, bool]:
+        """Pass a message on to the session's process; return its facts, and whether it can be asked again."""
+        return self._do(lambda live: live.ask(message, timeout)), self._is_alive()
+
+    def end(self, *, at_once: bool) -> None:
+        """End the session's processes and remove its files."""
+        if at_once:
+            self._ending.set()
+        free = self._busy.acquire(timeout=ENDING)
+        if self._live is not None:
+            self._live.end(at_once=at_once or not free)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _is_alive(self) -> bool:
+        return self._live is not None and self._live.alive
+
+    def _do(self, work: Callable[[LiveSession], Any]) -> Any:
+        """Return what `work` returns, or the error that it raises."""
+        with self._busy:
+            assert self._live is not None, "a session came to a node that was not prepared"
+            try:
+                return work(self._live)
+            except EngineError as error:
+                return error
+            except Cancelled:
+                return WorkerDied("the session was ended")
+
+
+def find_again(session: Session, environment: Environment) -> Environment:
+    """Return this node's counterpart of an environment of the caller.
+
+    Raises:
+        EngineMissing: there is none, or other versions are in it.
+    """
+    capabilities = find_engine(session.engine).capabilities()
+    stated = {name: value for name, value in environment.env.items() if name != "PATH"}
+    host = platform.node()
+    found: Environment | None
+    if environment.source == "configured":
+        try:
+            found = find_configured(session.engine, EngineTable(environment.python, stated), capabilities)
+        except ConfigurationError as error:
+            raise EngineMissing(f"on the node {host}, {error.message}", help=error.help) from error
+    elif environment.source == "own":
+        leave_out_ray()
+        found = find_own(session.engine, EngineTable(None, stated), capabilities)
+    else:
+        config = {session.engine: EngineTable(None, stated)}
+        found = find_environment(session.engine, capabilities, session.device, config=config, name=environment.name)
+    if found is None:
+        needed = ", ".join(capabilities.packages)
+        raise EngineMissing(f"{session.engine} needs {needed}, not all of them installed on the node {host}")
+    if f"{found.name}-{found.digest}" != session.environment:
+        raise EngineMissing(
+            f"the environment {found.name} on the node {host} holds other versions than the caller's",
+            help="install the same versions on every node",
+        )
+    return replace(found, env={**found.env, **stated})
+
+
+def leave_out_ray() -> None:
+    """Take the folders that Ray brings for its own use off the search path, where they look like installed packages."""
+    spec = importlib.util.find_spec("ray")
+    folders = spec.submodule_search_locations if spec is not None else None
+    for folder in folders or ():
+        sys.path[:] = [entry for entry in sys.path if not Path(entry).is_relative_to(folder)]

