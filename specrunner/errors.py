@@ -15,6 +15,7 @@
         ├── WorkerDied              the engine's process ended without an answer
         ├── FaultInapplicable       a fault cannot be planted in this engine or model (`specrunner prove`)
         └── CaptureIncomplete       hooks did not fire, rows or tensors are missing, a capture lacks its completion mark
+            └── FollowedMissing     a request follows another capture, and that one was not made
 
 A caller writes:
 
@@ -159,6 +160,10 @@ class CaptureIncomplete(EngineError):
     """Hooks did not fire, rows or tensors are missing, or a capture lacks its completion mark."""
 
     kind = "capture-incomplete"
+
+
+class FollowedMissing(CaptureIncomplete):
+    """A request follows another capture, and that one was not made: whatever cost it is the cause."""
 
 
 ENGINE_ERRORS: dict[str, type[EngineError]] = {

@@ -19,7 +19,7 @@ from typing import Any
 
 import specrunner
 from specrunner.diagnoser import Diagnoser
-from specrunner.errors import EngineError, ExitCode
+from specrunner.errors import EngineError, ExitCode, FollowedMissing
 from specrunner.events import CaseFinished, Event, RunFinished, RunStarted, SessionReady
 from specrunner.golden.keeper import Keeper
 from specrunner.judging import check_captures, find_missing_evidence, settle_inconclusive, settle_verdict
@@ -255,7 +255,7 @@ class Run:
         checks: tuple[CheckResult, ...] = ()
         captures: dict[str, StoredCapture] = {}
         seconds = 0.0
-        for role, delivery in sorted(waiting.answers.items(), key=lambda item: _rank(item[0])):
+        for role, delivery in sorted(waiting.answers.items(), key=_rank_answer):
             if delivery.evidence not in self._charged:
                 self._charged.add(delivery.evidence)
                 seconds += delivery.seconds
@@ -318,6 +318,12 @@ def find_executor(name: str) -> Callable[..., Executor]:
     from specrunner.sessions.pool import Pool
 
     return Pool
+
+
+def _rank_answer(item: tuple[str, _Delivery]) -> tuple[bool, int]:
+    """Order answers by role, those that were not tried because of another behind it."""
+    role, delivery = item
+    return isinstance(delivery.answer, FollowedMissing), _rank(role)
 
 
 def find_followed(plan: Plan) -> set[str]:

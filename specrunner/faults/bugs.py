@@ -5,6 +5,7 @@ from __future__ import annotations
 from specrunner.faults.model import EVERYWHERE, Fault
 
 _HF = ("hf",)
+_LOOPS = ("hf", "oracle", "vllm")
 _SERVED = ("hf", "oracle", "vllm", "sglang")
 _BELOW = "it moves no tensor further than the legitimate variants of bfloat16 do"
 _SAME = "values are rounded to bfloat16 anyway"
@@ -310,27 +311,35 @@ _SAMPLER = (
         "sampler-low-threshold",
         "sampler",
         "validating vLLM's dLLM plugin met a threshold of .01 in place of .9",
+        engines=_SERVED,
         decodes=True,
     ),
     Fault(
         "sampler-wrong-mask-id",
         "sampler",
         "validating vLLM's dLLM plugin met mask id 1 in place of 156895",
+        engines=_LOOPS,
         decodes=True,
     ),
     Fault(
         "sampler-two-a-pass",
         "sampler",
         "half the denoising steps, so that each pass has to fill two positions",
+        engines=_SERVED,
         decodes=True,
     ),
     Fault(
-        "sampler-leftmost", "sampler", "where no position is sure, the first is filled and not the best", decodes=True
+        "sampler-leftmost",
+        "sampler",
+        "where no position is sure, the first is filled and not the best",
+        _SERVED,
+        decodes=True,
     ),
     Fault(
         "sampler-at-least",
         "sampler",
         "`>` in Transformers and SGLang, `>=` in dInfer",
+        engines=_LOOPS,
         decodes=True,
         invisible={EVERYWHERE: "no confidence equals the threshold to the last bit"},
     ),
@@ -343,7 +352,7 @@ _DECODING = (
         engines=_HF,
         decodes=True,
     ),
-    Fault("decoding-eos-ignored", "decoding", "dInfer has no stop at the end of sequence", decodes=True),
+    Fault("decoding-eos-ignored", "decoding", "dInfer has no stop at the end of sequence", _LOOPS, decodes=True),
     Fault("decoding-half-blocks", "decoding", "the algorithm file's block length and the model's differ", decodes=True),
     Fault(
         "decoding-blocks-from-the-prompt",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from specrunner.engines.registry import find_engine
-from specrunner.errors import CaptureIncomplete, EngineError
+from specrunner.errors import EngineError, FollowedMissing
 from specrunner.plan.model import Request, Session
 from specrunner.sessions.answers import AnswerShelf
 from specrunner.sessions.captures import CAPTURE_FILE, locate_capture, read_capture
@@ -144,7 +144,7 @@ class LiveSession:
                 root = self._surroundings.directory
                 followed = locate_capture(root, request.follow.session, request.follow.request)
                 if not (followed / CAPTURE_FILE).exists():
-                    raise CaptureIncomplete("the capture that this request follows was not made")
+                    raise FollowedMissing("the capture that this request follows was not made")
                 message["followed"] = str(followed)
             self._worker.ask(message, timeout=timeout, cancelled=self._cancelled)
             return

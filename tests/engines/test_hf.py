@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from specrunner.engines.answering import answer_request
 from specrunner.engines.hf import HfEngine
 from specrunner.engines.hf.checkpoint import explain_error
 from specrunner.errors import CaptureIncomplete, EngineError, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
 from specrunner.plan.model import Request, Session
-from specrunner.spec.model import Decode, Model, Prompt
+from specrunner.spec.model import Decode, DenoisingState, Model, Prompt
 
 TEXT = "Alice was beginning to get very tired of sitting by her sister"
 GLASS = Model(recipe="glass-0.8m")
@@ -329,3 +331,55 @@ def test_out_of_memory_is_recognised() -> None:
         RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ..."),
     ]
     assert {type(explain_error("load it", error)) for error in errors} == {EngineOutOfMemory}
+
+
+def test_a_prompt_in_a_batch_answers_as_alone(start: Callable[..., Any], glass: Any) -> None:
+    company = (Prompt(token_ids=(5, 6, 7)), Prompt(text=TEXT + TEXT))
+    for engine, decode, patterns in (
+        (glass, Decode(6), ("embeddings", "layers.*.attention.query", "layers.0.output", "logits")),
+        (
+            start(HfEngine, "tiny-llada2"),
+            Decode(20, "low_confidence", 16, 0.9, ignore_eos=True),
+            ("embeddings", "layers.1.router.*", "layers.3.output", "logits", "passes.*.logits"),
+        ),
+    ):
+        request = Request(Prompt(text=TEXT, length=9), patterns, decode)
+        alone, together = (engine.capture(one) for one in (request, replace(request, companions=company)))
+        assert together.output_token_ids == alone.output_token_ids
+        assert together.facts["batch"] == {"prompts": 3, "padding": "right"}
+        assert together.tensors.keys() == alone.tensors.keys()
+        for name, tensor in alone.tensors.items():
+            torch.testing.assert_close(torch.as_tensor(together.tensors[name]), tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rule", "loop"),
+    [
+        ({}, "the model's generate"),
+        ({"steps": 4}, "the model's generate"),
+        ({"fallback": "best"}, "the model's generate"),
+        ({"accept": "ge"}, "specrunner's own loop"),
+        ({"fallback": "near_best", "exclude_mask_id": True}, "specrunner's own loop"),
+        ({"eos_early_stop": True}, "specrunner's own loop"),
+    ],
+)
+def test_the_models_own_generate_decodes_where_it_knows_the_rule(
+    start: Callable[..., Any], rule: dict[str, Any], loop: str
+) -> None:
+    decode = Decode(16, "low_confidence", 16, 0.999, **rule)
+    capture = start(HfEngine, "tiny-llada2").capture(Request(Prompt(text="zzz 9 9 = <>"), (), decode))
+    assert (capture.facts["decode_loop"], capture.facts["mask_token_id"]) == (loop, 257)
+
+
+def test_a_state_in_the_midst_of_a_decode_is_a_prompt_with_masks(start: Callable[..., Any]) -> None:
+    engine, prompt = start(HfEngine, "tiny-llada2"), Prompt(text="zzz 9 9 = <>")
+    decode = Decode(20, "low_confidence", 16, 0.999, ignore_eos=True)
+    request = Request(prompt, ("logits",), decode, at=DenoisingState(0, 1))
+    capture = answer_request(engine, request)
+    decoded = engine.capture(Request(prompt, ("passes.1.logits",), decode))
+    assert capture.prompt_token_ids == decoded.facts["trajectory"][1]["tokens_before"]
+    assert capture.facts["state"] == {"block": 0, "step": 1, "pass": 1, "tokens": 16}
+    torch.testing.assert_close(capture.tensors["logits"], decoded.tensors["passes.1.logits"], rtol=1e-3, atol=1e-4)
+    for state, said in ((DenoisingState(9), "no block 9"), (DenoisingState(0, 99), "no step 99")):
+        with pytest.raises(CaptureIncomplete, match=said):
+            answer_request(engine, replace(request, at=state))

@@ -75,12 +75,13 @@ class Observer:
 
     def _change_fault(self, name: str | None, model: Any) -> None:
         """Take out the fault of the order before, and plant this one's."""
+        from specrunner.faults.planters.sampling import SGLANG
         from specrunner.faults.planters.served import PlantedFault
 
         fault, self._fault = self._fault, None
         if fault is not None:
             fault.remove()
-        if name is not None:
+        if name is not None and name not in SGLANG:
             self._fault = PlantedFault(model, name)
 
     def _watch(
@@ -154,7 +155,7 @@ class Observer:
             masked &= ~batch.dllm_prompt_mask.view(-1)
         start = int(batch.positions[0])
         kept = {"logits": logits.detach().cpu().clone()} if order.keep_logits and bool(masked.any()) else {}
-        done = original(algorithm, batch, logits, states)
+        done = plant_step(order.fault, original)(algorithm, batch, logits, states)
         facts = {
             "block_start": start,
             "tokens_before": before.tolist(),
@@ -166,6 +167,15 @@ class Observer:
         elif start + len(before) > order.prompt_length:
             self._write_note(Note("refresh", {"block_start": start}))
         return done
+
+
+def plant_step(fault: str | None, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a diffusion algorithm's step with a fault of the sampler, where the order names one."""
+    if fault is None:
+        return original
+    from specrunner.faults.planters.sampling import SGLANG
+
+    return SGLANG[fault](original) if fault in SGLANG else original
 
 
 def explain_misfit(error: Exception) -> EngineError:

@@ -74,6 +74,6 @@ def denoise_blocks(
     prompts = [capture.prompt_token_ids, *map(list, companions)]
     capture.output_token_ids = decode_together(predict, prompts, decode.max_new_tokens, sampler, on_pass=log.add)
     capture.tensors |= log.finish()
-    capture.facts |= log.facts() | {"decode_loop": OWN_LOOP, "mask_token_id": sampler.mask_id}
+    capture.facts |= log.facts() | {"decode_loop": OWN_LOOP, "mask_token_id": engine.mask_id()}
     capture.facts["eos_token_ids"] = sorted(engine.eos_ids())
     capture.facts["finished_blocks"] = "prefix cache" if engine.prefix_caching else "recomputed"

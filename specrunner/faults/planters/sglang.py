@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from specrunner.errors import FaultInapplicable
+from specrunner.faults.planters import sampling
 from specrunner.faults.planters.patching import Planter, replaced
 from specrunner.faults.planters.served import CHANGES
 
@@ -28,5 +29,5 @@ def _planter(name: str) -> Planter:
 ENDLESS = {"head-one-row-off"}
 """Faults that have the model predict its mask token: SGLang's decode then never fills the block, and never ends."""
 
-PLANTERS: dict[str, Planter] = {name: _planter(name) for name in CHANGES if name not in ENDLESS}
+PLANTERS: dict[str, Planter] = {name: _planter(name) for name in (*CHANGES, *sampling.SGLANG) if name not in ENDLESS}
 """Context managers by the fault's name."""

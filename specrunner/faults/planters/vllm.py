@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from specrunner.errors import FaultInapplicable
+from specrunner.faults.planters import sampling
 from specrunner.faults.planters.patching import Planter
 from specrunner.faults.planters.served import CHANGES
 
@@ -37,5 +38,5 @@ def raise_first(problems: Sequence[str | None]) -> None:
             raise FaultInapplicable(problem)
 
 
-PLANTERS: dict[str, Planter] = {name: _planter(name) for name in CHANGES}
+PLANTERS: dict[str, Planter] = {name: _planter(name) for name in CHANGES} | sampling.VLLM
 """Context managers by the fault's name."""
