@@ -312,7 +312,7 @@ def _rank(role: str) -> int:
 def find_executor(name: str) -> Callable[..., Executor]:
     """Return what makes an executor; see `pool.Pool` for its arguments. Ray is imported only when it is named."""
     if name == "ray":
-        from specrunner.sessions.ray_pool import RayPool
+        from specrunner.sessions.ray.pool import RayPool
 
         return RayPool
     from specrunner.sessions.pool import Pool

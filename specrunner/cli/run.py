@@ -107,7 +107,7 @@ def run_cases(
 
     require_numerics()
     if settings.executor == "ray":
-        from specrunner.sessions.ray_cluster import connect
+        from specrunner.sessions.ray.cluster import connect
 
         connect(settings.ray_address)
 

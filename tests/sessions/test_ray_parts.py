@@ -15,12 +15,12 @@ import pytest
 from specrunner.engines.base import Capabilities, Capture
 from specrunner.errors import CapabilityMissing, EngineMissing
 from specrunner.plan.model import Session
-from specrunner.sessions import ray_node
 from specrunner.sessions.captures import pack_capture, read_capture, unpack_capture, write_capture
 from specrunner.sessions.environments import Environment, find_environment
 from specrunner.sessions.places import Need
-from specrunner.sessions.ray_cluster import Demand, settle_demand
-from specrunner.sessions.ray_node import find_again
+from specrunner.sessions.ray import node as ray_node
+from specrunner.sessions.ray.cluster import Demand, settle_demand
+from specrunner.sessions.ray.node import find_again
 from specrunner.spec.model import Model
 
 GIB = 1 << 30
@@ -117,7 +117,7 @@ def test_a_node_without_an_installed_environment_lacks_it(
 def test_ray_is_imported_by_none_but_its_executor() -> None:
     probe = (
         "import sys, specrunner.runner, specrunner.cli.run\n"
-        "import specrunner.sessions.ray_cluster, specrunner.sessions.ray_node\n"
+        "import specrunner.sessions.ray.cluster, specrunner.sessions.ray.node\n"
         "from specrunner.runner import find_executor\n"
         "find_executor('local')\n"
         "sys.exit('ray' in sys.modules)"

@@ -20,8 +20,8 @@ from specrunner.sessions.environments import Environment
 from specrunner.sessions.evaluator import run_evaluation
 from specrunner.sessions.executor import Answer
 from specrunner.sessions.process import Cancelled
-from specrunner.sessions.ray_cluster import Demand, list_nodes
-from specrunner.sessions.ray_node import NodeSession
+from specrunner.sessions.ray.cluster import Demand, list_nodes
+from specrunner.sessions.ray.node import NodeSession
 from specrunner.sessions.serving import Surroundings
 from specrunner.sessions.threads import MachineLost
 

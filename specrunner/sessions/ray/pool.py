@@ -21,8 +21,8 @@ from specrunner.sessions.environments import Environment
 from specrunner.sessions.executor import Deliver, Publish
 from specrunner.sessions.places import Need, Place, Places
 from specrunner.sessions.pool import share_cores
-from specrunner.sessions.ray_cluster import Demand, list_nodes, settle_demand
-from specrunner.sessions.ray_session import RemoteSession
+from specrunner.sessions.ray.cluster import Demand, list_nodes, settle_demand
+from specrunner.sessions.ray.session import RemoteSession
 from specrunner.sessions.serving import Surroundings
 from specrunner.sessions.sizes import estimate_need
 from specrunner.sessions.threads import MOST_SESSIONS, SessionThreads
@@ -30,7 +30,7 @@ from specrunner.sessions.timings import Timings
 
 
 class RayPool(SessionThreads):
-    """Sessions on the cluster that this process has joined (`ray_cluster.connect`).
+    """Sessions on the cluster that this process has joined (`cluster.connect`).
 
     How many run at once is the cluster's resources' business.
 
