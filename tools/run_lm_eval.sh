@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs lm-eval's benchmarks on an engine and ends in a verdict, with every answer kept.
+# Runs lm-eval's benchmarks on an engine and ends in scores and a verdict, with every answer kept.
 set -euo pipefail
 
 usage() {
@@ -103,8 +103,10 @@ $likelihood
       $judged
       compare: {$compare}
 END
-if command -v specrunner >/dev/null; then
-    specrunner run "$spec"
-else
-    python3 -m specrunner run "$spec"
-fi
+specrunner() {
+    if type -P specrunner >/dev/null; then command specrunner "$@"; else python3 -m specrunner "$@"; fi
+}
+status=0
+specrunner run "$spec" || status=$?
+specrunner show "$spec::lm-eval" 2>/dev/null | sed -n '/^CHECKS/,/^$/p' || true
+exit "$status"
