@@ -50,6 +50,7 @@ class Settings:
         jobs: engine processes at once; 2, or 1 on a machine with one core, unless stated.
         timeout: seconds one request may take.
         strict: a skipped case is an error.
+        retries: how often a request that ends in an error is asked again.
         max_fail: stop after this many cases that failed or had no evidence; None is never.
         output_format: `full`, `concise` or `github`.
         color: `auto`, `always` or `never`.
@@ -59,6 +60,8 @@ class Settings:
         no_cases: what an empty selection does: `fail`, `warn` or `pass`.
         executor: what runs the sessions: `local` or `ray`.
         ray_address: of the Ray cluster; None is one that runs on this machine, else one made for the run.
+        no_cache: ask every engine anew, and keep nothing.
+        cache_limit: gigabytes (10**9 bytes) of captures and verdicts that may stay when a run is over.
         engines: interpreters of the user's own, by engine.
         origins: by setting, where its value was stated.
     """
@@ -66,6 +69,7 @@ class Settings:
     jobs: int = field(default_factory=lambda: min(2, os.cpu_count() or 1))
     timeout: float = 600.0
     strict: bool = False
+    retries: int = 0
     max_fail: int | None = None
     output_format: str = "full"
     color: str = "auto"
@@ -75,6 +79,8 @@ class Settings:
     no_cases: str = "fail"
     executor: str = "local"
     ray_address: str | None = None
+    no_cache: bool = False
+    cache_limit: float = 10.0
     engines: Mapping[str, EngineTable] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -104,6 +110,19 @@ def _seconds(value: Any) -> float:
     except ValueError:
         raise ValueError(expected) from None
     if not 0 < number < float("inf"):
+        raise ValueError(expected)
+    return number
+
+
+def _gigabytes(value: Any) -> float:
+    expected = "a number of gigabytes, 0 or more"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(expected)
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError(expected) from None
+    if not number >= 0:
         raise ValueError(expected)
     return number
 
@@ -142,6 +161,7 @@ _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "jobs": _whole(1),
     "timeout": _seconds,
     "strict": _flag,
+    "retries": _whole(0),
     "max_fail": _whole(1),
     "output_format": _one_of(*OUTPUT_FORMATS),
     "color": _one_of(*COLORS),
@@ -151,6 +171,8 @@ _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "no_cases": _one_of(*NO_CASES),
     "executor": _one_of(*EXECUTORS),
     "ray_address": _address,
+    "no_cache": _flag,
+    "cache_limit": _gigabytes,
 }
 
 

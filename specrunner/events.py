@@ -28,6 +28,27 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswersKept:
+    """What earlier runs have answered of a session's requests.
+
+    Attributes:
+        session: the session's key.
+        label: its name for people.
+        requests: how many are needed.
+        kept: how many of them are answered.
+        why: why the others are asked, or "".
+        facts: of the session that answered, or empty.
+    """
+
+    session: str
+    label: str
+    requests: int
+    kept: int
+    why: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class SessionStarted:
     """An engine process is being started."""
 
@@ -119,6 +140,7 @@ class RunFinished:
 
 Event = (
     RunStarted
+    | AnswersKept
     | SessionStarted
     | SessionReady
     | RequestFinished

@@ -79,6 +79,11 @@ class Diagnosis:
     growth: tuple[Mapping[str, Any], ...] = ()
     local: tuple[Mapping[str, Any], ...] = ()
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Diagnosis:
+        """Rebuild a diagnosis from its fields as JSON values."""
+        return cls(**{**data, **{name: tuple(data[name]) for name in ("findings", "growth", "local")}})
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -112,6 +117,9 @@ class CaseResult:
         candidate: facts of the candidate's session and request, JSON values only.
         reference: facts of the reference's, or empty.
         diagnosis: where it first went wrong; None unless a check failed.
+        kept: what of it is an earlier run's, since nothing that it comes from has changed: `verdict` (nothing was
+            compared again), `captures` (compared again, no engine was asked), or "".
+        attempts: why captures that it needs were asked for again, oldest first.
     """
 
     case: Case
@@ -122,6 +130,8 @@ class CaseResult:
     candidate: Mapping[str, Any] = field(default_factory=dict)
     reference: Mapping[str, Any] = field(default_factory=dict)
     diagnosis: Diagnosis | None = None
+    kept: str = ""
+    attempts: tuple[Failure, ...] = ()
 
     @property
     def first_failed(self) -> CheckResult | None:

@@ -13,11 +13,12 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import specrunner
+from specrunner.cache.keeping import CacheChoice, RunCache
 from specrunner.diagnoser import Diagnoser
 from specrunner.errors import EngineError, ExitCode, FollowedMissing
 from specrunner.events import CaseFinished, Event, RunFinished, RunStarted, SessionReady
@@ -29,7 +30,8 @@ from specrunner.results import CaseResult, CheckResult, Failure, Verdict
 from specrunner.sessions.answers import AnswerShelf, answers_folder
 from specrunner.sessions.captures import StoredCapture, locate_capture
 from specrunner.sessions.environments import Environment
-from specrunner.sessions.executor import Answer, Executor
+from specrunner.sessions.executor import Answer, Deliver, Executor
+from specrunner.sessions.retries import Retries
 from specrunner.sessions.timings import Timings, timings_file
 
 
@@ -39,6 +41,7 @@ class RunOptions:
 
     Attributes:
         jobs: sessions at once.
+        retries: how often a request that ends in an error is asked again.
         strict: a skip is an error, and an inconclusive check fails.
         max_fail: stop after this many cases that failed or had no evidence; None is never.
         update_goldens: put goldens that are missing or differ up for review.
@@ -47,16 +50,19 @@ class RunOptions:
             each layer fed by the reference.
         executor: what runs the sessions: `local`, or `ray` on the cluster that was joined.
         keep_answers: whether a benchmark that is interrupted keeps its answers, and one that goes on takes them.
+        cache: where captures and verdicts are kept; None asks everything anew, and keeps nothing.
     """
 
     jobs: int = 1
     strict: bool = False
+    retries: int = 0
     max_fail: int | None = None
     update_goldens: bool = False
     command: tuple[str, ...] = ()
     diagnose: bool = True
     keep_answers: bool = True
     executor: str = "local"
+    cache: CacheChoice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,30 +115,23 @@ class Run:
         self._interrupts = 0
         self.goldens = Keeper(options.update_goldens)
         self.answers = AnswerShelf(answers_folder() if options.keep_answers else None)
+        self.cache: RunCache | None = None
+        self._timings = Timings(timings_file())
+        self._retries = Retries(options.retries)
 
     def execute(self) -> ExitCode:
         """Run everything and return the exit status."""
         started = time.monotonic()
         self._publish(RunStarted(self._plan, self._options.command, time.time(), describe_machine()))
         directory = Path(tempfile.mkdtemp(prefix="specrunner-"))
-        timings = Timings(timings_file())
-        pool: Executor = find_executor(self._options.executor)(
-            directory,
-            jobs=self._options.jobs,
-            environments=self._environments,
-            timeouts=self._timeouts,
-            publish=self._messages.put,
-            deliver=lambda session, request, answer, facts, seconds: self._messages.put(
-                _Delivery(Evidence(session, request), answer, facts, seconds)
-            ),
-            shelf=self.answers,
-            timings=timings,
-        )
-        diagnoser = Diagnoser(self._plan, pool, self._timeouts) if self._options.diagnose else None
+        pool = self._make_executor(directory)
+        diagnoser: Diagnoser | None = None
         try:
             with self._handle_signals(pool):
                 self._admit_cases()
-                first = order_sessions(self._plan, timings)
+                rest = self._find_rest()
+                diagnoser = Diagnoser(rest, pool, self._timeouts) if self._options.diagnose else None
+                first = order_sessions(rest, self._timings)
                 futures = [
                     pool.start(planned, stays_open=bool(diagnoser and diagnoser.may_ask(planned.session.key)))
                     for planned in first
@@ -147,6 +146,8 @@ class Run:
             shutil.rmtree(directory, ignore_errors=True)
         for result in diagnoser.take_open() if diagnoser else ():
             self._finish_case(result)
+        if self.cache is not None:
+            self.cache.close()
         if not self._interrupts and not self._waiting:
             self.answers.clear()
         self._close_unfinished()
@@ -154,6 +155,34 @@ class Run:
         seconds = time.monotonic() - started
         self._publish(RunFinished(seconds, self._interrupts > 0, int(exit_code), self._sessions))
         return exit_code
+
+    def _make_executor(self, directory: Path) -> Executor:
+        """Return what answers requests: the pool, behind the cache where there is one."""
+
+        def make(deliver: Deliver) -> Executor:
+            return find_executor(self._options.executor)(
+                directory,
+                jobs=self._options.jobs,
+                environments=self._environments,
+                timeouts=self._timeouts,
+                publish=self._messages.put,
+                deliver=deliver,
+                shelf=self.answers,
+                timings=self._timings,
+                retries=self._retries,
+            )
+
+        def deliver(session: str, request: str, answer: Answer, facts: Mapping[str, Any], seconds: float) -> None:
+            self._messages.put(_Delivery(Evidence(session, request), answer, facts, seconds))
+
+        options = self._options
+        if options.cache is None:
+            return make(deliver)
+        from specrunner.sessions.pool import share_cores
+
+        threads = share_cores(options.jobs)
+        self.cache = RunCache(options.cache, self._plan, self._environments, threads, strict=options.strict)
+        return self.cache.put_before(make, directory, self._messages.put, deliver)
 
     @contextmanager
     def _handle_signals(self, pool: Executor) -> Iterator[None]:
@@ -180,16 +209,31 @@ class Run:
             reporter.handle(event)
 
     def _admit_cases(self) -> None:
-        """Note which cases wait for which captures; finish those that will not run."""
+        """Note which cases wait for which captures; finish those that will not run, or need not."""
         for index, planned in enumerate(self._plan.cases):
             if planned.skip is not None:
                 verdict = Verdict.ERROR if self._options.strict else Verdict.SKIPPED
                 self._finish_case(CaseResult(planned.case, verdict, failure=planned.skip))
                 continue
+            kept = self.cache.find_verdict(planned) if self.cache is not None else None
+            if kept is not None:
+                self._finish_case(kept)
+                continue
             self._waiting[index] = _Waiting(planned)
             for role, evidence in planned.evidence.items():
                 self._users[evidence].append((index, role))
                 self._needed[evidence] += 1
+
+    def _find_rest(self) -> Plan:
+        """Return the part of the plan that the waiting cases need."""
+        cases = tuple(waiting.planned for waiting in self._waiting.values())
+        sessions = []
+        for planned in self._plan.sessions:
+            key = planned.session.key
+            requests = tuple(request for request in planned.requests if self._needed[Evidence(key, request.key)])
+            if requests:
+                sessions.append(PlannedSession(planned.session, requests))
+        return Plan(cases, tuple(sessions))
 
     def _handle_next(self, pool: Executor, diagnoser: Diagnoser | None, directory: Path) -> None:
         try:
@@ -234,6 +278,8 @@ class Run:
         self, planned: PlannedCase, result: CaseResult, diagnoser: Diagnoser | None, directory: Path
     ) -> None:
         """Publish a case's result and let go of its captures."""
+        if self.cache is not None:
+            result = replace(result, kept=self.cache.mark(planned, result))
         self._finish_case(result)
         self._release(planned, directory)
         if diagnoser is not None:
@@ -255,7 +301,9 @@ class Run:
         checks: tuple[CheckResult, ...] = ()
         captures: dict[str, StoredCapture] = {}
         seconds = 0.0
+        attempts: list[Failure] = []
         for role, delivery in sorted(waiting.answers.items(), key=_rank_answer):
+            attempts += (describe_failure(error, role) for error in self._retries.failures(delivery.evidence))
             if delivery.evidence not in self._charged:
                 self._charged.add(delivery.evidence)
                 seconds += delivery.seconds
@@ -277,11 +325,16 @@ class Run:
             diagnosis = diagnose(checks)
         seconds += time.monotonic() - started
         ours = next((facts[role] for role in ("candidate", "forced", "probe") if role in facts), {})
-        return CaseResult(case, verdict, checks, failure, seconds, ours, facts.get("reference", {}), diagnosis)
+        theirs = facts.get("reference", {})
+        return CaseResult(case, verdict, checks, failure, seconds, ours, theirs, diagnosis, attempts=tuple(attempts))
 
     def _finish_case(self, result: CaseResult) -> None:
         self._verdicts[result.verdict] += 1
         self._publish(CaseFinished(result))
+
+    def summarize_cache(self) -> Sequence[str]:
+        """Return what the user should know about the cache."""
+        return self.cache.summarize() if self.cache is not None else ()
 
     def _close_unfinished(self) -> None:
         """Give every case that was not reached its verdict: no evidence."""

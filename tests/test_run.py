@@ -154,6 +154,9 @@ def test_kill_9_from_outside_in_the_middle(workplace: Workplace) -> None:
     workplace.write_spec({"other": "c"}, options="{other: 1}", name="other.yaml")
     process = workplace.start("spec.yaml", "other.yaml", "-j", "2")
     wait_for(lambda: len(hanging_workers(workplace)) >= 2, "both engines are stuck")
+    for pid in (first := hanging_workers(workplace)):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: len(set(hanging_workers(workplace)) - set(first)) >= 2, "both are asked once more")
     for pid in hanging_workers(workplace):
         os.kill(pid, signal.SIGKILL)
     outcome = workplace.finish(process)

@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "prove": "plant faults in the engines, and show which cases catch them",
     "calibrate": "measure the noise of legitimate variants, and print the tolerances it supports",
     "engines": "list, install and examine the inference engines",
+    "cache": "show, prune, export and import what is kept of earlier runs",
     "init": "write one spec that runs at once",
     "completion": "print what lets a shell complete specrunner's commands",
 }

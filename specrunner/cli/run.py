@@ -10,12 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from specrunner.cli.selection import add_selection_arguments, select_cases
 from specrunner.config import Settings, load_settings
 from specrunner.errors import ConfigurationError, ExitCode, UsageError
 from specrunner.golden.store import refuse_under_ci
 from specrunner.spec.model import Case
+
+if TYPE_CHECKING:
+    from specrunner.cache.keeping import CacheChoice
+    from specrunner.plan.model import Foresight, Plan
+    from specrunner.sessions.environments import Environment
 
 EXAMPLES = """\
 examples:
@@ -40,12 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ray-address", metavar="ADDRESS", help="of the Ray cluster (default: one that runs here)")
     parser.add_argument("-x", dest="max_fail", action="store_const", const=1, help="stop after the first failure")
     parser.add_argument("--max-fail", metavar="N", help="stop after N cases that failed or had no evidence")
+    parser.add_argument("--retries", metavar="N", help="ask again up to N times after an error (never after a failure)")
     parser.add_argument("--strict", action="store_true", default=None, help="a skipped case is an error")
     parser.add_argument("--update-goldens", action="store_true", help="put missing and differing goldens up for review")
     parser.add_argument(
         "--golden-repeats", type=_repeats, default=2, metavar="N", help="captures that must agree (default: 2)"
     )
-    parser.add_argument("--no-cache", action="store_true", help="ask anew what an interrupted benchmark has answers to")
+    parser.add_argument(
+        "--no-cache",
+        action="store_true",
+        default=None,
+        help="ask every engine anew, and keep no capture and no verdict",
+    )
     parser.add_argument("--timeout", metavar="SECONDS", help="the longest a request may take, above what cases state")
     parser.add_argument("--junit-xml", metavar="FILE", help="write a JUnit report")
     parser.add_argument("--json", metavar="FILE", help="write a report with every number; - is stdout")
@@ -70,7 +82,12 @@ def run(options: argparse.Namespace) -> int:
     if settings.overrides_cases("timeout"):
         cases = [replace(case, timeout=settings.timeout) for case in cases]
     repeats = options.golden_repeats if options.update_goldens else 0
-    return run_cases(cases, settings, plan_only=options.plan, golden_repeats=repeats, keep_answers=not options.no_cache)
+    return run_cases(
+        cases,
+        settings,
+        plan_only=options.plan,
+        golden_repeats=repeats,
+    )
 
 
 def _repeats(text: str) -> int:
@@ -86,12 +103,10 @@ def run_cases(
     *,
     plan_only: bool = False,
     golden_repeats: int = 0,
-    keep_answers: bool = True,
 ) -> int:
     """Plan and run cases under settings; with `plan_only`, print the plan instead.
 
     With `golden_repeats`, goldens that are missing or differ are made of so many captures and put up for review.
-    With `keep_answers`, a benchmark that was interrupted goes on, and one that is can.
     """
     from specrunner.plan.build import Planner, make_plan
 
@@ -100,7 +115,8 @@ def run_cases(
     if plan_only:
         from specrunner.plan.text import format_plan
 
-        print("\n".join(format_plan(plan)))
+        choice = choose_cache(settings, golden_repeats)
+        print("\n".join(format_plan(plan, foresee(plan, planner.environments, settings, choice) if choice else None)))
         return ExitCode.PASSED
     from specrunner.reporters import create_reporters
     from specrunner.runner import Run, RunOptions
@@ -125,10 +141,12 @@ def run_cases(
     run_options = RunOptions(
         jobs=settings.jobs,
         strict=settings.strict,
+        retries=settings.retries,
         max_fail=settings.max_fail,
         update_goldens=golden_repeats > 0,
         command=("specrunner", *sys.argv[1:]),
-        keep_answers=keep_answers,
+        keep_answers=not settings.no_cache,
+        cache=choose_cache(settings, golden_repeats),
         executor=settings.executor,
     )
     started = Run(plan, planner.environments, reporters, run_options)
@@ -137,10 +155,32 @@ def run_cases(
     finally:
         for reporter in reporters:
             reporter.close()
-    for line in (*started.goldens.summarize(), *started.answers.summarize()):
+    for line in (*started.goldens.summarize(), *started.answers.summarize(), *started.summarize_cache()):
         print(line, file=sys.stderr)
     unwritten = any(reporter.problem and not reporter.optional for reporter in reporters)
     return ExitCode.USAGE if unwritten and exit_code is ExitCode.PASSED else exit_code
+
+
+def choose_cache(settings: Settings, golden_repeats: int) -> CacheChoice | None:
+    """Return where captures and verdicts are kept; None where none may serve.
+
+    A golden is made of fresh captures, and what another machine of a cluster computes with cannot be told from here.
+    """
+    if settings.no_cache or golden_repeats or settings.executor != "local":
+        return None
+    from specrunner.cache.keeping import CacheChoice
+    from specrunner.cache.store import kept_folder
+
+    return CacheChoice(kept_folder(), settings.cache_limit * 1e9)
+
+
+def foresee(plan: Plan, environments: Mapping[str, Environment], settings: Settings, choice: CacheChoice) -> Foresight:
+    """Say what of a plan is kept, and why the rest will run."""
+    from specrunner.cache.keeping import RunCache
+    from specrunner.sessions.pool import share_cores
+
+    threads = share_cores(settings.jobs)
+    return RunCache(choice, plan, environments, threads, strict=settings.strict).foresee(plan)
 
 
 def find_job_summary(settings: Settings, environ: Mapping[str, str]) -> Path | None:

@@ -28,7 +28,7 @@ def add_path_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `PATH…`, `-k`, `-t`, `-p` and `--no-cases`."""
+    """Declare `PATH…`, `-k`, `-t`, `-p`, `--shard` and `--no-cases`."""
     add_path_argument(parser)
     group = parser.add_argument_group("selection")
     group.add_argument(
@@ -50,6 +50,7 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="narrow the matrix, e.g. dtype=float32 or engine=hf; values of one key are alternatives",
     )
+    group.add_argument("--shard", metavar="I/N", help="the I-th of N parts; cases that share an engine stay together")
     group.add_argument(
         "--no-cases",
         choices=("fail", "warn", "pass"),
@@ -90,14 +91,22 @@ def select_cases(
         NothingVerified: no case is left, under `--no-cases fail`.
     """
     from specrunner.plan.capabilities import check_capabilities
+    from specrunner.plan.shards import parse_shard
+    from specrunner.spec.diagnostics import count
     from specrunner.spec.select import Selection, parse_parameter
     from specrunner.spec.select import select_cases as narrow_cases
 
+    shard = parse_shard(options.shard) if options.shard else None
     loaded = load_paths(options.paths, timeout)
     cases = check_capabilities(loaded).require_valid()
     parameters = tuple(parse_parameter(text) for text in options.parameters)
     try:
-        return narrow_cases(cases, Selection(options.keywords, tuple(options.tags), parameters))
+        selected = narrow_cases(cases, Selection(options.keywords, tuple(options.tags), parameters))
+        if shard is None:
+            return selected
+        kept = tuple(shard.select(selected))
+        print(f"shard {options.shard}: {len(kept):,} of {count(len(selected), 'case')}", file=sys.stderr)
+        return kept
     except NothingVerified as error:
         no_cases = no_cases or options.no_cases or "fail"
         if no_cases == "fail":

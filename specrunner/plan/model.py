@@ -165,6 +165,19 @@ class PlannedSession:
 
 
 @dataclass(frozen=True, slots=True)
+class Foresight:
+    """What earlier runs have left of a plan, and why the rest will run.
+
+    Attributes:
+        verdicts: cases whose verdict is kept.
+        sessions: by session key, (requests needed, those of them that are kept, why the others run).
+    """
+
+    verdicts: int
+    sessions: Mapping[str, tuple[int, int, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything a run will do."""
 

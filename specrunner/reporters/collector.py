@@ -6,6 +6,7 @@ import dataclasses
 import time
 
 from specrunner.events import (
+    AnswersKept,
     CaseFinished,
     Event,
     RequestFinished,
@@ -32,6 +33,15 @@ class RunCollector:
         match event:
             case RunStarted():
                 self.started = event
+            case AnswersKept():
+                self._update(
+                    event.session,
+                    event.label,
+                    facts=event.facts,
+                    requests=event.requests,
+                    kept=event.kept,
+                    why=event.why,
+                )
             case SessionStarted():
                 known = self.sessions.get(event.session, SessionRecord(event.session, event.label))
                 requests = max(known.requests, event.requests)

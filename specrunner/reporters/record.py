@@ -73,8 +73,9 @@ class CaseRecord:
         decode: the generation asked for, or None.
         benchmark: the benchmark and the question asked of its score, or None.
         xfail: the reason why the case is expected to fail on this engine, or "".
-        attempts: earlier tries, oldest first; empty unless the case was run again.
+        attempts: earlier tries, oldest first; empty unless a capture had to be asked for again.
         diagnosis: where it first went wrong; None unless a check failed.
+        kept: `verdict` or `captures` when these are an earlier run's, else "".
     """
 
     id: str
@@ -99,6 +100,7 @@ class CaseRecord:
     attempts: tuple[Attempt, ...] = ()
     diagnosis: Diagnosis | None = None
     benchmark: Mapping[str, Any] | None = None
+    kept: str = ""
 
     @property
     def where(self) -> str:
@@ -153,6 +155,8 @@ class CaseRecord:
             failure=result.failure,
             diagnosis=result.diagnosis,
             benchmark=escape_json(case.benchmark),
+            kept=result.kept,
+            attempts=tuple(Attempt(Verdict.ERROR, failure=failure) for failure in result.attempts),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -173,7 +177,7 @@ class CaseRecord:
         fields["checks"] = tuple(CheckResult(**check) for check in data["checks"])
         fields["failure"] = Failure(**data["failure"]) if data["failure"] else None
         fields["attempts"] = tuple(_attempt_from_json(attempt) for attempt in data["attempts"])
-        fields["diagnosis"] = _diagnosis_from_json(data["diagnosis"]) if data["diagnosis"] else None
+        fields["diagnosis"] = Diagnosis.from_json(data["diagnosis"]) if data["diagnosis"] else None
         return cls(**fields)
 
 
@@ -193,6 +197,8 @@ class SessionRecord:
         tokens: how many tokens were generated.
         starts: how often a process was started for it.
         end: why the last process ended, or "" when it was closed in order.
+        kept: requests that an earlier run had answered.
+        why: why the others were asked, or "" where nothing was, or nothing is kept.
     """
 
     key: str
@@ -206,6 +212,8 @@ class SessionRecord:
     tokens: int = 0
     starts: int = 0
     end: str = ""
+    kept: int = 0
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,11 +292,6 @@ def _attempt_from_json(data: Mapping[str, Any]) -> Attempt:
         tuple(CheckResult(**check) for check in data["checks"]),
         Failure(**data["failure"]) if data["failure"] else None,
     )
-
-
-def _diagnosis_from_json(data: Mapping[str, Any]) -> Diagnosis:
-    lists = {name: tuple(data[name]) for name in ("findings", "growth", "local")}
-    return Diagnosis(**{**data, **lists})
 
 
 def _message_of(verdict: Verdict, checks: tuple[CheckResult, ...], failure: Failure | None) -> str:

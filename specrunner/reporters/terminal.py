@@ -101,6 +101,8 @@ class TerminalReporter(Reporter):
         if not_run:
             words.append(self.palette.paint(f"{not_run} not run", "warn"))
         took = f" in {format_seconds(run.seconds)}" if run.seconds is not None else ""
+        unchanged = sum(case.kept == "verdict" for case in run.cases)
+        took += self.palette.paint(f", {plural(unchanged, 'verdict')} kept", "dim") if unchanged else ""
         return (", ".join(words) or "no cases") + took
 
     def _take_case(self, case: CaseRecord) -> None:
@@ -169,7 +171,11 @@ class TerminalReporter(Reporter):
     def _show_session(self, session: SessionRecord) -> list[str]:
         load = session.load_seconds
         words = [f"ready in {format_seconds(load)}" if load is not None else "never ready"]
-        words.append(f"{session.answered} of {plural(session.requests, 'request')}")
+        if session.kept == session.requests and not session.starts:
+            words = ["not loaded"]
+        else:
+            words.append(f"{session.answered} of {plural(session.requests - session.kept, 'request')}")
+        words += [plural(session.kept, "kept answer")] if session.kept else []
         words += [plural(session.tensors, "tensor")] if session.tensors else []
         words += [plural(session.tokens, "token")] if session.tokens else []
         if session.starts > 1:
@@ -178,6 +184,7 @@ class TerminalReporter(Reporter):
             words.append(self.palette.paint(escape_line(session.end), "bad"))
         facts = " · ".join(map(escape_line, describe_facts(session.facts)))
         lines = [f"  {escape_line(session.label)}  {' · '.join(words)}"]
+        lines += [f"    asked because {escape_line(session.why)}"] if session.why else []
         return [*lines, f"    {self.palette.paint(facts, 'dim')}"] if facts else lines
 
 

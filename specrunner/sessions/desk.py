@@ -75,10 +75,11 @@ class Desk:
                 self._trays[session].waiting.remove(found)
             return found
 
-    def put_back(self, session: str, request: Request) -> None:
-        """Lay a request that was taken, and not answered, before the others."""
+    def put_back(self, session: str, request: Request, *, last: bool = False) -> None:
+        """Lay a request that was taken, and not answered, before the others or behind them."""
         with self._changed:
-            self._trays[session].waiting.insert(0, request)
+            waiting = self._trays[session].waiting
+            waiting.insert(len(waiting) if last else 0, request)
             self._changed.notify_all()
 
     def is_ready(self, session: str) -> bool:

@@ -14,9 +14,11 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from specrunner.config import EngineTable, find_project_table, read_engine_tables
 from specrunner.engines.base import Capabilities
@@ -217,6 +219,23 @@ def installed_versions(folders: Iterable[Path]) -> dict[str, str]:
             if match := _DISTRIBUTION.fullmatch(entry):
                 found.setdefault(canonical_name(match[1]), match[2])
     return dict(sorted(found.items()))
+
+
+def find_editable_sources(folders: Iterable[Path]) -> list[Path]:
+    """Return the source trees that are installed in `folders` as links, so that what runs is what stands there."""
+    sources: dict[Path, None] = {}
+    for folder in folders:
+        for file in sorted(folder.glob("*.dist-info/direct_url.json")):
+            try:
+                data = json.loads(file.read_text(encoding="utf-8"))
+                if data.get("dir_info", {}).get("editable"):
+                    sources[Path(unquote(urlsplit(data["url"]).path))] = None
+            except (OSError, ValueError, KeyError, AttributeError):
+                continue
+        for file in sorted(folder.glob("*.egg-link")):
+            with suppress(OSError, ValueError, IndexError):
+                sources[Path(file.read_text(encoding="utf-8").splitlines()[0].strip())] = None
+    return list(sources)
 
 
 def notable_versions(versions: Mapping[str, str], packages: Iterable[str]) -> dict[str, str]:

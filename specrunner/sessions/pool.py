@@ -12,6 +12,7 @@ from specrunner.sessions.checkpoints import Checkpoints
 from specrunner.sessions.environments import Environment
 from specrunner.sessions.executor import Deliver, Publish
 from specrunner.sessions.places import Need, Place, Places
+from specrunner.sessions.retries import Retries
 from specrunner.sessions.serving import LiveSession, Surroundings
 from specrunner.sessions.sizes import estimate_need, list_gpus, measure_available_memory
 from specrunner.sessions.threads import SessionThreads
@@ -34,6 +35,7 @@ class Pool(SessionThreads):
         deliver: called from the pool's threads with (session key, request key, answer, session facts, seconds).
         shelf: of the answers to benchmarks that earlier runs got; without one, every question is asked.
         timings: takes the time of loads and requests.
+        retries: says what is asked again after an error.
         memory: bytes that the engines of this run may take; what is available, when nothing is stated.
     """
 
@@ -48,11 +50,12 @@ class Pool(SessionThreads):
         deliver: Deliver,
         shelf: AnswerShelf | None = None,
         timings: Timings | None = None,
+        retries: Retries | None = None,
         memory: int | None = None,
     ) -> None:
         available = measure_available_memory() if memory is None else memory
         places = Places(jobs, memory=available, gpus=list_gpus() or UNNAMED_GPU)
-        super().__init__(places, timeouts=timeouts, publish=publish, deliver=deliver, timings=timings)
+        super().__init__(places, timeouts=timeouts, publish=publish, deliver=deliver, timings=timings, retries=retries)
         self._directory = directory
         self._environments = environments
         self._shelf = shelf or AnswerShelf(None)

@@ -78,9 +78,15 @@ def find_checkpoint(model: Model) -> Path | None:
         return None
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    snapshots = hub / f"models--{model.id.replace('/', '--')}" / "snapshots"
-    if model.revision is not None and (snapshots / model.revision).is_dir():
-        return snapshots / model.revision
+    repository = hub / f"models--{model.id.replace('/', '--')}"
+    snapshots = repository / "snapshots"
+    commit = model.revision or "main"
+    with suppress(OSError, ValueError):
+        commit = (repository / "refs" / commit).read_text(encoding="utf-8").strip()
+    if (snapshots / commit).is_dir():
+        return snapshots / commit
+    if model.revision is not None:
+        return None
     with suppress(OSError):
         return max(snapshots.iterdir(), key=lambda entry: entry.stat().st_mtime, default=None)
     return None

@@ -21,6 +21,7 @@ from specrunner.sessions.desk import Desk
 from specrunner.sessions.executor import Answer, Deliver, Publish
 from specrunner.sessions.places import Need, Place, Places
 from specrunner.sessions.process import Cancelled
+from specrunner.sessions.retries import Retries
 from specrunner.sessions.timings import Timings
 
 MOST_SESSIONS = 4096
@@ -63,6 +64,7 @@ class SessionThreads(ABC):
         publish: takes every event; must be thread-safe.
         deliver: takes every answer; must be thread-safe.
         timings: takes the time of loads and requests, and is written when all sessions have ended.
+        retries: says what is asked again after an error.
     """
 
     def __init__(
@@ -73,12 +75,14 @@ class SessionThreads(ABC):
         publish: Publish,
         deliver: Deliver,
         timings: Timings | None = None,
+        retries: Retries | None = None,
     ) -> None:
         self._places = places
         self._timeouts = timeouts
         self._publish = publish
         self._deliver = deliver
         self._timings = timings or Timings(None)
+        self._retries = retries or Retries()
         self._threads = ThreadPoolExecutor(max_workers=MOST_SESSIONS, thread_name_prefix="session")
         self._desk = Desk()
         self._stopping = threading.Event()
@@ -162,12 +166,16 @@ class SessionThreads(ABC):
         self, planned: PlannedSession, request: Request, answer: Answer, facts: Mapping[str, Any], seconds: float
     ) -> None:
         failed = isinstance(answer, EngineError)
+        evidence = Evidence(planned.session.key, request.key)
+        if isinstance(answer, EngineError) and not self._stopping.is_set() and self._retries.allow(evidence, answer):
+            self._desk.put_back(planned.session.key, request, last=True)
+            return
         tensors, tokens = 0, 0
         if isinstance(answer, StoredCapture):
             tensors, tokens = len(answer.tensor_names), len(answer.output_token_ids or ())
             self._timings.record_request(planned.session.key, request.key, seconds)
         self._publish(RequestFinished(planned.session.key, request.key, seconds, failed, tensors, tokens))
-        self._desk.answer(Evidence(planned.session.key, request.key))
+        self._desk.answer(evidence)
         self._deliver(planned.session.key, request.key, answer, facts, seconds)
 
     def _serve_process(self, planned: PlannedSession, place: Place) -> None:

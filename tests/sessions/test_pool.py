@@ -110,7 +110,7 @@ def test_a_crash_costs_its_own_request_and_the_rest_goes_on(serve: Serve, accide
     assert isinstance(served.answers[accident], WorkerDied)
     for text in ("before", "after", "elsewhere"):
         assert isinstance(served.answers[text], StoredCapture), text
-    assert len(served.of(SessionReady)) == 3
+    assert len(served.of(SessionReady)) == 3, "one for each session, and one for the request that crashed it"
     assert [event.reason for event in served.of(SessionEnded)].count("the process died") == 1
 
 

@@ -23,6 +23,7 @@ from specrunner.sessions.places import Need, Place, Places
 from specrunner.sessions.pool import share_cores
 from specrunner.sessions.ray.cluster import Demand, list_nodes, settle_demand
 from specrunner.sessions.ray.session import RemoteSession
+from specrunner.sessions.retries import Retries
 from specrunner.sessions.serving import Surroundings
 from specrunner.sessions.sizes import estimate_need
 from specrunner.sessions.threads import MOST_SESSIONS, SessionThreads
@@ -44,6 +45,7 @@ class RayPool(SessionThreads):
         deliver: called from the pool's threads with (session key, request key, answer, session facts, seconds).
         shelf: of the answers to benchmarks that earlier runs got.
         timings: takes the time of loads and requests.
+        retries: says what is asked again after an error.
     """
 
     def __init__(
@@ -57,9 +59,10 @@ class RayPool(SessionThreads):
         deliver: Deliver,
         shelf: AnswerShelf | None = None,
         timings: Timings | None = None,
+        retries: Retries | None = None,
     ) -> None:
         places = Places(MOST_SESSIONS, memory=0)
-        super().__init__(places, timeouts=timeouts, publish=publish, deliver=deliver, timings=timings)
+        super().__init__(places, timeouts=timeouts, publish=publish, deliver=deliver, timings=timings, retries=retries)
         self._directory = directory
         self._environments = environments
         self._shelf = shelf or AnswerShelf(None)

@@ -113,11 +113,11 @@ function moveFocus(place) {
 function runSections(report) {
   const { run, environment, sessions } = report;
   const rows = sessions.map((session) => make("tr", { class: session.end || session.failed ? "wrong" : "" },
-    make("td", { class: "whole" }, session.label), make("td", {}, formatSeconds(session.load_seconds) || "never ready"),
-    make("td", {}, `${session.answered} of ${session.requests}`), make("td", {}, formatNumber(session.tensors)),
+    make("td", { class: "whole" }, session.label), make("td", {}, formatSeconds(session.load_seconds) || (session.kept ? "not loaded" : "never ready")),
+    make("td", {}, `${session.answered} of ${session.requests - session.kept}`), make("td", {}, String(session.kept)), make("td", {}, formatNumber(session.tensors)),
     make("td", {}, formatNumber(session.tokens)), make("td", {}, String(session.starts)), make("td", {}, session.end || "")));
   return [
-    section("Sessions", table(["engine process", "load", "requests", "tensors", "tokens", "starts", "ended because"], rows, { label: "sessions" })),
+    section("Sessions", table(["engine process", "load", "requests", "kept", "tensors", "tokens", "starts", "ended because"], rows, { label: "sessions" })),
     section("Run", facts([["command", run.command.join(" ")], ["started", run.started_at], ["took", formatSeconds(run.seconds)],
       ["ended", run.complete ? (run.interrupted ? "early, interrupted" : "in order") : "early"], ["exit status", run.exit_code],
       ...flatten(environment)])),

@@ -1,0 +1,148 @@
+"""Digests of files and directories by content, remembered by what the file system says of each file.
+
+A file is read again when its size, its inode, or a time of it differs, or when it was changed so shortly before it was
+read that its times could not tell a second change. The time of the last change of status (`ctime`) cannot be set by a
+program, so a file that is swapped and given its old date back is read as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+SETTLED_NS = 2_000_000_000
+"""Nanoseconds that must lie between a file's last change and its reading for its digest to be remembered."""
+
+SKIPPED = frozenset({"__pycache__", "node_modules"})
+"""Folders that hold nothing an engine computes with; hidden ones and virtual environments are left out too."""
+
+VERSION = 1
+
+
+class Digests:
+    """Reads files once.
+
+    Args:
+        folder: where digests are remembered, one file for each directory asked for; None remembers nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._known: dict[tuple[Path, frozenset[str]], str] = {}
+
+    def of(self, place: Path, skipped: frozenset[str] = frozenset()) -> str:
+        """Return the SHA-256 over the names and contents of all files below a directory, or of one file.
+
+        Args:
+            place: a directory or a file; links are followed. What is not there has a digest of its own.
+            skipped: names of folders to leave out, beside the usual ones.
+        """
+        key = (place, skipped)
+        if key not in self._known:
+            self._known[key] = self._digest(place, skipped)
+        return self._known[key]
+
+    def forget(self) -> None:
+        """Look at every file again."""
+        self._known.clear()
+
+    def _digest(self, place: Path, skipped: frozenset[str]) -> str:
+        memory = None if self._folder is None else self._folder / f"{_short(str(place.absolute()))}.json"
+        remembered = read_memory(memory)
+        files: dict[str, list[Any]] = {}
+        total = hashlib.sha256()
+        changed = False
+        for name, path, state in sorted(walk(place, skipped)):
+            seen = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+            entry = remembered.get(name)
+            if entry is None or entry[:4] != seen:
+                now = time.time_ns()
+                entry = [*seen, digest_file(path)]
+                changed = True
+                if now - max(state.st_ctime_ns, state.st_mtime_ns) < SETTLED_NS:
+                    total.update(f"{name}\0{entry[4]}\0".encode("utf-8", "surrogateescape"))
+                    continue
+            files[name] = entry
+            total.update(f"{name}\0{entry[4]}\0".encode("utf-8", "surrogateescape"))
+        if memory is not None and (changed or len(files) != len(remembered)):
+            write_memory(memory, files)
+        return total.hexdigest()
+
+
+def walk(place: Path, skipped: frozenset[str]) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Yield name, path and status of every file below a directory, the name relative to it and "" for a file itself."""
+    with suppress(OSError):
+        state = place.stat()
+        if not stat.S_ISDIR(state.st_mode):
+            yield "", str(place), state
+            return
+    pending = [""]
+    seen: set[tuple[int, int]] = set()
+    while pending:
+        folder = pending.pop()
+        try:
+            entries = list(os.scandir(place / folder))
+        except OSError:
+            continue
+        if folder and any(entry.name == "pyvenv.cfg" for entry in entries):
+            continue
+        for entry in entries:
+            try:
+                state = entry.stat()
+            except OSError:  # a link to nowhere
+                continue
+            name = f"{folder}{entry.name}"
+            if not stat.S_ISDIR(state.st_mode):
+                if stat.S_ISREG(state.st_mode):
+                    yield name, entry.path, state
+                continue
+            identity = state.st_dev, state.st_ino  # a link may lead back up
+            if entry.name not in SKIPPED | skipped and not entry.name.startswith(".") and identity not in seen:
+                seen.add(identity)
+                pending.append(f"{name}/")
+
+
+def digest_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content; "" when it cannot be read."""
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def read_memory(memory: Path | None) -> dict[str, list[Any]]:
+    """Return what is remembered of a directory; nothing when the file is missing, of another version or damaged."""
+    if memory is None:
+        return {}
+    try:
+        data = json.loads(memory.read_text(encoding="utf-8"))
+        files = data["files"]
+        if data["version"] == VERSION and data["check"] == _short(json.dumps(files)):
+            return dict(files)
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    return {}
+
+
+def write_memory(memory: Path, files: dict[str, list[Any]]) -> None:
+    """Remember; nothing is lost where it cannot be written."""
+    text = json.dumps(files)
+    data = f'{{"version": {VERSION}, "check": "{_short(text)}", "files": {text}}}'
+    partial = memory.with_name(f"{memory.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    with suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(data, encoding="utf-8")
+        partial.replace(memory)
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:24]

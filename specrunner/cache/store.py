@@ -1,0 +1,280 @@
+"""Kept captures and verdicts on disk: one directory or file an entry, named by its key.
+
+An entry appears whole, by one rename, and states the digest of each of its files; one that does not hold is deleted
+when it is found. Captures are linked, not copied, where the file system allows it, and nobody writes into either end.
+Any number of processes may use one store: there is no index that they could disagree about, and an entry that another
+process deletes in the meantime is a miss.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specrunner.cache.digests import digest_file
+from specrunner.folders import cache_folder
+
+VERSION = 1
+ENTRY = "entry.json"
+CAPTURES, VERDICTS, SESSIONS = "captures", "verdicts", "sessions"
+LEFT_BEHIND = 24 * 3600.0
+"""Seconds after which an unfinished entry belongs to a process that is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A capture's entry.
+
+    Attributes:
+        facts: of the session that made it.
+        seconds: that the request took.
+        size: bytes of its files.
+    """
+
+    facts: Mapping[str, Any]
+    seconds: float
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What lies in the store, for those who count and delete.
+
+    Attributes:
+        path: the entry's directory or file.
+        kind: `captures`, `verdicts` or `sessions`.
+        size: bytes.
+        used: seconds since the epoch of its last use.
+    """
+
+    path: Path
+    kind: str
+    size: int
+    used: float
+
+
+class Store:
+    """A folder of kept entries.
+
+    Args:
+        folder: where they are; it need not exist.
+
+    Attributes:
+        folder: the same.
+        problem: why something could not be kept, or "".
+        damaged: entries that were found damaged, and deleted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.problem = ""
+        self.damaged = 0
+
+    def find_capture(self, key: str, target: Path) -> Kept | None:
+        """Put a kept capture's files into `target`, a directory that is made; None when there is none that holds."""
+        place = self._place(CAPTURES, key)
+        entry = read_entry(place / ENTRY, key)
+        if entry is None:
+            self._drop_damaged(place)
+            return None
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            for name, (_, digest) in entry["files"].items():
+                if Path(name).name != name:
+                    raise ValueError("not the name of a file")
+                link(place / name, target / name)
+                if digest_file(target / name) != digest:
+                    raise ValueError("another digest")
+            os.utime(place / ENTRY)
+        except (OSError, ValueError):
+            shutil.rmtree(target, ignore_errors=True)
+            self._drop_damaged(place)
+            return None
+        return Kept(entry["facts"], entry["seconds"], sum(size for size, _ in entry["files"].values()))
+
+    def has_capture(self, key: str) -> bool:
+        """Tell whether there seems to be an entry; its files are not looked at."""
+        return (self._place(CAPTURES, key) / ENTRY).is_file()
+
+    def keep_capture(self, key: str, source: Path, facts: Mapping[str, Any], seconds: float) -> None:
+        """Keep a complete capture; where that is not possible, note why and go on."""
+        place = self._place(CAPTURES, key)
+        scratch: str | None = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            scratch = tempfile.mkdtemp(prefix=".new-", dir=self.folder)
+            files = {}
+            for file in sorted(source.iterdir()):
+                link(file, Path(scratch) / file.name)
+                files[file.name] = [file.stat().st_size, digest_file(file)]
+            entry = {"version": VERSION, "key": key, "files": files, "facts": facts, "seconds": seconds}
+            (Path(scratch) / ENTRY).write_text(seal(entry), encoding="utf-8")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Path(scratch).rename(place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process kept the same
+                self.problem = f"captures could not be kept in {self.folder}: {error.strerror or error}"
+        finally:
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+    def drop_capture(self, key: str) -> None:
+        """Delete a capture's entry."""
+        self._remove(self._place(CAPTURES, key))
+
+    def find_record(self, kind: str, key: str) -> dict[str, Any] | None:
+        """Return a kept JSON object of `verdicts` or `sessions`; None when there is none that holds."""
+        file = self._place(kind, key)
+        entry = read_entry(file, key)
+        if entry is None:
+            self._drop_damaged(file)
+            return None
+        with suppress(OSError):
+            os.utime(file)
+        return dict(entry["record"])
+
+    def keep_record(self, kind: str, key: str, record: Mapping[str, Any]) -> None:
+        """Keep a JSON object, in the place of one of the same key."""
+        file = self._place(kind, key)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=".new-", delete=False) as stream:
+                try:
+                    stream.write(seal({"version": VERSION, "key": key, "record": record}))
+                    stream.close()
+                    Path(stream.name).replace(file)
+                except BaseException:
+                    Path(stream.name).unlink()
+                    raise
+        except OSError as error:
+            self.problem = f"{kind} could not be kept in {self.folder}: {error.strerror or error}"
+
+    def list_items(self) -> Iterator[Item]:
+        """Yield every entry."""
+        for kind in (CAPTURES, VERDICTS, SESSIONS):
+            for path in sorted((self.folder / kind).glob("??/[0-9a-f]*")):
+                try:
+                    files = list(path.iterdir()) if path.is_dir() else [path]
+                    size = sum(file.stat().st_size for file in files)
+                    used = (path / ENTRY if path.is_dir() else path).stat().st_mtime
+                except OSError:  # deleted by another process, or unfinished
+                    continue
+                yield Item(path, kind, size, used)
+
+    def prune(
+        self, *, most_bytes: float = float("inf"), unused_since: float = 0.0, spare_since: float = float("inf")
+    ) -> list[Item]:
+        """Delete what was not used since a moment, and then what was unused longest until the rest is small enough.
+
+        Args:
+            most_bytes: that may stay.
+            unused_since: seconds since the epoch; older entries go.
+            spare_since: seconds since the epoch; younger entries stay, whatever the size.
+
+        Returns:
+            What was deleted.
+        """
+        items = sorted(self.list_items(), key=lambda item: item.used)
+        total = sum(item.size for item in items)
+        gone = []
+        for item in items:
+            if item.used < unused_since or (total > most_bytes and item.used < spare_since):
+                self._remove(item.path)
+                total -= item.size
+                gone.append(item)
+        now = time.time()
+        for pattern in (".new-*", ".gone-*", "*/??/.new-*"):
+            for path in self.folder.glob(pattern):
+                with suppress(OSError):
+                    if now - path.stat().st_mtime > LEFT_BEHIND:
+                        remove(path)
+        return gone
+
+    def copy_to(self, other: Store, used_since: float = 0.0) -> tuple[int, int]:
+        """Copy the entries that hold and were used since a moment into another store.
+
+        Returns:
+            How many are in the other store now that were not, and how many did not hold.
+        """
+        copied, bad = 0, 0
+        for item in self.list_items():
+            key = item.path.name
+            if item.used < used_since or (item.kind != SESSIONS and other._place(item.kind, key).exists()):
+                continue
+            if item.kind == CAPTURES:
+                with tempfile.TemporaryDirectory(prefix="specrunner-") as scratch:
+                    kept = self.find_capture(key, Path(scratch) / "capture")
+                    if kept is not None:
+                        other.keep_capture(key, Path(scratch) / "capture", kept.facts, kept.seconds)
+            else:
+                kept_record = self.find_record(item.kind, key)
+                if kept_record is not None:
+                    other.keep_record(item.kind, key, kept_record)
+            found = other._place(item.kind, key).exists()
+            copied += found
+            bad += not found
+        return copied, bad
+
+    def _place(self, kind: str, key: str) -> Path:
+        return self.folder / kind / key[:2] / key
+
+    def _drop_damaged(self, place: Path) -> None:
+        if place.exists():
+            self.damaged += 1
+            self._remove(place)
+
+    def _remove(self, path: Path) -> None:
+        """Take an entry away at once, whole, and then delete it."""
+        with suppress(OSError):
+            gone = Path(tempfile.mkdtemp(prefix=".gone-", dir=self.folder))
+            path.rename(gone / path.name)
+            shutil.rmtree(gone, ignore_errors=True)
+
+
+def kept_folder() -> Path:
+    """Return where captures and verdicts are kept on this machine."""
+    return cache_folder() / "kept"
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name; copy it where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def remove(path: Path) -> None:
+    """Delete a directory or a file."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def seal(entry: Mapping[str, Any]) -> str:
+    """Return an entry's text: its digest in a line of its own, then the entry."""
+    text = json.dumps(entry)
+    return f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+
+
+def read_entry(file: Path, key: str) -> dict[str, Any] | None:
+    """Return an entry whose digest, version and key hold, else None."""
+    try:
+        digest, text = file.read_text(encoding="utf-8").split("\n", 1)
+        if digest != hashlib.sha256(text.encode()).hexdigest():
+            return None
+        entry = json.loads(text)
+    except (OSError, ValueError):
+        return None
+    return entry if entry.get("version") == VERSION and entry.get("key") == key else None

@@ -1,0 +1,153 @@
+"""Digests of trees: every change of content is seen, and nothing is read twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specrunner.cache import digests
+from specrunner.cache.digests import Digests, digest_file
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that were read, by name."""
+    seen: list[str] = []
+
+    def note(path: str | Path) -> str:
+        seen.append(Path(path).name)
+        return digest_file(path)
+
+    monkeypatch.setattr(digests, "digest_file", note)
+    return seen
+
+
+def settle(*files: Path) -> None:
+    """Let `files` look as if they had been changed long ago."""
+    for file in files:
+        os.utime(file, (1, 1))
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust the times of files at once."""
+    monkeypatch.setattr(digests, "SETTLED_NS", -(10**18))
+
+
+def test_a_file_has_the_digest_of_its_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"weights")
+    assert digest_file(tmp_path / "a") == hashlib.sha256(b"weights").hexdigest()
+    assert digest_file(tmp_path / "b") == ""
+
+
+@pytest.mark.usefixtures("settled")
+def test_files_are_read_once_also_by_later_runs(tmp_path: Path, reads: list[str]) -> None:
+    tree = tmp_path / "tree"
+    (tree / "below").mkdir(parents=True)
+    (tree / "a.py").write_text("1")
+    (tree / "below" / "b.py").write_text("2")
+    first = Digests(tmp_path / "memory").of(tree)
+    assert sorted(reads) == ["a.py", "b.py"]
+    assert Digests(tmp_path / "memory").of(tree) == first
+    assert sorted(reads) == ["a.py", "b.py"], "the second run read nothing"
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_change_that_keeps_size_and_date_is_seen(tmp_path: Path) -> None:
+    file = tmp_path / "tree" / "weights"
+    file.parent.mkdir()
+    file.write_text("one")
+    settle(file)
+    before = Digests(tmp_path / "memory").of(file.parent)
+    time.sleep(0.02)  # the kernel's clock for times of files ticks every few milliseconds
+    file.write_text("two")
+    settle(file)
+    assert Digests(tmp_path / "memory").of(file.parent) != before
+
+
+def test_a_file_that_was_changed_just_now_is_not_remembered(tmp_path: Path, reads: list[str]) -> None:
+    file = tmp_path / "tree" / "weights"
+    file.parent.mkdir()
+    file.write_text("one")
+    for _ in range(2):
+        Digests(tmp_path / "memory").of(file.parent)
+    assert reads == ["weights", "weights"]
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("damage", ["cut", "flip", "rubbish", "version"])
+def test_damaged_memory_is_forgotten(tmp_path: Path, damage: str) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "a").write_text("1")
+    digest = Digests(tmp_path / "memory").of(tree)
+    (memory,) = (tmp_path / "memory").iterdir()
+    text = memory.read_text()
+    found = digest_file(tree / "a")
+    assert found in text
+    damaged = {
+        "cut": text[: len(text) // 2],
+        "flip": text.replace(found, found[::-1]),
+        "rubbish": "\x00" * 100,
+        "version": text.replace('"version": 1', '"version": 0'),
+    }
+    memory.write_text(damaged[damage])
+    assert Digests(tmp_path / "memory").of(tree) == digest
+
+
+def test_what_no_answer_comes_from_is_left_out(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "a.py").write_text("1")
+    digest = Digests(None).of(tree, frozenset({"tests"}))
+    for folder in ("__pycache__", ".git", "tests", "below/__pycache__", "node_modules"):
+        (tree / folder).mkdir(parents=True)
+        (tree / folder / "x").write_text("2")
+    (tree / "environment").mkdir()
+    (tree / "environment" / "pyvenv.cfg").write_text("")
+    assert Digests(None).of(tree, frozenset({"tests"})) == digest
+    (tree / "below" / "b.py").write_text("3")
+    assert Digests(None).of(tree, frozenset({"tests"})) != digest
+
+
+def test_links_are_followed_and_may_lead_in_a_circle(tmp_path: Path) -> None:
+    tree, elsewhere = tmp_path / "tree", tmp_path / "elsewhere"
+    tree.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "a.py").write_text("1")
+    (tree / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(tree)
+    (tree / "nowhere").symlink_to(tmp_path / "missing")
+    before = Digests(None).of(tree)
+    (elsewhere / "a.py").write_text("2")
+    assert Digests(None).of(tree) != before
+
+
+def test_a_place_that_cannot_be_remembered_is_still_digested(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "a").write_text("1")
+    digest = Digests(tmp_path / "file" / "memory").of(tmp_path / "a")
+    assert digest == Digests(None).of(tmp_path / "a") != Digests(None).of(tmp_path / "missing")
+
+
+_NAMES = st.text("abc", min_size=1, max_size=3)
+_TREES = st.dictionaries(_NAMES, st.binary(max_size=3), max_size=4)
+
+
+@given(one=_TREES, other=_TREES)
+def test_digests_are_equal_just_where_names_and_contents_are(
+    tmp_path_factory: pytest.TempPathFactory, one: dict[str, bytes], other: dict[str, bytes]
+) -> None:
+    found = []
+    for tree in (one, other):
+        folder = tmp_path_factory.mktemp("tree")
+        for name, content in tree.items():
+            (folder / name).write_bytes(content)
+        found.append(Digests(None).of(folder))
+    assert (found[0] == found[1]) == (one == other)

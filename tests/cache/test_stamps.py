@@ -1,0 +1,220 @@
+"""Stamps and keys: nothing that an answer comes from can change without another key, and nothing else matters."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import specrunner
+from specrunner.cache import stamps
+from specrunner.cache.digests import Digests
+from specrunner.cache.stamps import PART_NAMES, Stamp, Stamper, select_variables, stamp_session
+from specrunner.plan.model import Evidence, Plan, PlannedSession, Request, Session
+from specrunner.sessions.environments import Environment, find_editable_sources
+from specrunner.spec.model import Evaluation, Model, Prompt
+
+
+class Laboratory:
+    """An engine's environment, a checkpoint and a session, all of which can be changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.site = folder / "venv" / "lib" / "python3.11" / "site-packages"
+        self.source = folder / "source"
+        self.model = folder / "model"
+        for name in ("torch", "transformers"):
+            self.write(self.site / name / "__init__.py", "version = 1")
+        self.write(self.site / "torch" / "lib" / "kernel.so", "machine code")
+        self.write(self.site / "torch-2.13.0.dist-info" / "METADATA", "")
+        self.write(self.site / "engine-1.dist-info" / "direct_url.json", json.dumps(self.editable(self.source)))
+        self.write(self.source / "engine" / "attention.py", "softmax")
+        self.write(folder / "venv" / "pyvenv.cfg", f"home = {folder}\nversion = 3.11.7\n")
+        self.write(folder / "venv" / "bin" / "python", "")
+        self.write(self.model / "config.json", "{}")
+        self.write(self.model / "model.safetensors", "weights")
+        self.session = Session("hf", "hf-d1", Model(path=str(self.model)), "float32", "cpu", {"attention": "sdpa"})
+        self.environment = Environment("hf", folder / "venv" / "bin" / "python", digest="d1", source="configured")
+        self.threads = 2
+
+    @staticmethod
+    def editable(source: Path) -> dict[str, Any]:
+        return {"url": f"file://{source}", "dir_info": {"editable": True}}
+
+    @staticmethod
+    def write(file: Path, text: str) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def stamp(self) -> Stamp:
+        return stamp_session(self.session, self.environment, self.threads, Digests(None))
+
+
+@pytest.fixture
+def laboratory(tmp_path: Path) -> Laboratory:
+    return Laboratory(tmp_path)
+
+
+CHANGES: dict[str, tuple[str, Callable[[Laboratory], None]]] = {
+    "a weight": ("model", lambda lab: lab.write(lab.model / "model.safetensors", "weightz")),
+    "the configuration": ("model", lambda lab: lab.write(lab.model / "config.json", "{ }")),
+    "a file more": ("model", lambda lab: lab.write(lab.model / "added_tokens.json", "{}")),
+    "a package's code in place": ("engine", lambda lab: lab.write(lab.site / "torch" / "__init__.py", "version = 2")),
+    "a kernel": ("engine", lambda lab: lab.write(lab.site / "torch" / "lib" / "kernel.so", "other code")),
+    "an editable source": ("engine", lambda lab: lab.write(lab.source / "engine" / "attention.py", "sigmoid")),
+    "a package more": ("environment", lambda lab: lab.write(lab.site / "triton-3.0.dist-info" / "METADATA", "")),
+    "Python": ("environment", lambda lab: lab.write(lab.folder / "venv" / "pyvenv.cfg", "version = 3.12.1\n")),
+    "the lock": ("environment", lambda lab: setattr(lab, "session", replace(lab.session, environment="hf-d2"))),
+    "threads": ("threads", lambda lab: setattr(lab, "threads", 1)),
+    "a configured variable": (
+        "variables",
+        lambda lab: setattr(lab, "environment", replace(lab.environment, env={"VLLM_ATTENTION_BACKEND": "X"})),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_each_change_gives_another_key_and_is_named(laboratory: Laboratory, what: str) -> None:
+    part, change = CHANGES[what]
+    before = laboratory.stamp()
+    change(laboratory)
+    after = laboratory.stamp()
+    assert after.key != before.key
+    assert after.find_changes(before.parts) == [PART_NAMES[part]]
+    assert after.identity == before.identity, "it is still the same session for people"
+
+
+@pytest.mark.parametrize(
+    "session", [{"dtype": "bfloat16"}, {"device": "cuda"}, {"options": {"attention": "eager"}}, {"engine": "oracle"}]
+)
+def test_another_flag_is_another_session(laboratory: Laboratory, session: dict[str, Any]) -> None:
+    before = laboratory.stamp()
+    laboratory.session = replace(laboratory.session, **session)
+    assert laboratory.stamp().identity != before.identity
+
+
+def test_what_changes_no_answer_gives_no_other_key(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = laboratory.stamp()
+    laboratory.write(laboratory.site / "torch" / "__pycache__" / "x.pyc", "")
+    laboratory.write(laboratory.source / ".git" / "HEAD", "ref")
+    laboratory.write(laboratory.folder / "venv" / "pyvenv.cfg", "home = /elsewhere\nversion = 3.11.7\n")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("CI_JOB_ID", "17")
+    assert laboratory.stamp() == before
+
+
+@pytest.mark.parametrize("name", ["VLLM_USE_V1", "SGLANG_X", "OMP_PROC_BIND", "TORCH_LOGS", "CUBLAS_WORKSPACE_CONFIG"])
+def test_the_callers_variables_count(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    before = laboratory.stamp()
+    monkeypatch.setenv(name, "something else")
+    assert laboratory.stamp().find_changes(before.parts) == [PART_NAMES["variables"]]
+
+
+def test_no_value_of_a_variable_is_written_down(monkeypatch: pytest.MonkeyPatch, laboratory: Laboratory) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "hunter2-hunter2")
+    assert "hunter2" not in json.dumps(dict(laboratory.stamp().parts))
+    assert select_variables({"HF_TOKEN": "x", "HF_HUB_OFFLINE": "1", "HF_DEBUG": "1"}) == {"HF_DEBUG": "1"}
+
+
+def test_our_own_code_counts(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = laboratory.stamp()
+    laboratory.write(tmp_path / "copy" / "specrunner" / "__init__.py", "")
+    monkeypatch.setattr(specrunner, "__file__", str(tmp_path / "copy" / "specrunner" / "__init__.py"))
+    assert laboratory.stamp().find_changes(before.parts) == [PART_NAMES["specrunner"]]
+
+
+def test_another_processor_counts(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = laboratory.stamp()
+    monkeypatch.setattr(stamps, "describe_processor", lambda: ("model name: another",))
+    assert laboratory.stamp().find_changes(before.parts) == [PART_NAMES["machine"]]
+
+
+def test_packages_on_the_callers_path_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Environment("hf", Path(sys.executable), source="own")
+    session = Session("hf", "hf-d1", Model(recipe="tiny-llada2"), "float32", "cpu")
+    digests = Digests(tmp_path / "memory")
+    before = stamp_session(session, own, 1, digests)
+    Laboratory.write(tmp_path / "path" / "transformers" / "__init__.py", "patched")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    digests.forget()
+    assert stamp_session(session, own, 1, digests).find_changes(before.parts) == [PART_NAMES["engine"]]
+
+
+def test_editable_sources_are_found_as_pip_and_setuptools_note_them(tmp_path: Path) -> None:
+    site = tmp_path / "site-packages"
+    Laboratory.write(
+        site / "a-1.dist-info" / "direct_url.json", json.dumps(Laboratory.editable(tmp_path / "with space"))
+    )
+    Laboratory.write(site / "b-1.dist-info" / "direct_url.json", json.dumps({"url": "file:///b", "dir_info": {}}))
+    Laboratory.write(site / "c-1.dist-info" / "direct_url.json", "not json")
+    Laboratory.write(site / "d.egg-link", f"{tmp_path / 'd'}\n.\n")
+    assert find_editable_sources([site]) == [tmp_path / "with space", tmp_path / "d"]
+
+
+def make_stamper(laboratory: Laboratory, *requests: Request) -> Stamper:
+    planned = PlannedSession(laboratory.session, requests)
+    key = laboratory.session.key
+    return Stamper(Plan((), (planned,)), {key: laboratory.environment}, laboratory.threads, Digests(None))
+
+
+def test_requests_have_keys_of_their_own(laboratory: Laboratory) -> None:
+    plain = Request(Prompt(text="a"), ("logits",))
+    requests = [
+        plain,
+        replace(plain, prompt=Prompt(text="b")),
+        replace(plain, tensors=("embeddings",)),
+        replace(plain, fault="some-bug"),
+        replace(plain, repeat=1),
+        replace(plain, probe=True),
+    ]
+    stamper = make_stamper(laboratory, *requests)
+    keys = {stamper.key_of(Evidence(laboratory.session.key, request.key)) for request in requests}
+    assert len(keys) == len(requests)
+    assert None not in keys
+
+
+def test_a_request_that_follows_has_the_followed_captures_key_in_its_own(laboratory: Laboratory) -> None:
+    reference = Request(Prompt(text="a"), ("logits",))
+    session = laboratory.session.key
+    follower = replace(reference, follow=Evidence(session, reference.key), lead="tokens")
+    before = make_stamper(laboratory, reference, follower).key_of(Evidence(session, follower.key))
+    laboratory.write(laboratory.model / "model.safetensors", "other weights")
+    after = make_stamper(laboratory, reference, follower).key_of(Evidence(session, follower.key))
+    assert before != after
+
+
+def test_a_model_that_is_not_here_has_no_key_until_it_is(laboratory: Laboratory, tmp_path: Path) -> None:
+    laboratory.session = replace(laboratory.session, model=Model(path=str(tmp_path / "later")))
+    request = Request(Prompt(text="a"), ("logits",))
+    evidence = Evidence(laboratory.session.key, request.key)
+    stamper = make_stamper(laboratory, request)
+    assert stamper.key_of(evidence) is None
+    assert not stamper.refresh(laboratory.session.key)
+    laboratory.write(tmp_path / "later" / "config.json", "{}")
+    assert stamper.refresh(laboratory.session.key)
+    assert stamper.key_of(evidence) == make_stamper(laboratory, request).key_of(evidence)
+
+
+def test_a_change_during_the_run_is_noticed(laboratory: Laboratory) -> None:
+    request = Request(Prompt(text="a"), ("logits",))
+    stamper = make_stamper(laboratory, request)
+    stamper.key_of(Evidence(laboratory.session.key, request.key))
+    assert stamper.refresh(laboratory.session.key)
+    laboratory.write(laboratory.source / "engine" / "attention.py", "sigmoid")
+    assert not stamper.refresh(laboratory.session.key)
+
+
+def test_a_benchmarks_data_counts(laboratory: Laboratory, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    request = Request(Prompt(), evaluation=Evaluation(("gsm8k",), file=str(data)))
+    evidence = Evidence(laboratory.session.key, request.key)
+    keys = []
+    for text in ("one", "two"):
+        data.write_text(text)
+        keys.append(make_stamper(laboratory, request).key_of(evidence))
+    assert keys[0] != keys[1]
