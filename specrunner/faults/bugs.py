@@ -10,6 +10,14 @@ _SERVED = ("hf", "oracle", "vllm", "sglang")
 _BELOW = "it moves no tensor further than the legitimate variants of bfloat16 do"
 _SAME = "values are rounded to bfloat16 anyway"
 
+_EMBEDDINGS = (
+    Fault(
+        "embeddings-scaled",
+        "embeddings",
+        "Gemma multiplies embeddings by the root of their width; code taken over from it does so to any model",
+        _SERVED,
+    ),
+)
 _MASK = (
     Fault("mask-causal", "mask", "validating vLLM's dLLM plugin met a prefill that had stayed causal"),
     Fault(
@@ -306,6 +314,20 @@ _HEAD = (
         "head-rescaled", "head", "a logits scale, as Cohere and Granite have one, applied to a model without", _SERVED
     ),
 )
+_LAYERS = (
+    Fault(
+        "layers-residual-dropped",
+        "layers",
+        "vLLM and SGLang return a layer's output and its residual apart; who takes the first alone loses the stream",
+        engines=_HF,
+    ),
+    Fault(
+        "layers-attention-exchanged",
+        "layers",
+        "a weight map that is off by one from some layer on; here the attention of the last two changes places",
+        _SERVED,
+    ),
+)
 _SAMPLER = (
     Fault(
         "sampler-low-threshold",
@@ -371,6 +393,7 @@ _DECODING = (
 )
 
 FAULTS: tuple[Fault, ...] = (
+    *_EMBEDDINGS,
     *_MASK,
     *_ROPE,
     *_QK_NORM,
@@ -380,6 +403,7 @@ FAULTS: tuple[Fault, ...] = (
     *_SHARED_EXPERT,
     *_SCALING,
     *_NORMS,
+    *_LAYERS,
     *_DTYPE,
     *_HEAD,
     *_SAMPLER,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 AREAS = (
+    "embeddings",
     "mask",
     "rope",
     "qk_norm",
@@ -15,6 +16,7 @@ AREAS = (
     "shared_expert",
     "scaling",
     "norms",
+    "layers",
     "dtype",
     "head",
     "sampler",

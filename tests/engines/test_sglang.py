@@ -442,7 +442,19 @@ class TestLlada2:
 
     def test_the_scaling_factor_is_ignored_on_a_cpu(self, serve: Serve, start: Any) -> None:
         reference = start(OracleEngine, "tiny-llada2", "float64").capture(Request(numbers(32, 250), ALL)).tensors
-        tensors = serve("tiny-llada2").tensors(numbers(32, 250))
+        served = serve("tiny-llada2")
+        assert served.facts["router"] == {
+            "score": "sigmoid",
+            "bias": True,
+            "experts_per_token": 4,
+            "n_group": 8,
+            "topk_group": 2,
+            "renormalize": True,
+            "routed_scaling_factor": 2.5,
+        }
+        tensors = served.tensors(numbers(32, 250))
+        bias = "layers.3.router.expert_bias"
+        assert torch.equal(tensors[bias].double(), reference[bias].double())
         assert first_wrong(tensors, reference, 1e-5) == "layers.1.mlp.output"
         assert difference(tensors["layers.1.mlp.output"], reference["layers.1.mlp.output"]) > 0.1
 

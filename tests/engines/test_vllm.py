@@ -280,6 +280,15 @@ class TestLlada2:
         assert len(facts["patches"]) == 2
         assert "BailingMoeV2ForCausalLM" in facts["patches"][0]
         assert "causal=False" in facts["patches"][1]
+        assert facts["router"] == {
+            "score": "sigmoid",
+            "bias": True,
+            "experts_per_token": 4,
+            "n_group": 8,
+            "topk_group": 2,
+            "renormalize": True,
+            "routed_scaling_factor": 2.5,
+        }
 
     def test_forced_states_agree_in_every_tensor(self, serve: Serve, start: Any) -> None:
         oracle, served = start(OracleEngine, self.RECIPE, "float64"), serve(self.RECIPE)

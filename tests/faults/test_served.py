@@ -46,10 +46,27 @@ class Head(nn.Module):
         return self._get_logits(hidden)
 
 
+class Attention(nn.Module):
+    def forward(self, hidden: Tensor) -> Tensor:
+        cosine = self.rotary_emb.cos_sin_cache[:4, 4:]
+        result: Tensor = self.query_layernorm(hidden) + 2 * self.key_layernorm(hidden) @ cosine
+        return result
+
+
+class Layer(nn.Module):
+    def forward(self, hidden: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, residual = self.input_layernorm(hidden, residual)
+        hidden = self.attention(hidden)
+        hidden, residual = self.post_attention_layernorm(hidden, residual)
+        weight = self.mlp.experts.routed.w2_weight[:, :, 0] + self.mlp.experts.routed.w13_weight[:, 0]
+        ranks = torch.arange(8.0)[:, None] * (1 + self.mlp.gate.expert_bias[:, None])
+        return self.mlp.shared_experts(hidden) + (weight * ranks).sum(0), residual
+
+
 def make_layer() -> nn.Module:
-    layer = nn.Module()
+    layer = Layer()
     layer.input_layernorm, layer.post_attention_layernorm = Norm(), Norm()
-    layer.attention, layer.mlp = nn.Module(), nn.Module()
+    layer.attention, layer.mlp = Attention(), nn.Module()
     layer.attention.query_layernorm, layer.attention.key_layernorm = Norm(), Norm()
     layer.mlp.gate, layer.mlp.experts = nn.Module(), nn.Module()
     layer.mlp.gate.expert_bias = nn.Parameter(torch.rand(8), requires_grad=False)
@@ -62,6 +79,7 @@ class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.model = nn.Module()
+        self.model.word_embeddings = nn.Identity()
         self.model.layers = nn.ModuleList(make_layer() for _ in range(2))
         self.model.norm = Norm()
         self.logits_processor = Head()
@@ -72,16 +90,10 @@ class Model(nn.Module):
             layer.attention.rotary_emb = rotary
 
     def forward(self, hidden: Tensor) -> Tensor:
+        hidden = self.model.word_embeddings(hidden)
         residual = torch.zeros_like(hidden)
         for layer in self.model.layers:
-            hidden, residual = layer.input_layernorm(hidden, residual)
-            attention, mlp = layer.attention, layer.mlp
-            cosine = attention.rotary_emb.cos_sin_cache[:4, 4:]
-            hidden = attention.query_layernorm(hidden) + 2 * attention.key_layernorm(hidden) @ cosine
-            hidden, residual = layer.post_attention_layernorm(hidden, residual)
-            weight = mlp.experts.routed.w2_weight[:, :, 0] + mlp.experts.routed.w13_weight[:, 0]
-            ranks = torch.arange(8.0)[:, None] * (1 + mlp.gate.expert_bias[:, None])
-            hidden = mlp.shared_experts(hidden) + (weight * ranks).sum(0)
+            hidden, residual = layer(hidden, residual)
         result: Tensor = self.logits_processor(self.model.norm(hidden, residual)[0])
         return result
 

@@ -137,6 +137,7 @@ class SglangEngine(Engine):
             "mode": setup.mode,
             "runner": self._described["runner"],
             "name_map": name_map.family,
+            "router": self._described["router"],
             "parameters": self._described["parameters"],
             "tensor_parallel_size": self._described["tensor_parallel_size"],
             "prefix_caching": not setup.keywords["disable_radix_cache"],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.hooks import finish_tensors
 from specrunner.engines.name_maps import Entry, HookPoint
+from specrunner.engines.served_routers import BIAS
 from specrunner.errors import ENGINE_ERRORS, CaptureIncomplete, EngineError
 from specrunner.spec.tensor_names import match_name
 
@@ -186,13 +187,14 @@ def assemble_tensors(
     points = [HookPoint(name, module, Entry(module)) for name, module, _ in ranks[0][0].facts["points"]]
     records: dict[str, list[torch.Tensor]] = {}
     for parts in zip(*ranks, strict=True):
-        for name in parts[0].tensors:
+        for name in (name for name in parts[0].tensors if not name.endswith(BIAS)):
             replicas = 1
             if name.endswith(("attention.key", "attention.value")):
                 replicas = max(1, len(ranks) // described["kv_heads"])
             shards = [part.tensors[name] for part in parts]
             records.setdefault(name, []).append(gather_ranks(shards, gathers[name], replicas))
-    return finish_tensors(records, points, patterns, tokens)
+    biases = {name: tensor for name, tensor in ranks[0][0].tensors.items() if name.endswith(BIAS)}
+    return finish_tensors(records, points, patterns, tokens) | biases
 
 
 def check_rows(prompt: Sequence[Note], tokens: int) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.hooks import Geometry, Recorder, available_points, select_points
 from specrunner.engines.name_maps import Entry, HookPoint, NameMap, load_maps
+from specrunner.engines.served_routers import describe_routers, read_biases
 from specrunner.engines.sglang.notes import Mailbox, Note, Order, failure_note, write_json
 from specrunner.errors import CaptureIncomplete, EngineError, FaultInapplicable, ModelUnsupported
 
@@ -133,6 +134,8 @@ class Observer:
             for name, chunks in records.items()
         }
         scale_expert_weights(runner.model, points, tensors)
+        every = available_points(name_map, runner.model, layers)
+        tensors |= read_biases(runner.model, every, tensors)
         facts = {
             "start": int(batch.positions[0]),
             "rows": len(batch.input_ids),
@@ -256,6 +259,8 @@ def describe_model(runner: Any) -> dict[str, Any]:
         name = str(parameter.dtype).removeprefix("torch.")
         dtypes[name] = dtypes.get(name, 0) + parameter.numel()
     eos = runner.model_config.hf_eos_token_id
+    name_map = choose_map(type(model).__name__)
+    layers = getattr(runner.model_config.hf_text_config, name_map.layers_key, 0)
     return {
         "model_class": f"{type(model).__module__}.{type(model).__name__}",
         "class_name": type(model).__name__,
@@ -271,6 +276,7 @@ def describe_model(runner: Any) -> dict[str, Any]:
         "kv_heads": runner.model_config.get_total_num_kv_heads(),
         "tensor_parallel_size": get_parallel().tp_size,
         "threads": torch.get_num_threads(),
+        "router": describe_routers(model, available_points(name_map, model, layers)),
     }
 
 

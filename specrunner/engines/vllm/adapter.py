@@ -14,6 +14,7 @@ from specrunner.engines.hf.checkpoint import resolve_folder
 from specrunner.engines.hooks import finish_tensors
 from specrunner.engines.name_maps import HookPoint, load_maps, tensor_templates
 from specrunner.engines.prompts import encode_prompt
+from specrunner.engines.served_routers import BIAS
 from specrunner.engines.vllm.failures import translate_failures
 from specrunner.engines.vllm.options import EngineSetup, has_plugin, plan_environment, plan_setup
 from specrunner.engines.vllm.scoring import score_prompts
@@ -119,6 +120,7 @@ class VllmEngine(Engine):
             patches = self._patch(setup, config)
         self._architecture = next(iter(config.get("architectures") or ()), "?")
         self._map = choose_map(described["bases"], self._architecture)
+        router = self._describe_router()
         engine = self._llm.llm_engine.vllm_config
         return {
             "versions": {
@@ -140,6 +142,7 @@ class VllmEngine(Engine):
             "worker": described["worker"],
             "scheduler": name_scheduler(self._llm),
             "name_map": self._map.family,
+            "router": router,
             "compiled": not engine.model_config.enforce_eager,
             "tensor_parallel_size": engine.parallel_config.tensor_parallel_size,
             "prefix_caching": engine.cache_config.enable_prefix_caching,
@@ -231,6 +234,14 @@ class VllmEngine(Engine):
                 keep_chunks(self._llm.llm_engine.engine_core.engine_core.scheduler)
                 patches.append("a request that is alone is prefilled block by block, too")
         return patches
+
+    def _describe_router(self) -> dict[str, Any] | None:
+        """Say how the model's routers choose, as they were built; None without a name map or without routers."""
+        if not self._map.entries:
+            return None
+        described = self._llm.collective_rpc("specrunner_describe_router", args=(self._map.architectures[0],))
+        router: dict[str, Any] | None = described[0]
+        return router
 
     def _check_length(self, prompt: int, decode: Decode | None) -> None:
         """Refuse what vLLM would cut short without a word."""
@@ -325,7 +336,8 @@ class VllmEngine(Engine):
         rows = {name: chunks for name, chunks in ends[0]["rows"].items() if chunks}
         if last_rows is not None:
             return rows, tensors
-        return rows, self._finish(tensors, points, patterns, len(ids))
+        biases = {name: tensor for name, tensor in ranks[0].items() if name.endswith(BIAS)}
+        return rows, self._finish(tensors, points, patterns, len(ids)) | biases
 
     def _finish(
         self, tensors: Mapping[str, torch.Tensor], points: Sequence[HookPoint], patterns: Sequence[str], tokens: int

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.hooks import Geometry, Recorder, select_points
 from specrunner.engines.name_maps import HookPoint, NameMap, load_maps
+from specrunner.engines.served_routers import describe_routers, read_biases
 from specrunner.errors import CaptureIncomplete, FaultInapplicable, ModelUnsupported
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class CaptureExtension:
             "parameter_dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in model.parameters()}),
         }
 
+    def specrunner_describe_router(self, architecture: str) -> dict[str, Any] | None:
+        """Return how the routers of the model choose (see `describe_routers`); `architecture` is the map's key."""
+        model, name_map = self.model_runner.get_model(), load_maps("vllm")[architecture]
+        return describe_routers(model, available_points(name_map, model, self._specrunner_layers(name_map)))
+
     def specrunner_make_bidirectional(self) -> list[str]:
         """Let every query see all keys written so far, its own chunk included; return the backends patched.
 
@@ -95,6 +101,7 @@ class CaptureExtension:
         points = available_points(name_map, model, self._specrunner_layers(name_map))
         chosen = select_points(points, patterns)
         self._specrunner_names = [point.name for point in chosen]
+        self._specrunner_biases = read_biases(model, points, self._specrunner_names)
         self._specrunner_last_rows = last_rows
         hooked = [point for point in chosen if point.name != LOGITS]
         if LOGITS in self._specrunner_names and FINAL_NORM not in self._specrunner_names:
@@ -143,6 +150,8 @@ class CaptureExtension:
                     logits = self.model_runner.get_model().compute_logits(value)
                 if self.rank == 0:
                     wanted[name] = logits
+        if self.rank == 0:
+            wanted |= self._specrunner_biases
         save_file({name: tensor.contiguous().cpu() for name, tensor in wanted.items()}, f"{path}.{self.rank}")
         rows = {name: [int(chunk.shape[0]) for chunk in chunks] for name, chunks in records.items()}
         return {"rows": rows, "error": recorder.error, "together": together}

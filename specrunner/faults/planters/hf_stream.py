@@ -84,11 +84,32 @@ def _ten_bits(module: Any, _original: Any) -> Any:
     return lambda hidden: functional.linear(_tf32(hidden), _tf32(module.weight.data), module.bias)
 
 
+def _no_residual(_original: Any) -> Any:
+    def forward(self: Any, hidden: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        hidden = hidden + self.attention(self.input_layernorm(hidden), mask, cos, sin)
+        result: Tensor = self.mlp(self.post_attention_layernorm(hidden))
+        return result
+
+    return forward
+
+
+def _attention_exchanged(engine: Any) -> Any:
+    one, other = (layer.attention for layer in list(layers(find_model(engine)))[-2:])
+    return all_of([replaced(one, "forward", other.forward), replaced(other, "forward", one.forward)])
+
+
+def _scaled_embeddings(module: Any, original: Any) -> Any:
+    return lambda ids: original(ids) * module.embedding_dim**0.5
+
+
 def _head(make: Any) -> Planter:
     return change_modules(lambda model: [model.lm_head], make)
 
 
 PLANTERS: dict[str, Planter] = {
+    "embeddings-scaled": change_modules(lambda model: [model.model.word_embeddings], _scaled_embeddings),
+    "layers-residual-dropped": change_method("LLaDA2MoeDecoderLayer", "forward", _no_residual),
+    "layers-attention-exchanged": _attention_exchanged,
     "norms-other-eps": _other_eps,
     "norms-plus-one": change_weights(_plus_one),
     "norms-exchanged": change_weights(_exchanged),

@@ -284,6 +284,16 @@ def _plus_one(name: str, _read: Any, values: Array) -> Array:
     return values + 1 if _is_layer_norm(name.removesuffix(".weight")) or name == "model.norm.weight" else values
 
 
+def _exchange_attention(name: str, read: Any, values: Array) -> Array:
+    """Exchange the attention of tiny-llada2's last two layers."""
+    moved = ".layers.2.attention." in name or ".layers.3.attention." in name
+    return read(_rename(name, ".layers.2.", ".layers.3.")) if moved else values
+
+
+def _scale_embeddings(name: str, _read: Any, values: Array) -> Array:
+    return values * np.sqrt(values.shape[1]) if name == "model.word_embeddings.weight" else values
+
+
 def _head(change: Callable[[Callable[[str], Array], Array], Array]) -> Planter:
     return _weights(lambda name, read, values: change(read, values) if name == "lm_head.weight" else values)
 
@@ -330,6 +340,8 @@ def _wide(values: Array, norm: Callable[[Array], Array]) -> Array:
 
 
 PLANTERS: dict[str, Planter] = {
+    "embeddings-scaled": _weights(_scale_embeddings),
+    "layers-attention-exchanged": _weights(_exchange_attention),
     "mask-causal": _mask(lambda q, k, length: k <= q),
     "mask-bidirectional": _mask(lambda q, k, length: k > -1),
     "mask-block-doubled": _mask(lambda q, k, length: k // (2 * length) <= q // (2 * length)),

@@ -209,11 +209,30 @@ def _other_eps(model: Any) -> Iterator[Change]:
             yield NewAttribute(module, "variance_epsilon", 1e-5)
 
 
+def _by_root_of_width(original: Any) -> Any:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        embedded = original(*args, **kwargs)
+        return embedded * embedded.shape[-1] ** 0.5
+
+    return forward
+
+
+def _instead(method: Any) -> Any:
+    return lambda _original: method
+
+
+def _attention_exchanged(model: Any) -> Iterator[Change]:
+    *_, one, other = (layer.attention for layer in model.model.layers)
+    yield NewMethod(one, "forward", _instead(other.forward))
+    yield NewMethod(other, "forward", _instead(one.forward))
+
+
 def _rolled(original: Any) -> Any:
     return lambda *args, **kwargs: original(*args, **kwargs).roll(1, -1)
 
 
 CHANGES: dict[str, Callable[[Any], Iterable[Change]]] = {
+    "embeddings-scaled": _methods("model.word_embeddings", "forward", _by_root_of_width),
     "rope-reversed": _sine_negated,
     "qk_norm-dropped": _methods("model.layers.*.attention.[qk]*_layernorm", "forward", _bare),
     "qk_norm-queries-bare": _methods("model.layers.*.attention.query_layernorm", "forward", _bare),
@@ -231,6 +250,7 @@ CHANGES: dict[str, Callable[[Any], Iterable[Change]]] = {
         "model.layers.*.input_layernorm.weight", "model.layers.*.post_attention_layernorm.weight"
     ),
     "norms-final-dropped": _methods("model.norm", "forward", _bare),
+    "layers-attention-exchanged": _attention_exchanged,
     "head-one-row-off": _methods("logits_processor", "_get_logits", _rolled),
     "head-rescaled": _methods("logits_processor", "_get_logits", _scaled(0.5)),
 }
