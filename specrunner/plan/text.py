@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from specrunner.plan.model import Foresight, Plan, PlannedSession
+from specrunner.plan.model import Foresight, Plan, PlannedCase, PlannedSession
 from specrunner.spec.diagnostics import count
 
 
@@ -39,6 +39,30 @@ def format_plan(plan: Plan, foresight: Foresight | None = None) -> Iterator[str]
     reasons = Counter((planned.skip.message, planned.skip.help) for planned in skipped if planned.skip)
     for (message, help_text), skips in reasons.items():
         yield f"  {skips} skipped: {message}" + (f" ({help_text})" if help_text else "")
+    yield from _tell_absent(skipped)
+
+
+def _tell_absent(skipped: Sequence[PlannedCase]) -> Iterator[str]:
+    """Yield the sessions that cases would take on a machine with what they require."""
+    sessions: dict[str, dict[str, None]] = {}
+    for case in (planned.case for planned in skipped if planned.case.requires):
+        memory = case.requires.get("memory_gb")
+        needs = f", {memory:,g} GB of memory" if isinstance(memory, int | float) else ""
+        for choice in (case.candidate, case.reference, case.peer):
+            if choice is not None:
+                device = case.requires.get("device") or choice.device
+                options = " ".join(f"{key}={value}" for key, value in choice.options.items())
+                where = f"  [{choice.environment}]" if choice.environment else ""
+                line = f"{choice.engine} {case.model.label} {choice.dtype} {device}{needs}{where}"
+                sessions.setdefault(line, {}).setdefault(options)
+    if sessions:
+        total = sum(map(len, sessions.values()))
+        yield f"  a machine with what these cases require would start {count(total, 'session')}:"
+    for line, variants in sessions.items():
+        for stated in variants:
+            yield f"    session {line}"
+            if stated:
+                yield f"      options: {stated}"
 
 
 def describe_foresight(planned: PlannedSession, foresight: Foresight) -> str:

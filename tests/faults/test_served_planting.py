@@ -91,7 +91,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OracleEngine]:
 @pytest.mark.timeout(900)
 def test_a_served_fault_is_the_oracles_and_goes_away(served: Served, oracle: OracleEngine) -> None:
     healthy = served.ask(None)
-    for fault in find_faults(served.name):
+    for fault in (fault for fault in find_faults(served.name) if not fault.decodes):
         with plant(oracle, fault.name):
             expected = np.asarray(oracle.capture(Request(PROMPT, ("logits",))).tensors["logits"])
         found = served.ask(fault.name)["logits"]

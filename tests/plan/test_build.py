@@ -69,6 +69,15 @@ def test_equal_requests_run_once_and_one_configuration_is_loaded_once() -> None:
     assert len({planned.evidence["candidate"] for planned in plan.cases}) == 1
 
 
+def test_the_plan_tells_what_an_absent_machine_would_start() -> None:
+    wanted = replace(CASE, requires={"memory_gb": 900_000}, candidate=replace(CASE.candidate, environment="hf-llada2"))
+    lines = list(format_plan(plan_of(wanted, replace(wanted, name="again")).build()))
+    assert "  a machine with what these cases require would start 2 sessions:" in lines
+    label = CASE.model.label
+    assert f"    session hf {label} bfloat16 cpu, 900,000 GB of memory  [hf-llada2]" in lines
+    assert f"    session hf {label} float32 cpu, 900,000 GB of memory" in lines
+
+
 def test_a_stated_environment_is_a_session_of_its_own() -> None:
     pinned = replace(CASE, candidate=replace(CASE.candidate, environment="hf-llada2"))
     plan = plan_of(CASE, pinned).build()
