@@ -74,13 +74,14 @@ def run(options: argparse.Namespace) -> int:
         NothingVerified: the sides have no tensor or token in common, or no rule speaks of one.
     """
     from specrunner.cli.run import require_numerics
+    from specrunner.reporters.escape import disarm, escape_line
 
     tolerance = read_tolerance(options.tolerance) if options.tolerance is not None else None
     require_numerics()
     sides = read_side(options.candidate), read_side(options.reference)
     outcome = compare(*sides, tolerance)
     if options.json != "-":
-        print("\n".join(describe(outcome)))
+        print("\n".join(disarm(escape_line(f" {line}"))[1:] for line in describe(outcome)))
     if options.json:
         write_report(outcome, options.json)
     return ExitCode.FAILED if any(check.fails for check in outcome.checks) else ExitCode.PASSED

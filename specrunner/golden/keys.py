@@ -93,7 +93,7 @@ def name_device(device: str) -> str:
     """
     if device == "cpu":
         return f"cpu-{platform.machine()}"
-    return re.sub(r"[^a-z0-9_]+", "-", device.lower()).strip("-") or "unknown"
+    return re.sub(r"[^a-z0-9_]+", "-", device.lower()).strip("-")[:80] or "unknown"
 
 
 def parse_file(root: Path, file: Path) -> Slot | None:

@@ -125,7 +125,7 @@ class Manifest:
             content = json.loads(text)
             stated = content.pop("digest")
             version = content["version"]
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise GoldenError(f"the golden {where} is not whole: {error}", help=RESTORE) from error
         if version != VERSION:
             raise GoldenError(
@@ -134,6 +134,13 @@ class Manifest:
             )
         if stated != _digest(content):
             raise GoldenError(f"the golden {where} was changed: its digest does not match", help=RESTORE)
+        try:
+            return cls._from_content(content)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise GoldenError(f"the golden {where} is not one: {error}", help=RESTORE) from error
+
+    @classmethod
+    def _from_content(cls, content: Mapping[str, Any]) -> Manifest:
         known = {entry.name for entry in fields(cls)}
         values = {name: value for name, value in content.items() if name in known}
         values["prompt_token_ids"] = tuple(values["prompt_token_ids"])

@@ -16,6 +16,7 @@ from specrunner.golden.keys import Slot, find_slot, name_device
 from specrunner.golden.manifest import GoldenError, Manifest, digest_case
 from specrunner.golden.store import State, write_golden
 from specrunner.results import CheckResult
+from specrunner.secrets import own_redactor
 from specrunner.spec.model import Case
 from specrunner.spec.tensor_names import select_names
 
@@ -131,13 +132,14 @@ def _describe(
     choice, model = case.golden, case.model
     assert choice is not None
     output = capture.output_token_ids
+    redact = own_redactor().redact_values
     return Manifest(
         case=f"{slot.suite}::{case.id}",
         device=slot.device,
         engine=case.candidate.engine,
         dtype=case.candidate.dtype,
-        options=dict(case.candidate.options),
-        facts={name: facts[name] for name in _KEPT_FACTS if name in facts},
+        options=redact(dict(case.candidate.options)),
+        facts=redact({name: facts[name] for name in _KEPT_FACTS if name in facts}),
         model={
             "id": model.id,
             "recipe": model.recipe,

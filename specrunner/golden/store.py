@@ -58,6 +58,8 @@ def read_manifest(slot: Slot, state: State = State.ACCEPTED) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise GoldenError(f"the golden {path.name} cannot be read: {error}", help=RESTORE) from error
     if manifest.tensors_file:
+        if not manifest.tensors_file.endswith(TENSORS) or set("/\\\0") & set(manifest.tensors_file):
+            raise GoldenError(f"the golden {path.name} names a file elsewhere as its tensors", help=RESTORE)
         _check_tensors(path.with_name(manifest.tensors_file), manifest)
     return manifest
 
@@ -167,10 +169,14 @@ def drop_unused_tensors(slot: Slot) -> None:
             except (GoldenError, OSError, UnicodeDecodeError):
                 return  # it may name any of them: a damaged manifest costs nothing but its own
     for file in slot.stem.parent.iterdir():
-        rest = file.name.removeprefix(slot.stem.name + ".")
-        is_ours = rest != file.name and rest.endswith(TENSORS) and "." not in rest.removesuffix(TENSORS)
-        if is_ours and file.name not in used:
+        if _is_ours(slot, file.name) and file.name not in used:
             file.unlink()
+
+
+def _is_ours(slot: Slot, name: str) -> bool:
+    """Tell whether a name is one of the slot's tensors files, all of which lie beside its manifests."""
+    rest = name.removeprefix(slot.stem.name + ".")
+    return rest != name and rest.endswith(TENSORS) and not set("./\\\0") & set(rest.removesuffix(TENSORS))
 
 
 def list_slots(root: Path) -> list[Slot]:
@@ -209,7 +215,17 @@ def lock(root: Path) -> Iterator[None]:
 
 @contextmanager
 def translate_errors(slot: Slot) -> Iterator[None]:
-    """Turn a full disk or a read-only folder into an error of the user's."""
+    """Turn a full disk or a read-only folder into an error of the user's.
+
+    Raises:
+        GoldenError: that, or the slot leads out of its folder of goldens, by its name or by a link.
+    """
+    if not slot.stem.parent.resolve().is_relative_to(slot.root.resolve()):
+        raise GoldenError(
+            f"the golden {slot.label} leads out of {slot.root}",
+            help="goldens lie in folders of their own, not behind links",
+            kind="golden-refused",
+        )
     try:
         yield
     except OSError as error:

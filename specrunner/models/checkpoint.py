@@ -17,6 +17,9 @@ from specrunner.errors import ModelUnavailable, ModelUnsupported
 STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 """Stored dtypes that numpy knows; BF16 is decoded by hand."""
 
+LONGEST_HEADER = 100_000_000
+"""Bytes of the longest header, as in the safetensors library."""
+
 
 @dataclass(frozen=True, slots=True)
 class Location:
@@ -48,7 +51,7 @@ class Checkpoint:
             self._locations: dict[str, Location] = {}
             for file, data in self._maps.items():
                 self._locations |= _read_header(file, data)
-        except (OSError, ValueError, KeyError, struct.error) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
             raise ModelUnavailable(f"cannot read the weights in {directory}: {error}") from error
         self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
         self._cache_bytes = cache_bytes
@@ -78,7 +81,10 @@ class Checkpoint:
         wanted = [have if want is None else want for want, have in zip(shape, location.shape, strict=False)]
         if len(shape) != len(location.shape) or tuple(wanted) != location.shape:
             raise ModelUnavailable(f"{name} has the shape {list(location.shape)}, not {list(shape)}")
-        array = self._decode(name, location)
+        try:
+            array = self._decode(name, location)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ModelUnavailable(f"the bytes of {name} are not what {location.file.name} states: {error}") from error
         array.flags.writeable = False
         self._cache[name] = array
         while len(self._cache) > 1 and sum(a.nbytes for a in self._cache.values()) > self._cache_bytes:
@@ -105,9 +111,18 @@ def _map_file(path: Path) -> mmap.mmap:
 def _read_header(path: Path, data: mmap.mmap) -> dict[str, Location]:
     """Read a safetensors header: eight bytes of length, then JSON, then the tensors' bytes."""
     (length,) = struct.unpack("<Q", data[:8])
+    if length > min(LONGEST_HEADER, len(data) - 8):
+        raise ValueError(f"{path.name} states a header of {length} bytes")
     header = json.loads(data[8 : 8 + length])
     header.pop("__metadata__", None)
     origin = 8 + length
+    end = origin
+    for start, stop in sorted(tuple(entry["data_offsets"]) for entry in header.values()):
+        if origin + start != end or stop < start:
+            raise ValueError(f"{path.name} has tensors that overlap, or bytes of no tensor")
+        end = origin + stop
+    if end != len(data):
+        raise ValueError(f"{path.name} has {len(data):,} bytes, and its header states {end:,}")
     return {
         name: Location(
             path, entry["dtype"], tuple(entry["shape"]), *(origin + offset for offset in entry["data_offsets"])

@@ -17,6 +17,7 @@ from specrunner.events import (
     SessionStarted,
 )
 from specrunner.reporters.record import CaseRecord, RunRecord, SessionRecord, not_run_result, utc_text
+from specrunner.secrets import own_redactor
 
 
 class RunCollector:
@@ -32,12 +33,14 @@ class RunCollector:
         """Take one event in."""
         match event:
             case RunStarted():
-                self.started = event
+                redact = own_redactor().redact_values
+                command, environment = redact(event.command), redact(event.environment)
+                self.started = dataclasses.replace(event, command=command, environment=environment)
             case AnswersKept():
                 self._update(
                     event.session,
                     event.label,
-                    facts=event.facts,
+                    facts=own_redactor().redact_values(event.facts),
                     requests=event.requests,
                     kept=event.kept,
                     why=event.why,
@@ -47,7 +50,12 @@ class RunCollector:
                 requests = max(known.requests, event.requests)
                 self._update(event.session, event.label, requests=requests, starts=known.starts + 1, end="")
             case SessionReady():
-                self._update(event.session, event.label, facts=event.facts, load_seconds=event.seconds)
+                self._update(
+                    event.session,
+                    event.label,
+                    facts=own_redactor().redact_values(event.facts),
+                    load_seconds=event.seconds,
+                )
             case RequestFinished():
                 known = self.sessions.get(event.session, SessionRecord(event.session, event.session))
                 count = "failed" if event.failed else "answered"
@@ -59,7 +67,7 @@ class RunCollector:
                     **{count: getattr(known, count) + 1},
                 )
             case SessionEnded():
-                self._update(event.session, event.label, end=event.reason)
+                self._update(event.session, event.label, end=own_redactor().redact(event.reason))
             case CaseFinished():
                 record = CaseRecord.from_result(event.result)
                 self.cases[record.node_id] = record

@@ -8,6 +8,7 @@ import shutil
 import unicodedata
 from typing import TextIO
 
+from specrunner.reporters.escape import disarm
 from specrunner.reporters.json import silence_stream
 
 _ASCII = str.maketrans({"…": "...", "·": "-", "│": "|", "−": "-", "×": "x", "≤": "<=", "≥": ">="})
@@ -27,7 +28,7 @@ class Console:
 
     def print(self, line: str = "") -> None:
         """Write one line and flush it."""
-        self.write(line + "\n")
+        self.write(disarm(line) + "\n")
 
     def write(self, text: str) -> None:
         """Write text and flush it; characters that the stream's encoding lacks become escapes."""

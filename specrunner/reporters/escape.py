@@ -36,6 +36,18 @@ def escape_line(text: str) -> str:
     return _BREAKS.sub(_show, _UNSAFE.sub(_show, text))
 
 
+def disarm(line: str) -> str:
+    """Return a line of which no part is a workflow command to a CI that reads our output.
+
+    GitHub's runner takes any line for one that begins with `::`, blanks before it or not, and `##[` wherever it stands;
+    ours begin at the first column.
+    """
+    bare = line.lstrip()
+    if bare.startswith("::") and bare != line:
+        line = f"{line[: len(line) - len(bare)]}\\x3a{bare[1:]}"
+    return line.replace("##[", "#\\x23[")
+
+
 def escape_json(value: Any) -> Any:
     """Return `value` as something every JSON reader accepts.
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import datetime
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from specrunner.reporters.escape import escape_json
 from specrunner.results import CaseResult, CheckResult, Diagnosis, Failure, Verdict
+from specrunner.secrets import own_redactor
 from specrunner.spec.model import Case, EngineChoice
 
 REPORT_VERSION = 1
@@ -41,7 +42,8 @@ class EngineRecord:
     @classmethod
     def from_choice(cls, choice: EngineChoice, facts: Mapping[str, Any]) -> EngineRecord:
         """Join the choice with the facts of its session and request."""
-        return cls(choice.engine, choice.dtype, choice.device, choice.options, facts)
+        redact = own_redactor().redact_values
+        return cls(choice.engine, choice.dtype, choice.device, redact(choice.options), redact(facts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +149,12 @@ class CaseRecord:
             decode=escape_json(case.decode),
             xfail=case.xfail.reason if case.xfail is not None and case.expected_to_fail else "",
             verdict=result.verdict,
-            message=result.message,
+            message=own_redactor().redact(result.message),
             seconds=result.seconds,
             candidate=EngineRecord.from_choice(case.candidate, result.candidate),
             reference=EngineRecord.from_choice(case.reference, result.reference) if case.reference else None,
             checks=result.checks,
-            failure=result.failure,
+            failure=_redact_failure(result.failure),
             diagnosis=result.diagnosis,
             benchmark=escape_json(case.benchmark),
             kept=result.kept,
@@ -284,6 +286,14 @@ def count_verdicts(cases: tuple[CaseRecord, ...] | list[CaseRecord]) -> dict[Ver
 def not_run_result(case: Case) -> CaseResult:
     """Return the result of a case that the run did not come to."""
     return CaseResult(case, Verdict.ERROR, failure=Failure(NOT_RUN, "the run ended before this case had its turn"))
+
+
+def _redact_failure(failure: Failure | None) -> Failure | None:
+    if failure is None:
+        return None
+    redact = own_redactor().redact
+    advice = failure.help and redact(failure.help)
+    return replace(failure, message=redact(failure.message), help=advice, log_tail=redact(failure.log_tail))
 
 
 def _attempt_from_json(data: Mapping[str, Any]) -> Attempt:

@@ -93,8 +93,15 @@ def read_capture(directory: Path) -> StoredCapture:
     """
     try:
         record = json.loads((directory / CAPTURE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CaptureIncomplete(f"the capture lacks its completion mark: {error}") from error
+    try:
+        return _read_record(directory, record)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CaptureIncomplete(f"the capture's record is damaged: {type(error).__name__}: {error}") from error
+
+
+def _read_record(directory: Path, record: Mapping[str, Any]) -> StoredCapture:
     names = tuple(record["tensors"])
     path = directory / TENSORS_FILE if names else None
     if path is not None and (not path.exists() or path.stat().st_size != record["tensors_bytes"]):

@@ -13,10 +13,13 @@ from typing import Any
 
 import specrunner
 from specrunner.errors import ENGINE_ERRORS, EngineError, EngineOutOfMemory, EngineTimeout, WorkerDied
+from specrunner.secrets import Redactor
 from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE, Channel, ChannelClosed
 
 LOG_TAIL_LINES = 40
 LOG_TAIL_BYTES = 16_384
+LONGEST_SECRET = 8192
+"""Bytes before the tail that are read with it, so that a secret at its edge is seen whole."""
 KILL_PATIENCE = 10.0
 """Seconds to wait for killed processes to be gone."""
 
@@ -45,6 +48,7 @@ class WorkerProcess:
         variables["PYTHONPATH"] = os.pathsep.join(
             filter(None, [str(link_package(workspace)), environment.get("PYTHONPATH")])
         )
+        self._redactor = Redactor(variables)
         variables[CONTROL_VARIABLE] = f"{to_worker_read},{from_worker_write}"
         variables[SESSION_VARIABLE] = mark
         try:
@@ -110,7 +114,8 @@ class WorkerProcess:
             log_tail = self.log_tail()
             if answer["fatal"]:
                 self.kill()
-            raise error_class(answer["message"], help=answer["help"], log_tail=log_tail)
+            advice = answer["help"] and self._redactor.redact(answer["help"])
+            raise error_class(self._redactor.redact(answer["message"]), help=advice, log_tail=log_tail)
         facts: dict[str, Any] = answer["facts"]
         return facts
 
@@ -137,15 +142,15 @@ class WorkerProcess:
         return not self._ended and self._process.poll() is None
 
     def log_tail(self) -> str:
-        """Return the last lines that the worker and its children printed."""
+        """Return the last lines that the worker and its children printed, without the secrets of its environment."""
         try:
             with self.log_path.open("rb") as log:
                 log.seek(0, os.SEEK_END)
-                log.seek(max(0, log.tell() - LOG_TAIL_BYTES))
-                text = log.read().decode("utf-8", errors="replace")
+                log.seek(max(0, log.tell() - LOG_TAIL_BYTES - LONGEST_SECRET))
+                text = self._redactor.redact(log.read().decode("utf-8", errors="replace"))
         except OSError:
             return ""
-        return "\n".join(text.splitlines()[-LOG_TAIL_LINES:])
+        return "\n".join(text[-LOG_TAIL_BYTES:].splitlines()[-LOG_TAIL_LINES:])
 
     def close(self, grace: float = 10.0) -> None:
         """Let the engine shut down in order, for at most `grace` seconds, then end what is left."""

@@ -16,6 +16,7 @@ from specrunner.reporters.margins import describe_worst, find_margins
 from specrunner.reporters.record import CaseRecord, EngineRecord, RunRecord
 from specrunner.reporters.wording import VERDICT_WORDS, plural
 from specrunner.results import CheckResult, Verdict
+from specrunner.secrets import own_redactor
 
 CHUNK = 50
 """How many cases are compressed together: the page unpacks only those that are looked at."""
@@ -172,7 +173,8 @@ def _excerpt(case: CaseRecord) -> dict[str, Any] | None:
             marks.append(int(number))
     last = min(len(lines), max(_end_of_entry(lines, line), max(marks) + 1))
     first = max(1, line - _LINES_BEFORE)
-    return {"path": path, "start": first, "lines": list(lines[first - 1 : last]), "marks": sorted(set(marks))}
+    shown = [own_redactor().redact(line) for line in lines[first - 1 : last]]
+    return {"path": path, "start": first, "lines": shown, "marks": sorted(set(marks))}
 
 
 def _end_of_entry(lines: Sequence[str], line: int) -> int:
@@ -194,7 +196,7 @@ def _read_lines(path: str) -> tuple[str, ...]:
         if file.stat().st_size > _LARGEST_SPEC:
             return ()
         return tuple(file.read_text(encoding="utf-8", errors="replace").splitlines())
-    except OSError:
+    except (OSError, ValueError):  # not there, or a path that no system has
         return ()
 
 

@@ -1,0 +1,88 @@
+"""Secrets taken out of what is kept: logs, messages, facts and options, before they reach a report or a golden.
+
+A secret is the value of an environment variable whose name says so (`HF_TOKEN`, `AWS_SECRET_ACCESS_KEY`), a user's part
+of a URL, a token by its shape, or a text under a key such as `password`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+REDACTED = "[redacted]"
+
+SHORTEST = 6
+"""Characters of the shortest value that is taken for a secret: `false` and `1` are none."""
+
+_SECRET_NAME = re.compile(r"(?:TOKEN|SECRET|KEY|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|AUTH)S?(?=_|\d|$)", re.IGNORECASE)
+_PLACE = re.compile(r"_(?:PATH|FILE|DIR|FOLDER|SOCK)$", re.IGNORECASE)
+_SECRET_KEY = re.compile(
+    r"^token$|(?:hf|hub|auth|access|api|bearer|refresh|private|secret)[_-]?(?:token|key)$"
+    r"|(?:secret|password|passwd|passphrase|credentials?|authorization)$",
+    re.IGNORECASE,
+)
+_SHAPES = (
+    r"(?<=://)[^/?#\s@'\"<>]+(?=@)",
+    r"\bhf_[A-Za-z0-9]{20,}",
+    r"\bsk-[A-Za-z0-9_-]{20,}",
+    r"\bgh[pousr]_[A-Za-z0-9]{20,}",
+    r"\bgithub_pat_[A-Za-z0-9_]{20,}",
+    r"\bglpat-[A-Za-z0-9_-]{20,}",
+    r"\bAKIA[0-9A-Z]{16}\b",
+    r"(?<=Bearer )[A-Za-z0-9._~+/-]{16,}=*",
+)
+
+
+class Redactor:
+    """Takes secrets out of texts.
+
+    Args:
+        environ: the variables of the process whose output is kept.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        values = {form for name, value in environ.items() if is_secret(name) for form in _forms(value)}
+        known = "|".join(re.escape(value) for value in sorted(values, key=len, reverse=True))
+        self._secrets = re.compile("|".join(filter(None, (known, *_SHAPES))))
+
+    def redact(self, text: str) -> str:
+        """Return `text` with every secret replaced."""
+        return self._secrets.sub(REDACTED, text)
+
+    def redact_values(self, value: Any) -> Any:
+        """Return mappings and lists with the secrets taken out of all their texts, keys included."""
+        if isinstance(value, str):
+            return self.redact(value)
+        if isinstance(value, Mapping):
+            return {
+                self.redact(key) if isinstance(key, str) else key: REDACTED
+                if isinstance(item, str) and item and isinstance(key, str) and _SECRET_KEY.search(key)
+                else self.redact_values(item)
+                for key, item in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return type(value)([self.redact_values(item) for item in value])
+        return value
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether a variable's name says that its value is a secret; the place of one is none."""
+    return _SECRET_NAME.search(name) is not None and _PLACE.search(name) is None
+
+
+def _forms(value: str) -> set[str]:
+    """Return the ways in which a value may be printed: as it is, line by line, in a URL, and as JSON."""
+    parts = {value.strip(), *(line.strip() for line in value.splitlines())}
+    forms = {form for part in parts for form in (part, quote(part, safe=""), quote_plus(part), json.dumps(part)[1:-1])}
+    return {form for form in forms if len(form) >= SHORTEST}
+
+
+@cache
+def own_redactor() -> Redactor:
+    """Return the redactor of this process's environment, as it was when it was first asked for."""
+    return Redactor(os.environ)
