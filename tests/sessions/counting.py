@@ -22,13 +22,13 @@ class CountingEngine(Engine):
 
     @classmethod
     def capabilities(cls) -> Capabilities:
-        """float32 on the CPU, and led by a reference."""
-        return Capabilities(dtypes={"cpu": ("float32",)}, led=True)
+        """float32, and led by a reference."""
+        return Capabilities(dtypes={"cpu": ("float32",), "cuda": ("float32",)}, led=True)
 
     def load(self) -> dict[str, Any]:
         """Note the load."""
         self._note("load", "")
-        return {"architecture": "Counting"}
+        return {"architecture": "Counting", "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
     def capture(self, request: Request) -> Capture:
         """Answer after the option `seconds`."""

@@ -19,6 +19,12 @@ from typing import Any
 import pytest
 
 import specrunner
+from specrunner.engines.registry import engine_targets, find_engine
+from specrunner.errors import CapabilityMissing
+from specrunner.plan.model import PlannedSession, Request, Session
+from specrunner.sessions.environments import find_environment
+from specrunner.sessions.ray.cluster import connect
+from specrunner.spec.model import Model, Prompt
 
 pytestmark = pytest.mark.ray
 
@@ -65,9 +71,9 @@ class Workplace:
             start_new_session=True,
         )
 
-    def start_on_ray(self) -> subprocess.Popen[str]:
+    def start_on_ray(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a run on the cluster."""
-        return self.start("--executor", "ray", "--ray-address", self.cluster.address)
+        return self.start("--executor", "ray", "--ray-address", self.cluster.address, *arguments)
 
     def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
         """Wait for a run and return its report."""
@@ -238,3 +244,51 @@ def test_an_address_without_a_cluster_is_said_before_anything_runs(workplace: Wo
     assert process.returncode == 4, textwrap.shorten(printed, 500)
     assert "the Ray cluster 127.0.0.1:1 cannot be joined" in printed
     assert workplace.noted() == []
+
+
+def test_sessions_on_gpus_get_their_own(workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray is told of two GPUs that are not there; the engine only says which ones it was given."""
+    monkeypatch.setattr(sys, "path", [str(workplace.folder / "plugin"), *sys.path])
+    from specrunner.sessions.ray.pool import RayPool
+
+    find_engine.cache_clear()
+    engine_targets.cache_clear()
+    node = workplace.cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=STORE)
+    connect(workplace.cluster.address)
+    environment = find_environment("counting", find_engine("counting").capabilities(), "cpu", config={})
+    name = f"{environment.name}-{environment.digest}"
+    facts: dict[str, Any] = {}
+    planned = [
+        PlannedSession(
+            Session(
+                "counting", name, Model(path=str(workplace.folder)), "float32", "cuda", {"seconds": 1.0, **options}
+            ),
+            (Request(Prompt(text="fig"), ("layers.0.output",)),),
+        )
+        for options in ({"index": 0}, {"index": 1}, {"index": 2, "tp_size": 2}, {"index": 3, "tp_size": 4})
+    ]
+    pool = RayPool(
+        tmp_path,
+        jobs=2,
+        environments={one.session.key: environment for one in planned},
+        timeouts={(one.session.key, one.requests[0].key): 60.0 for one in planned},
+        publish=lambda event: None,
+        deliver=lambda session, request, answer, known, seconds: facts.update({session: (answer, dict(known))}),
+    )
+    for one in planned:
+        pool.start(one)
+    pool.shutdown()
+    workplace.cluster.remove_node(node)
+    first, second, both, too_many = (facts[one.session.key] for one in planned)
+    assert {first[1]["gpus"], second[1]["gpus"]} == {"0", "1"}
+    assert set(both[1]["gpus"].split(",")) == {"0", "1"}
+    assert isinstance(too_many[0], CapabilityMissing)
+
+
+def test_a_node_without_the_engine_is_passed_over(workplace: Workplace) -> None:
+    workplace.cluster.remove_node(workplace.nodes.pop())
+    bare = {"PYTHONPATH": str(ROOT)}
+    workplace.nodes.append(workplace.cluster.add_node(num_cpus=1, object_store_memory=STORE, env_vars=bare))
+    report = workplace.finish(workplace.start_on_ray("-k", "apple or pear"))
+    assert [case["verdict"] for case in report["cases"]] == ["passed", "passed"]
+    assert Counter(what for *_, what, _ in workplace.noted()) == {"load": 2, "plain": 4}

@@ -13,6 +13,7 @@ import numpy
 import pytest
 
 from specrunner.engines.base import Capabilities, Capture
+from specrunner.engines.registry import find_engine
 from specrunner.errors import CapabilityMissing, EngineMissing
 from specrunner.plan.model import Session
 from specrunner.sessions.captures import pack_capture, read_capture, unpack_capture, write_capture
@@ -112,6 +113,13 @@ def test_a_node_without_an_installed_environment_lacks_it(
     with pytest.raises(EngineMissing, match="the environment vllm-cpu is not installed") as caught:
         find_again(session, replace(environment, source="installed", name="vllm-cpu"))
     assert caught.value.help == "run: specrunner engines install vllm-cpu"
+
+
+def test_a_node_without_the_plugin_lacks_it(own: tuple[Session, Environment], monkeypatch: pytest.MonkeyPatch) -> None:
+    session, environment = own
+    monkeypatch.setattr(ray_node, "find_engine", find_engine)
+    with pytest.raises(EngineMissing, match="unknown engine `toy`"):
+        find_again(session, environment)
 
 
 def test_ray_is_imported_by_none_but_its_executor() -> None:

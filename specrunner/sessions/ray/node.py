@@ -136,9 +136,12 @@ def find_again(session: Session, environment: Environment) -> Environment:
     Raises:
         EngineMissing: there is none, or other versions are in it.
     """
-    capabilities = find_engine(session.engine).capabilities()
-    stated = {name: value for name, value in environment.env.items() if name != "PATH"}
     host = platform.node()
+    try:
+        capabilities = find_engine(session.engine).capabilities()
+    except ConfigurationError as error:
+        raise EngineMissing(f"on the node {host}, {error.message}", help=error.help) from error
+    stated = {name: value for name, value in environment.env.items() if name != "PATH"}
     found: Environment | None
     if environment.source == "configured":
         try:

@@ -7,6 +7,7 @@ session's own process is elsewhere. Captures come and go as files' bytes through
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,9 @@ from specrunner.sessions.serving import Surroundings
 from specrunner.sessions.sizes import estimate_need
 from specrunner.sessions.threads import MOST_SESSIONS, SessionThreads
 from specrunner.sessions.timings import Timings
+
+STARTING = 5.0
+"""Seconds that an actor takes to start where there is room; one that takes longer waits for what others keep."""
 
 
 class RayPool(SessionThreads):
@@ -68,8 +72,7 @@ class RayPool(SessionThreads):
         self._shelf = shelf or AnswerShelf(None)
         self._checkpoints = Checkpoints()
         self._cores = share_cores(jobs)
-        self._unplaced = 0
-        self._lock = threading.Lock()
+        self._placing: dict[int, float] = {}
 
     def shutdown(self) -> None:
         """Wait for all sessions to end, and leave the cluster."""
@@ -80,7 +83,7 @@ class RayPool(SessionThreads):
         return Need()
 
     def _is_short(self) -> bool:
-        return self._unplaced > 0
+        return any(time.monotonic() - since > STARTING for since in list(self._placing.values()))
 
     def _launch(self, planned: PlannedSession, place: Place) -> RemoteSession:
         """Have Ray place an actor for a session; nodes without its environment are passed over.
@@ -109,7 +112,7 @@ class RayPool(SessionThreads):
                 session, surroundings, demand, node, stopped=self._stopping.is_set, cancelled=self._killing.is_set
             )
             try:
-                with self._count_unplaced():
+                with self._note_placing():
                     remote.place()
                 return remote
             except EngineMissing as error:
@@ -123,14 +126,13 @@ class RayPool(SessionThreads):
                 raise
 
     @contextmanager
-    def _count_unplaced(self) -> Iterator[None]:
-        with self._lock:
-            self._unplaced += 1
+    def _note_placing(self) -> Iterator[None]:
+        thread = threading.get_ident()
+        self._placing[thread] = time.monotonic()
         try:
             yield
         finally:
-            with self._lock:
-                self._unplaced -= 1
+            del self._placing[thread]
 
 
 def find_untried(passed: set[str], demand: Demand) -> str | None:
