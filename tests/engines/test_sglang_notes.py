@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from specrunner.engines.sglang.adapter import count_together
 from specrunner.engines.sglang.failures import explain_failure
 from specrunner.engines.sglang.notes import (
     Mailbox,
@@ -18,6 +20,7 @@ from specrunner.engines.sglang.notes import (
     failure_note,
     gather_ranks,
 )
+from specrunner.engines.sglang.plugin import find_rows
 from specrunner.errors import (
     CaptureIncomplete,
     EngineError,
@@ -200,3 +203,21 @@ def test_one_module_in_all_layers_is_read_layer_by_layer_before_it_overwrites_it
     records = recorder.take()
     assert [float(value) for value in records["layers.0.attention.query"]] == [1.0, 1.0]
     assert [float(value) for value in records["layers.2.attention.query"]] == [100.0, 100.0]
+
+
+def test_the_judged_requests_rows_of_a_batch() -> None:
+    batch = SimpleNamespace(input_ids=torch.zeros(9), rids=["b", "a"], extend_seq_lens_cpu=[4, 5])
+    alone, judged, absent = (Order(1, (), 4, judged=name) for name in (None, "a", "c"))
+    assert (find_rows(alone, batch), find_rows(judged, batch), find_rows(absent, batch)) == (
+        slice(0, 9),
+        slice(4, 9),
+        None,
+    )
+    assert [alone.request_ids(0), judged.request_ids(0), judged.request_ids(2)] == ["1", "a", "a-2"]
+
+
+def test_company_has_to_be_seen() -> None:
+    notes = [[Note("pass", {"requests": 3}), Note("refresh", {}), Note("pass", {"requests": 1})]]
+    assert (count_together(notes), count_together([])) == (1, 0)
+    with pytest.raises(CaptureIncomplete, match="one after the other"):
+        count_together([[Note("pass", {"requests": 1})]])

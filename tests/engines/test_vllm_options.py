@@ -89,6 +89,19 @@ def test_llada2_runs_on_its_causal_parent_in_blocks() -> None:
     assert made.keywords["max_num_seqs"] == 1
 
 
+def test_a_batch_gives_each_request_a_block_at_a_time() -> None:
+    made = setup(LLADA2, max_num_seqs=3)
+    wanted = {"max_num_seqs": 3, "max_num_batched_tokens": 48, "long_prefill_token_threshold": 16}
+    assert {name: made.keywords[name] for name in wanted} == wanted
+
+
+def test_a_plugins_scheduler_brings_its_own_rule() -> None:
+    plugin = {"scheduler_cls": "vllm_dllm_plugin.scheduler:DllmScheduler"}
+    assert VllmEngine.decode_rules({}) == {}
+    assert VllmEngine.decode_rules(plugin)["fallback"] == ("near_best",)
+    assert [VllmEngine.reveals_passes(options) for options in ({}, plugin)] == [True, False]
+
+
 def test_llada2_can_be_asked_to_be_causal() -> None:
     made = setup(LLADA2, specrunner_attention="causal")
     assert (made.attention, made.block_length) == ("causal", None)

@@ -11,6 +11,7 @@ from torch import nn
 
 from specrunner.engines.hooks import Geometry
 from specrunner.engines.name_maps import Entry, HookPoint, NameMap
+from specrunner.engines.vllm.subject import keep_chunks
 from specrunner.engines.vllm.worker import (
     QuietRecorder,
     attention_windows,
@@ -18,6 +19,8 @@ from specrunner.engines.vllm.worker import (
     drop_causality,
     gather_ranks,
     join_chunks,
+    keep_request,
+    list_requests,
 )
 from specrunner.errors import CaptureIncomplete
 
@@ -138,3 +141,26 @@ def test_windows_are_read_off_the_attention_layers() -> None:
     }
     config = SimpleNamespace(compilation_config=SimpleNamespace(static_forward_context=layers))
     assert attention_windows(config) == {"a": 16, "e": 127}
+
+
+def test_one_requests_rows_are_cut_out_of_packed_forwards() -> None:
+    layouts = [{"first": 2, "second": 3}, {"second": 1, "first": 2}, {"second": 1}]
+    chunks = [torch.arange(5.0)[:, None], torch.arange(5.0, 8)[:, None], torch.arange(8.0, 9)[:, None]]
+    assert list_requests(layouts) == ["first", "second"]
+    rows = [torch.cat(keep_request({"x": chunks}, layouts, number)["x"]).flatten().tolist() for number in (0, 1)]
+    assert rows == [[0.0, 1.0, 6.0, 7.0], [2.0, 3.0, 4.0, 5.0, 8.0]]
+    with pytest.raises(CaptureIncomplete, match="x has 4 rows for 5 tokens of a batch"):
+        keep_request({"x": [chunks[0][:4]]}, layouts[:1], 0)
+
+
+def test_a_lone_request_is_not_prefilled_in_a_hurry() -> None:
+    class Scheduler:
+        def get_request_counts(self) -> tuple[int, int]:
+            return 1, 0
+
+        def schedule(self) -> tuple[int, int]:
+            return self.get_request_counts()
+
+    scheduler = Scheduler()
+    keep_chunks(scheduler)
+    assert (scheduler.schedule(), scheduler.get_request_counts()) == ((1, 1), (1, 0))

@@ -68,6 +68,7 @@ class SglangEngine(Engine):
             packages=("torch", "transformers", "sglang"),
             environments=("sglang-cuda", "sglang-cpu"),
             install_hint="specrunner engines install sglang",
+            batches=True,
         )
 
     @classmethod
@@ -161,6 +162,9 @@ class SglangEngine(Engine):
         assert self._driver is not None
         with translate_failures("answer the request"):
             ids = encode_prompt(request.prompt, self._tokenizer, self._described["vocabulary"])
+            vocabulary = self._described["vocabulary"]
+            companions = [encode_prompt(prompt, self._tokenizer, vocabulary) for prompt in request.companions]
+            self._check_batch(len(companions))
             self._requests += 1
             order = Order(
                 number=self._requests,
@@ -169,12 +173,15 @@ class SglangEngine(Engine):
                 keep_logits=wants_passes,
                 threshold=decode.threshold if decode is not None else ACCEPT_ALL,
                 fault=self.fault,
+                judged=f"specrunner-{self._requests}" if companions else None,
             )
             new_tokens = decode.max_new_tokens if decode is not None else 1
             ignore_eos = decode.ignore_eos if decode is not None else True
-            output, facts, notes = self._driver.run(ids, order, new_tokens, ignore_eos, self.has_stopped)
+            output, facts, notes = self._driver.run(ids, order, new_tokens, ignore_eos, self.has_stopped, companions)
             capture = Capture(prompt_token_ids=ids)
             raise_failure(notes)
+            if companions:
+                capture.facts["batch"] = {"prompts": 1 + len(companions), "forwards": count_together(notes)}
             if patterns:
                 check_notes(notes)
                 capture.tensors = assemble_tensors(notes, patterns, len(ids), self._described)
@@ -220,6 +227,15 @@ class SglangEngine(Engine):
                 help=f"set the option specrunner_block_length: {decode.block_length}",
             )
 
+    def _check_batch(self, companions: int) -> None:
+        """Make sure that a block-diffusion session takes all prompts at once."""
+        requests = int(self.setup.keywords.get("max_running_requests") or 1)
+        if self.setup.algorithm is not None and companions >= requests:
+            raise ModelUnsupported(
+                f"a batch of {companions + 1} prompts, and the session takes {requests} at a time",
+                help=f"set max_running_requests: {companions + 1} in the engine's options",
+            )
+
     def _cut_output(self, output: Sequence[int], decode: Decode) -> list[int]:
         """Keep the ids up to and including the first end of sequence, at most as many as were asked for."""
         stops = set() if decode.ignore_eos else set(self._described["eos_token_ids"])
@@ -244,6 +260,19 @@ class SglangEngine(Engine):
         }
         if not capture.facts["passes"]:
             raise CaptureIncomplete("the hook on sglang's denoising step did not fire")
+
+
+def count_together(notes: Sequence[Sequence[Note]]) -> int:
+    """Count the forwards and steps in which the judged request had company.
+
+    Raises:
+        CaptureIncomplete: there is none, though something was noted.
+    """
+    seen = [note.facts["requests"] for note in (notes[0] if notes else ()) if "requests" in note.facts]
+    together = sum(int(requests) > 1 for requests in seen)
+    if seen and not together:
+        raise CaptureIncomplete("sglang answered the prompts of a batch one after the other")
+    return together
 
 
 def check_device(device: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ class Order:
         keep_logits: whether the logits of denoising passes are wanted.
         threshold: confidence above which a masked position is accepted, or None to leave the algorithm's own.
         fault: the planted bug that the model has until the next order (`specrunner.faults`), or None.
+        judged: the request to note in a batch, by its id; None where a request comes alone.
     """
 
     number: int
@@ -41,6 +42,12 @@ class Order:
     keep_logits: bool = False
     threshold: float | None = None
     fault: str | None = None
+    judged: str | None = None
+
+    @property
+    def request_ids(self) -> Callable[[int], str]:
+        """Return what names the prompts of the order, the judged one being number 0."""
+        return lambda number: f"{self.judged or self.number}{f'-{number}' if number else ''}"
 
     @property
     def wants_logits(self) -> bool:

@@ -1,6 +1,7 @@
 """What a SGLang session is started with: the mode, the engine's keywords, the environment. Imports nothing heavy.
 
-Every option of the spec goes to SGLang (`ServerArgs`) as it is, except these, which the adapter keeps:
+Every option of the spec goes to SGLang (`ServerArgs`) as it is (a block-diffusion model takes one prompt at a time
+unless `max_running_requests` says more: raise it for a case with `batch`), except these, which the adapter keeps:
 
     specrunner_mode           `runner`: SGLang's ModelRunner in the worker itself; `engine`: the full Engine, whose
                               scheduler is a process of its own. The default is `runner`, and `engine` where a

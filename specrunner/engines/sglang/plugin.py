@@ -90,9 +90,12 @@ class Observer:
     ) -> Any:
         if order is None or not order.patterns or runner.is_draft_worker or not is_prompt_forward(batch):
             return original(runner, batch, *rest, **keywords)
+        part = find_rows(order, batch)
+        if part is None:
+            return original(runner, batch, *rest, **keywords)
         if not batch.forward_mode.is_dllm_extend():
             return self._record(order, original, runner, batch, *rest, **keywords)
-        start, rows = int(batch.positions[0]), len(batch.input_ids)
+        start, rows = int(batch.positions[part.start]), part.stop - part.start
         if start + rows <= order.prompt_length:
             return self._record(order, original, runner, batch, *rest, **keywords)
         if start < order.prompt_length and self._tail_of != order.number:
@@ -100,6 +103,11 @@ class Observer:
             # first; the block's own forward then writes their keys and values anew.
             self._tail_of = order.number
             try:
+                if rows < len(batch.input_ids):
+                    raise ModelUnsupported(
+                        "the prompt ends inside a block, and in a batch its tail cannot be forwarded alone",
+                        help="give a prompt whose length is a multiple of the block length",
+                    )
                 self._record(order, original, runner, trim_block(runner, batch, order.prompt_length - start))
             except ModelUnsupported as error:
                 self._write_note(failure_note(error))
@@ -134,11 +142,15 @@ class Observer:
             for name, chunks in records.items()
         }
         scale_expert_weights(runner.model, points, tensors)
+        part = find_rows(order, batch) or slice(0, len(batch.input_ids))
+        if part.stop - part.start < len(batch.input_ids):
+            tensors = {name: tensor[part] for name, tensor in tensors.items()}
         every = available_points(name_map, runner.model, layers)
         tensors |= read_biases(runner.model, every, tensors)
         facts = {
-            "start": int(batch.positions[0]),
-            "rows": len(batch.input_ids),
+            "start": int(batch.positions[part.start]),
+            "rows": part.stop - part.start,
+            "requests": batch.batch_size,
             "points": [[point.name, point.module, point.entry.gather] for point in points],
         }
         self._write_note(Note("prompt", facts, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
@@ -152,24 +164,41 @@ class Observer:
         if self._threshold is None:
             self._threshold = algorithm.threshold
         algorithm.threshold = self._threshold if order.threshold is None else order.threshold
-        before = batch.input_ids.clone()
+        part = find_rows(order, batch)
+        if part is None:
+            return original(algorithm, batch, logits, states)
+        before = batch.input_ids[part].clone()
         masked = before == algorithm.mask_id
         if batch.dllm_prompt_mask is not None:
-            masked &= ~batch.dllm_prompt_mask.view(-1)
-        start = int(batch.positions[0])
-        kept = {"logits": logits.detach().cpu().clone()} if order.keep_logits and bool(masked.any()) else {}
+            masked &= ~batch.dllm_prompt_mask.view(-1)[part]
+        start = int(batch.positions[part.start])
+        kept = {"logits": logits[part].detach().cpu().clone()} if order.keep_logits and bool(masked.any()) else {}
         done = plant_step(order.fault, original)(algorithm, batch, logits, states)
         facts = {
             "block_start": start,
             "tokens_before": before.tolist(),
-            "tokens_after": batch.input_ids.tolist(),
-            "accepted": (masked & (batch.input_ids != before)).tolist(),
+            "tokens_after": batch.input_ids[part].tolist(),
+            "accepted": (masked & (batch.input_ids[part] != before)).tolist(),
+            "requests": batch.batch_size,
         }
         if bool(masked.any()):
             self._write_note(Note("pass", facts, kept))
         elif start + len(before) > order.prompt_length:
             self._write_note(Note("refresh", {"block_start": start}))
         return done
+
+
+def find_rows(order: Order, batch: Any) -> slice | None:
+    """Return the rows that the judged request has in a forward, or None where it has none."""
+    if order.judged is None:
+        return slice(0, len(batch.input_ids))
+    requests = list(batch.rids or ())
+    if order.judged not in requests:
+        return None
+    place = requests.index(order.judged)
+    lengths = [int(length) for length in batch.extend_seq_lens_cpu]
+    start = sum(lengths[:place])
+    return slice(start, start + lengths[place])
 
 
 def plant_step(fault: str | None, original: Callable[..., Any]) -> Callable[..., Any]:

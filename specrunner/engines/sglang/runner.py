@@ -67,6 +67,7 @@ class Runner:
         max_new_tokens: int,
         ignore_eos: bool,
         has_stopped: Callable[[Sequence[int]], bool] = lambda ids: False,
+        companions: Sequence[list[int]] = (),
     ) -> tuple[list[int], dict[str, Any], list[list[Note]]]:
         """Run a prompt and generate greedily.
 
@@ -76,6 +77,7 @@ class Runner:
             max_new_tokens: tokens to generate, at least 1 (the prompt's forward gives one).
             ignore_eos: go on after an end of sequence.
             has_stopped: whether no token is wanted behind those generated so far.
+            companions: prompts of the same batch, which generate as many tokens.
 
         Returns:
             The generated ids, facts, and the notes (of the only rank).
@@ -89,25 +91,30 @@ class Runner:
         from sglang.srt.sampling.sampling_params import SamplingParams
 
         room = min(self.described["max_total_tokens"], self.described["context_length"])
-        if len(ids) + max_new_tokens > room:
+        longest, every = max(map(len, (ids, *companions))), sum(map(len, (ids, *companions)))
+        needed = every + (1 + len(companions)) * max_new_tokens
+        if longest + max_new_tokens > room or needed > self.described["max_total_tokens"]:
             raise ModelUnsupported(
-                f"{len(ids)} prompt tokens and {max_new_tokens} new ones are more than sglang's room for {room} "
+                f"{every} prompt tokens and {max_new_tokens} new ones are more than sglang's room for {room} "
                 f"(context of {self.described['context_length']}, cache of {self.described['max_total_tokens']})"
             )
-        request = Req(
-            rid=str(order.number),
-            origin_input_text="",
-            origin_input_ids=array("q", ids),
-            sampling_params=SamplingParams(temperature=0, max_new_tokens=max_new_tokens),
-            return_logprob=order.wants_logits,
-        )
-        request.full_untruncated_fill_ids = request.origin_input_ids
-        request.extend_end = len(ids)
-        request.logprob_start_len = 0 if request.return_logprob else -1
+        requests = []
+        for number, prompt in enumerate((ids, *companions)):
+            request = Req(
+                rid=order.request_ids(number),
+                origin_input_text="",
+                origin_input_ids=array("q", prompt),
+                sampling_params=SamplingParams(temperature=0, max_new_tokens=max_new_tokens),
+                return_logprob=order.wants_logits,
+            )
+            request.full_untruncated_fill_ids = request.origin_input_ids
+            request.extend_end = len(prompt)
+            request.logprob_start_len = 0 if request.return_logprob else -1
+            requests.append(request)
         self._order = order
         try:
             with torch.inference_mode():
-                next_ids, _, batch = one_batch.extend([request], self._runner)
+                next_ids, _, batch = one_batch.extend(requests, self._runner)
                 self._order = None
                 output = [int(next_ids[0])]
                 stops = set() if ignore_eos else set(self.described["eos_token_ids"])

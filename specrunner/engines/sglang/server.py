@@ -74,6 +74,7 @@ class Server:
         max_new_tokens: int,
         ignore_eos: bool,
         has_stopped: Callable[[Sequence[int]], bool] = lambda ids: False,
+        companions: Sequence[list[int]] = (),
     ) -> tuple[list[int], dict[str, Any], list[list[Note]]]:
         """Send one request and wait for it, as `Runner.run`; the scheduler generates on, whatever `has_stopped` says.
 
@@ -89,14 +90,18 @@ class Server:
         }
         if order.wants_logits and not self._diffusion:
             keywords |= {"return_logprob": True, "logprob_start_len": 0}
-        answer = self._engine.loop.run_until_complete(self._wait(keywords))
+        if companions:
+            prompts = [ids, *companions]
+            keywords |= {"input_ids": prompts, "rid": [order.request_ids(number) for number in range(len(prompts))]}
+        answers = self._engine.loop.run_until_complete(self._wait(keywords))
+        answer = answers[0] if companions else answers
         reason = answer["meta_info"]["finish_reason"] or {}
         if reason.get("type") == "abort":
             raise ModelUnsupported(f"sglang refused the request: {reason.get('message')}")
         facts = {"finish_reason": reason.get("type"), "cached_tokens": answer["meta_info"].get("cached_tokens", 0)}
         return list(answer["output_ids"]), facts, self._mailbox.take_notes(order)
 
-    async def _wait(self, keywords: dict[str, Any]) -> dict[str, Any]:
+    async def _wait(self, keywords: dict[str, Any]) -> Any:
         task = asyncio.ensure_future(self._engine.async_generate(**keywords))
         try:
             while not task.done():
@@ -106,8 +111,7 @@ class Server:
         finally:
             if not task.done():
                 task.cancel()
-        answer: dict[str, Any] = task.result()
-        return answer
+        return task.result()
 
     def _check_alive(self) -> None:
         """Look after the engine's processes.

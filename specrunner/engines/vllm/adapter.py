@@ -231,7 +231,10 @@ class VllmEngine(Engine):
                 f"block of {setup.block_length} tokens, which sees the key-value cache and all of itself"
             )
             if int(setup.keywords["max_num_seqs"]) > 1:
-                keep_chunks(self._llm.llm_engine.engine_core.engine_core.scheduler)
+                core = getattr(self._llm.llm_engine.engine_core, "engine_core", None)
+                if core is None:
+                    raise ModelUnsupported("max_num_seqs above 1 needs vLLM's scheduler in this process")
+                keep_chunks(core.scheduler)
                 patches.append("a request that is alone is prefilled block by block, too")
         return patches
 
