@@ -62,3 +62,18 @@ def test_findings_and_trends() -> None:
     assert "\x1b" not in "".join(describe_diagnosis(Diagnosis(findings=("one\x1b[31m",)), PLAIN))
     trend = CheckResult("tokens", "free_run", False, "the free runs part at position 3", {}, {}, gates=False)
     assert describe_trends([trend, check("exact", {})], PLAIN) == ["trend  tokens: the free runs part at position 3"]
+
+
+def test_the_steps_around_a_wrong_decision_are_told() -> None:
+    steps = [
+        {"step": number, "accepted": [number, number + 1], "tokens": [5, 6], "confidence": [0.99, 0.5]}
+        for number in range(9)
+    ]
+    lines = describe_exhibits(check("sampler", {"first": {"step": 4}, "trajectory": steps, "violations": 1}), PLAIN)
+    assert len(lines) == 4
+    assert lines[1] == "step 4 accepts 4: 5 (0.99), 5: 6 (0.5)"
+    many = {"step": 0, "accepted": list(range(16)), "tokens": [1] * 16, "confidence": None}
+    (line,) = describe_exhibits(check("sampler", {"first": None, "trajectory": [many]}), PLAIN)
+    assert line.endswith("5: 1 (-) and 10 more")
+    (margin,) = find_margins(check("sampler", {"violations": 1}))
+    assert (margin.measured, margin.limit) == (1, 0)
