@@ -213,8 +213,9 @@ def find_sources(names: Iterable[str], folders: Iterable[Path], environment: Env
         found = (folder / name for folder in searched if (folder / name / "__init__.py").is_file())
         if (place := next(found, None)) is not None:
             places.append(place)
-    own = Path(specrunner.__file__).parent.parent
-    return places + [source for source in find_editable_sources(folders) if source != own]
+    # Our own code has a part of its own, without tests and documents.
+    sources = find_editable_sources(folders)
+    return places + [source for source in sources if not (source / "specrunner" / "__init__.py").is_file()]
 
 
 def find_own_source(package: str) -> Path | None:

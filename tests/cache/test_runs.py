@@ -1,0 +1,166 @@
+"""What a second run takes from the first, with real workers: all that nothing has touched, and not one thing more."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ENGINE = Path(__file__).parents[1] / "sessions" / "misbehaving.py"
+
+
+@dataclass
+class Bench:
+    """A directory with a spec, a checkpoint, an installed plugin engine and a cache of its own."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def write_spec(self, prompts: Sequence[str], rule: str = "exact") -> None:
+        cases = "\n".join(f"  - {{name: c{index}, prompt: {text!r}}}" for index, text in enumerate(prompts))
+        head = textwrap.dedent(
+            f"""\
+            version: 1
+            model: {{path: model}}
+            engines: [misbehaving]
+            reference: {{engine: misbehaving, dtype: float32, options: {{role: reference}}}}
+            defaults:
+              tolerance: {{logits: {rule}}}
+            cases:
+            """
+        )
+        (self.folder / "spec.yaml").write_text(head + cases + "\n", encoding="utf-8")
+
+    def run(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """Run, and return the JSON report with `starts` (processes started) and what was printed."""
+        command = [sys.executable, "-X", "importtime", "-m", "specrunner", "run", "spec.yaml", "-j", "1", *arguments]
+        command += ["--json", "r.json"] if "--plan" not in arguments else []
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, text=True, capture_output=True)
+        assert done.returncode == code, done.stderr[-3000:]
+        report: dict[str, Any] = json.loads((self.folder / "r.json").read_text()) if "--plan" not in arguments else {}
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "import time:" in line}
+        told = [line for line in done.stderr.splitlines() if "import time:" not in line]
+        starts = sum(session["starts"] for session in report.get("sessions", ()))
+        return {**report, "starts": starts, "stdout": done.stdout, "told": "\n".join(told), "imported": imported}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    plugin = tmp_path / "plugin"
+    info = plugin / "misbehaving-1.0.dist-info"
+    info.mkdir(parents=True)
+    (plugin / "misbehaving.py").write_text(ENGINE.read_text())
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: misbehaving\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[specrunner.engines]\nmisbehaving = misbehaving:MisbehavingEngine\n")
+    (tmp_path / "work" / "model").mkdir(parents=True)
+    (tmp_path / "work" / "model" / "config.json").write_text("{}")
+    settings = {"SPECRUNNER_NO_CACHE": "0", "SPECRUNNER_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(plugin)}
+    return Bench(tmp_path / "work", {**os.environ, **settings})
+
+
+def kept(report: dict[str, Any]) -> list[str]:
+    return [case["kept"] for case in report["cases"]]
+
+
+def verdicts(report: dict[str, Any]) -> list[str]:
+    return [case["verdict"] for case in report["cases"]]
+
+
+def test_nothing_runs_again_until_something_changes(bench: Bench) -> None:
+    bench.write_spec(["a", "b"])
+    first = bench.run()
+    assert (first["starts"], kept(first)) == (2, ["", ""])
+    assert "runs because nothing of it is kept" not in bench.run("--plan")["stdout"]
+
+    again = bench.run()
+    assert (again["starts"], kept(again), verdicts(again)) == (0, ["verdict", "verdict"], ["passed", "passed"])
+    assert "torch" not in again["imported"]
+    assert {"candidate", "checks", "reference"} <= set(again["cases"][0])
+    for name in ("checks", "candidate", "reference", "diagnosis", "verdict"):
+        assert again["cases"][0][name] == first["cases"][0][name]
+    assert "2 verdicts kept" in again["stdout"]
+
+    bench.write_spec(["a", "b"], rule="{allclose: {rtol: 1e-3, atol: 0}}")
+    rule = bench.run()
+    assert (rule["starts"], kept(rule)) == (0, ["captures", "captures"]), "another rule is judged on the same captures"
+
+    bench.write_spec(["a", "b", "c"], rule="{allclose: {rtol: 1e-3, atol: 0}}")
+    plan = bench.run("--plan")["stdout"]
+    assert "1 request not asked before, or no longer kept (2 of 3 answers kept)" not in plan, "two verdicts are kept"
+    assert "2 verdicts kept" in plan
+    more = bench.run()
+    assert (more["starts"], kept(more)) == (2, ["verdict", "verdict", ""])
+
+    (bench.folder / "model" / "weights").write_text("other")
+    assert bench.run("--plan")["stdout"].count("runs because changed since the last run: the model's files") == 2
+    model = bench.run()
+    assert (model["starts"], kept(model)) == (2, ["", "", ""])
+    assert {session["why"] for session in model["sessions"]} == {"changed since the last run: the model's files"}
+
+    assert bench.run("--no-cache")["starts"] == 2
+    bench.environment["OMP_PROC_BIND"] = "true"
+    assert bench.run()["starts"] == 2
+
+
+def test_a_failure_is_judged_again_and_an_error_asked_again(bench: Bench) -> None:
+    bench.write_spec(["wrong", "raise", "fine"])
+    first = bench.run(code=1)
+    assert verdicts(first) == ["failed", "error", "passed"]
+    again = bench.run(code=1)
+    assert verdicts(again) == ["failed", "error", "passed"]
+    assert kept(again) == ["captures", "", "verdict"]
+    assert sorted((session["kept"], session["starts"]) for session in again["sessions"]) == [(1, 1), (2, 0)]
+    assert again["cases"][0]["checks"] == first["cases"][0]["checks"]
+
+
+def test_what_is_damaged_is_made_again_and_said(bench: Bench) -> None:
+    bench.write_spec(["a"])
+    bench.run()
+    store = Path(bench.environment["SPECRUNNER_CACHE"]) / "kept"
+    for file in [*store.glob("verdicts/*/*"), *store.glob("captures/*/*/capture.json")]:
+        content = file.read_bytes()
+        file.unlink()
+        file.write_bytes(content[:-1])
+    again = bench.run()
+    assert (again["starts"], kept(again)) == (2, [""])
+    assert "3 kept entries were damaged or of another version, and made again" in again["told"]
+    assert bench.run()["starts"] == 0
+
+
+def test_a_cache_that_cannot_be_written_costs_no_verdict(bench: Bench, tmp_path: Path) -> None:
+    bench.write_spec(["a"])
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "kept").write_text("in the way")
+    report = bench.run()
+    assert verdicts(report) == ["passed"]
+    assert "could not be kept" in report["told"]
+
+
+def test_what_is_exported_serves_elsewhere(bench: Bench, tmp_path: Path) -> None:
+    def call(*arguments: str) -> str:
+        command = [sys.executable, "-m", "specrunner", "cache", *arguments]
+        done = subprocess.run(
+            command, cwd=bench.folder, env=bench.environment, text=True, capture_output=True, check=True
+        )
+        return done.stdout
+
+    bench.write_spec(["a"])
+    bench.run()
+    status = json.loads(call("status", "--json"))
+    assert (status["captures"]["count"], status["verdicts"]["count"]) == (2, 1)
+    assert "2 captures" in " ".join(call("status").split())
+    call("export", str(tmp_path / "exported"))
+    assert "0 B stay" in call("prune", "--all")
+    assert bench.run("--plan")["stdout"].count("runs because nothing of it is kept") == 2
+    bench.environment["SPECRUNNER_CACHE"] = str(tmp_path / "elsewhere")
+    call("import", str(tmp_path / "exported"))
+    elsewhere = bench.run()
+    assert kept(elsewhere) == ["verdict"], [session["why"] for session in elsewhere["sessions"]]
