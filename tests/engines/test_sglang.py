@@ -207,7 +207,7 @@ class TestGlass:
         for length in (1, 2, 60):
             reference = start(HfEngine, "glass-0.8m").capture(Request(numbers(length), ALL)).tensors
             tensors = serve("glass-0.8m").tensors(numbers(length))
-            assert set(tensors) == {name for name in reference if not is_auxiliary(name)}
+            assert set(tensors) == set(reference)
             assert first_wrong(tensors, reference, 1e-5) == ""
 
     def test_a_prompt_one_token_off_is_seen(self, serve: Serve, start: Any) -> None:
@@ -381,7 +381,7 @@ class TestLlada2:
         for state in forced_states():
             reference = oracle.capture(Request(state, ALL)).tensors
             tensors = served.tensors(state)
-            assert set(tensors) == {name for name in reference if not is_auxiliary(name)}
+            assert set(tensors) == set(reference)
             assert first_wrong(tensors, reference, 1e-5) == ""
 
     def test_twenty_decodes_agree_at_every_pass(self, serve: Serve, unscaled: Model, oracle: OracleEngine) -> None:
@@ -454,7 +454,7 @@ class TestLlada2:
         }
         tensors = served.tensors(numbers(32, 250))
         bias = "layers.3.router.expert_bias"
-        assert torch.equal(tensors[bias].double(), reference[bias].double())
+        assert np.array_equal(tensors[bias].double().numpy(), reference[bias])
         assert first_wrong(tensors, reference, 1e-5) == "layers.1.mlp.output"
         assert difference(tensors["layers.1.mlp.output"], reference["layers.1.mlp.output"]) > 0.1
 
