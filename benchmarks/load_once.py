@@ -53,7 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         spec = Path(name) / "cases.yaml"
         write_spec(spec, options.engine, options.cases)
-        command = [sys.executable, "-m", "specrunner", "run", "--strict", "-j", "1"]
+        command = [sys.executable, "-m", "specrunner", "run", "--no-cache", "--strict", "-j", "1"]
         plan = subprocess.run([*command, "--plan", str(spec)], check=True, capture_output=True, text=True).stdout
 
         def run_alone(index: int) -> float:

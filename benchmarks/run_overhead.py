@@ -77,7 +77,7 @@ def main() -> None:
             return time_command([sys.executable, str(folder / "bare.py"), *arguments], environment)
 
         def ours(which: str, jobs: int) -> float:
-            arguments = ["run", str(folder / f"{which}.yaml"), "-j", str(jobs)]
+            arguments = ["run", "--no-cache", str(folder / f"{which}.yaml"), "-j", str(jobs)]
             return time_command([sys.executable, "-m", "specrunner", *arguments], environment)
 
         subjects = {

@@ -10,8 +10,9 @@ from pathlib import Path
 from specrunner.cache.digests import Digests
 from specrunner.cache.executor import CachingExecutor, look_ahead
 from specrunner.cache.stamps import Stamper
-from specrunner.cache.store import Store
+from specrunner.cache.store import Store, kept_folder
 from specrunner.cache.verdicts import Verdicts
+from specrunner.config import Settings
 from specrunner.events import Event
 from specrunner.plan.model import Evidence, Foresight, Plan, PlannedCase, PlannedSession
 from specrunner.results import CaseResult
@@ -36,6 +37,18 @@ class CacheChoice:
 
     folder: Path
     most_bytes: float = float("inf")
+
+
+def choose_cache(settings: Settings, *, fresh: bool = False) -> CacheChoice | None:
+    """Return where a run under settings keeps captures and verdicts; None where none may serve.
+
+    Args:
+        settings: of the run. What another machine of a cluster computes with cannot be told from here.
+        fresh: whether the run is to make its captures anew, as a golden's must be.
+    """
+    if settings.no_cache or fresh or settings.executor != "local":
+        return None
+    return CacheChoice(kept_folder(), settings.cache_limit * 1e9)
 
 
 class RunCache:

@@ -108,6 +108,7 @@ def run_cases(
 
     With `golden_repeats`, goldens that are missing or differ are made of so many captures and put up for review.
     """
+    from specrunner.cache.keeping import choose_cache
     from specrunner.plan.build import Planner, make_plan
 
     planner = Planner(golden_repeats=golden_repeats)
@@ -115,7 +116,7 @@ def run_cases(
     if plan_only:
         from specrunner.plan.text import format_plan
 
-        choice = choose_cache(settings, golden_repeats)
+        choice = choose_cache(settings, fresh=golden_repeats > 0)
         print("\n".join(format_plan(plan, foresee(plan, planner.environments, settings, choice) if choice else None)))
         return ExitCode.PASSED
     from specrunner.reporters import create_reporters
@@ -146,7 +147,7 @@ def run_cases(
         update_goldens=golden_repeats > 0,
         command=("specrunner", *sys.argv[1:]),
         keep_answers=not settings.no_cache,
-        cache=choose_cache(settings, golden_repeats),
+        cache=choose_cache(settings, fresh=golden_repeats > 0),
         executor=settings.executor,
     )
     started = Run(plan, planner.environments, reporters, run_options)
@@ -159,19 +160,6 @@ def run_cases(
         print(line, file=sys.stderr)
     unwritten = any(reporter.problem and not reporter.optional for reporter in reporters)
     return ExitCode.USAGE if unwritten and exit_code is ExitCode.PASSED else exit_code
-
-
-def choose_cache(settings: Settings, golden_repeats: int) -> CacheChoice | None:
-    """Return where captures and verdicts are kept; None where none may serve.
-
-    A golden is made of fresh captures, and what another machine of a cluster computes with cannot be told from here.
-    """
-    if settings.no_cache or golden_repeats or settings.executor != "local":
-        return None
-    from specrunner.cache.keeping import CacheChoice
-    from specrunner.cache.store import kept_folder
-
-    return CacheChoice(kept_folder(), settings.cache_limit * 1e9)
 
 
 def foresee(plan: Plan, environments: Mapping[str, Environment], settings: Settings, choice: CacheChoice) -> Foresight:

@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from specrunner.cache.keeping import choose_cache
 from specrunner.cli.run import require_numerics
 from specrunner.config import load_settings
 from specrunner.errors import ExitCode, SpecrunnerError
@@ -65,7 +66,14 @@ def run_cases(request: dict[str, Any]) -> ExitCode:
     plan = make_plan([case for case in loaded if case.node_id in wanted], planner)
     require_numerics()
     reporters: list[Reporter] = [JsonReporter(LAST_RUN, optional=True), VerdictWriter(Path(request["verdicts"]))]
-    options = RunOptions(jobs=settings.jobs, strict=settings.strict, command=("pytest", *request["files"]))
+    options = RunOptions(
+        jobs=settings.jobs,
+        strict=settings.strict,
+        retries=settings.retries,
+        command=("pytest", *request["files"]),
+        keep_answers=not settings.no_cache,
+        cache=choose_cache(settings),
+    )
     try:
         return Run(plan, planner.environments, reporters, options).execute()
     finally:
