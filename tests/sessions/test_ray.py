@@ -60,7 +60,8 @@ class Workplace:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a run."""
         self.log.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "specrunner", "run", "spec.yaml", "-j", "2", "--json", "r.json", *arguments]
+        stated = ["spec.yaml", "-j", "2", "--no-cache", "--json", "r.json"]
+        command = [sys.executable, "-m", "specrunner", "run", *stated, *arguments]
         return subprocess.Popen(
             command,
             cwd=self.folder,
@@ -197,18 +198,16 @@ def test_a_node_that_is_lost_costs_no_verdict_and_no_answer_is_asked_for_twice(
     before = workplace.noted()
     workplace.cluster.remove_node(workplace.nodes.pop(), allow_graceful=False)
     report = workplace.finish(process)
+    # The one that was lost starts again; so may the other, which makes room for it on the node that is left.
     starts = sorted(session.pop("starts") for session in report["sessions"])
-    assert starts == [1, 2]
+    assert starts in ([1, 2], [2, 2])
     assert [session["end"] for session in report["sessions"]] == ["", ""]
     assert strip_report(report) == strip_report(forget_starts(local))
     noted = workplace.noted()
     loads = Counter(role for *_, role, what, _ in noted if what == "load")
-    assert sorted(loads.values()) == [1, 2], "one session was loaded anew"
-    twice = [key for key, count in Counter((role, what, text) for *_, role, what, text in noted).items() if count > 1]
-    lost = next(role for role, count in loads.items() if count == 2)
-    again = [(role, text) for role, what, text in twice if what != "load"]
-    assert len(again) <= 1, "only what had no answer was asked again"
-    assert all(role == lost for role, _ in again)
+    assert sorted(loads.values()) == starts
+    asked_for = Counter((role, what, text) for *_, role, what, text in noted if what != "load")
+    assert sum(asked_for.values()) - len(asked_for) <= 1, "only what had no answer was asked again"
     assert len(before) < len(noted)
     wait_for(lambda: not any(is_running(pid) for pid, *_ in noted), "the end of the engines", 10)
     workplace.nodes.append(workplace.cluster.add_node(num_cpus=1, object_store_memory=STORE))

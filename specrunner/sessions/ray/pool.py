@@ -104,7 +104,7 @@ class RayPool(SessionThreads):
             surroundings = Surroundings(
                 self._directory,
                 self._environments[session.key],
-                threads=max(1, demand.cpus),
+                threads=self._cores,
                 checkpoints=self._checkpoints,
                 shelf=self._shelf,
             )
