@@ -11,7 +11,7 @@ from typing import Any
 
 from specrunner.errors import SpecrunnerError
 from specrunner.plan.model import digest_of
-from specrunner.spec.model import Case
+from specrunner.spec.model import Case, Decode
 
 VERSION = 1
 """Version of the golden's layout."""
@@ -29,6 +29,10 @@ class GoldenError(SpecrunnerError):
     def __init__(self, message: str, *, help: str | None = None, kind: str = "golden-damaged") -> None:
         super().__init__(message, help=help)
         self.kind = kind
+
+
+LATER_OPTIONS = frozenset({"accept", "fallback", "steps", "exclude_mask_id", "eos_early_stop"})
+"""Options of `decode` that the first goldens did not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,5 +188,17 @@ def digest_case(case: Case) -> str:
     model = case.model
     source = [model.id, model.recipe, model.revision, model.path is not None]
     prompt = asdict(case.prompt)
-    decode = asdict(case.decode) if case.decode else None
-    return digest_of([source, prompt, decode, case.candidate.engine, case.candidate.dtype])
+    decode = describe_decode(case.decode) if case.decode else None
+    content: list[Any] = [source, prompt, decode, case.candidate.engine, case.candidate.dtype]
+    if case.at is not None or case.batch:
+        content.append([asdict(case.at) if case.at else None, [asdict(prompt) for prompt in case.batch]])
+    return digest_of(content)
+
+
+def describe_decode(decode: Decode) -> dict[str, Any]:
+    """Return a decode's fields; options that came later stand only where they are not the default, as goldens knew."""
+    return {
+        name: value
+        for name, value in asdict(decode).items()
+        if name not in LATER_OPTIONS or value != Decode.__dataclass_fields__[name].default
+    }

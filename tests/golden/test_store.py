@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import string
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,10 @@ from specrunner.golden import files, store
 from specrunner.golden.check import find_golden
 from specrunner.golden.kept import read_golden
 from specrunner.golden.keys import find_root, find_slot, name_case, name_device, parse_file
-from specrunner.golden.manifest import GoldenError
+from specrunner.golden.manifest import GoldenError, describe_decode, digest_case
 from specrunner.golden.record import write_new
 from specrunner.golden.store import State, accept, exists, list_slots, manifest_path, refuse_under_ci, reject, remove
-from specrunner.spec.model import GoldenChoice, Model, Prompt
+from specrunner.spec.model import Decode, DenoisingState, GoldenChoice, Model, Prompt
 from tests.golden.builders import FACTS, keep, make, make_capture, make_case
 
 
@@ -308,3 +309,13 @@ def test_files_lead_back_to_their_slots(tmp_path: Path) -> None:
     for state in State:
         assert parse_file(slot.root, manifest_path(slot, state)) == slot
     assert parse_file(slot.root, slot.root / "a/other.json") is None
+
+
+def test_options_that_came_later_leave_the_digest_of_a_case_alone(tmp_path: Path) -> None:
+    decode = Decode(4, "low_confidence", 16, 0.9)
+    case = make_case(tmp_path, decode=decode)
+    later = [replace(decode, accept="ge"), replace(decode, steps=8), replace(decode, eos_early_stop=True)]
+    assert "accept" not in describe_decode(decode)
+    assert len({digest_case(case), *(digest_case(replace(case, decode=one)) for one in later)}) == 4
+    assert digest_case(replace(case, at=DenoisingState(1))) != digest_case(case)
+    assert digest_case(replace(case, batch=(Prompt(text="x"),))) != digest_case(case)
