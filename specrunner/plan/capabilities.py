@@ -11,7 +11,7 @@ from specrunner.benchmarks.tasks import TASKS
 from specrunner.engines.base import Capabilities, Engine
 from specrunner.engines.name_maps import load_maps
 from specrunner.engines.registry import find_engine
-from specrunner.sessions.locks import find_locks, list_locks
+from specrunner.sessions.locks import Lock, find_locks, list_locks
 from specrunner.spec.coverage import can_match, needs_passes, vocabulary
 from specrunner.spec.diagnostics import ENOUGH, Diagnostic, accepted_values, sort_diagnostics
 from specrunner.spec.loader import LoadedSpecs
@@ -47,6 +47,7 @@ class _Checker:
         self.diagnostics: list[Diagnostic] = []
         self._find = find
         self._capabilities: dict[str, Capabilities] = {}
+        self._locks: dict[str, list[Lock]] = {}
 
     def check(self, case: Case) -> None:
         """Check candidate, reference and peer of one case."""
@@ -128,7 +129,9 @@ class _Checker:
         self._report(case, "impossible-dtype", message, accepted_values("", possible, "dtypes"), prefix + "dtype")
 
     def _check_environment(self, case: Case, engine: str, name: str) -> None:
-        locks = find_locks(name)
+        if name not in self._locks:  # to read all lock files takes longer than everything else about a case
+            self._locks[name] = find_locks(name)
+        locks = self._locks[name]
         if locks and all(lock.engine == engine for lock in locks):
             return
         message = f"the environment `{name}` is not for `{engine}`" if locks else f"unknown environment `{name}`"

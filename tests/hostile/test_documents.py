@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from specrunner.cli import main
 from specrunner.errors import UsageError
+from specrunner.plan import capabilities
+from specrunner.sessions import locks
 from specrunner.spec import cases, consistency, tree
 from specrunner.spec.keywords import compile_keywords
 from specrunner.spec.source import parse_bytes
@@ -206,6 +208,21 @@ def test_the_cases_of_a_file_are_bounded_together(monkeypatch: pytest.MonkeyPatc
     entry = "  - {name: %s, prompt: hi, tolerance: {logits: exact}, matrix: {timeout: [1, 2, 3]}}\n"
     assert judge((HEAD + "cases:\n" + entry % "a").encode()) == ("valid", 3)
     assert judge((HEAD + "cases:\n" + entry % "a" + entry % "b").encode()) == ("refused: too-many-cases", 3)
+
+
+def test_lock_files_are_read_once_for_all_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def find(name: str) -> list[locks.Lock]:
+        asked.append(name)
+        return locks.find_locks(name)
+
+    monkeypatch.setattr(capabilities, "find_locks", find)
+    text = with_matrix(f"{{timeout: {count_to(50)}}}").replace(
+        "engines: [hf]", "engines: [hf]\nenvironments: {hf: hf-llada2}"
+    )
+    assert judge(text.encode()) == ("valid", 50)
+    assert asked == ["hf-llada2"]
 
 
 def test_reading_stops_after_many_problems() -> None:
