@@ -26,7 +26,9 @@ from typing import NamedTuple
 from specrunner.benchmarks.data import choose_questions, load_questions
 from specrunner.benchmarks.record import read_record
 from specrunner.benchmarks.tasks import TASKS
+from specrunner.engines.vllm.options import plan_environment
 from specrunner.models.recipes import ensure_model
+from specrunner.plan.model import Session
 from specrunner.spec.model import Model
 
 SPEC = """\
@@ -108,7 +110,13 @@ def main() -> None:
         bare = [options.python, "-m", "lm_eval", "--model", options.engine, "--include_path", str(folder / "tasks")]
         arguments = f"pretrained={path},dtype=float32"
         bare += ["--device", "cpu", "--batch_size", "1"] if options.engine == "hf" else ["--batch_size", "auto"]
-        bare += ["--model_args", arguments if options.engine == "hf" else f"{arguments},enforce_eager=True"]
+        settings: dict[str, str] = {}
+        if options.engine == "vllm":
+            # What the adapter sets as well: without it vLLM does not start in a container of two processors.
+            arguments += ",enforce_eager=True,max_model_len=4096,kv_cache_memory_bytes=1073741824"
+            session = Session("vllm", "", Model(recipe="smollm2-135m"), "float32", "cpu")
+            settings = plan_environment(session, folder) | {"OMP_NUM_THREADS": str(options.threads)}
+        bare += ["--model_args", arguments]
         bare += ["--tasks", f"{options.task}_offline", "--output_path", str(folder / "out"), "--log_samples"]
         bare += ["--samples", json.dumps({f"{options.task}_offline": chosen})]
         commands = {
@@ -116,7 +124,7 @@ def main() -> None:
                 [sys.executable, "-m", "specrunner", "run", "s.yaml", "--no-cache"],
                 {**environment, "PYTHONPATH": root},
             ),
-            "lm_eval": (bare, environment),
+            "lm_eval": (bare, environment | settings),
         }
         costs: dict[str, list[Cost]] = {subject: [] for subject in commands}
         for number in range(options.rounds + 1):
