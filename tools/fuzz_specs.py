@@ -128,6 +128,7 @@ def work(options: argparse.Namespace) -> None:
     corpus = Path(options.keep) / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     arguments = [sys.argv[0], f"-seed={options.seed + options.first + 1}", f"-max_len={LONGEST}", "-rss_limit_mb=0"]
+    arguments += [f"-artifact_prefix={options.keep}/", "-report_slow_units=600"]
     atheris.Setup([*arguments, "-print_final_stats=0", str(corpus), *map(str, SEEDS)], test, custom_mutator=mutate)
     atheris.Fuzz()
 
