@@ -122,7 +122,8 @@ def _read_header(path: Path, data: mmap.mmap) -> dict[str, Location]:
             raise ValueError(f"{path.name} has tensors that overlap, or bytes of no tensor")
         end = origin + stop
     if end != len(data):
-        raise ValueError(f"{path.name} has {len(data):,} bytes, and its header states {end:,}")
+        what = "is cut off" if end > len(data) else "holds bytes of no tensor"
+        raise ValueError(f"{path.name} {what}: it has {len(data):,} bytes, and its header states {end:,}")
     return {
         name: Location(
             path, entry["dtype"], tuple(entry["shape"]), *(origin + offset for offset in entry["data_offsets"])

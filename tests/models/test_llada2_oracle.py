@@ -121,10 +121,8 @@ def test_weights_that_are_not_there_are_named(tiny, tmp_path):
     with pytest.raises(ModelUnavailable, match=r"model.norm.weight has the shape \[128\], not \[64\]"):
         checkpoint.read("model.norm.weight", [64])
     (tmp_path / "model.safetensors").write_bytes((tiny / "model.safetensors").read_bytes()[:-1000])
-    cut = Checkpoint(tmp_path)
     with pytest.raises(ModelUnavailable, match="cut off"):
-        for name in sorted(cut._locations):
-            cut.read(name, [None] * len(cut._locations[name].shape))
+        Checkpoint(tmp_path)
 
 
 CONFIG = LLaDA2Config.read(Path(__file__).parents[2] / "specrunner" / "models" / "tiny_llada2" / "config.json")
