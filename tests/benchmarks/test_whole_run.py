@@ -55,7 +55,13 @@ cases:
 def run(folder: Path, *arguments: str, interrupt: bool = False) -> tuple[int, dict[str, dict[str, Any]], str]:
     """Run a spec; with `interrupt`, only until the first batch of answers is kept. Returns status, cases and stderr."""
     root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": root, "HF_HUB_OFFLINE": "1", "SPECRUNNER_CACHE": str(folder / "cache")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": root,
+        "HF_HUB_OFFLINE": "1",
+        "SPECRUNNER_CACHE": str(folder / "cache"),
+        "SPECRUNNER_NO_CACHE": "0",
+    }
     command = [sys.executable, "-m", "specrunner", "run", *arguments, "--json", "out.json"]
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
