@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -18,6 +18,9 @@ REDACTED = "[redacted]"
 
 SHORTEST = 6
 """Characters of the shortest value that is taken for a secret: `false` and `1` are none."""
+
+_SHORT, _MOST_CLEAN = 256, 20_000
+"""Characters and number of the texts without a secret that a redactor remembers."""
 
 _SECRET_NAME = re.compile(r"(?:TOKEN|SECRET|KEY|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|AUTH)S?(?=_|\d|$)", re.IGNORECASE)
 _PLACE = re.compile(r"_(?:PATH|FILE|DIR|FOLDER|SOCK)$", re.IGNORECASE)
@@ -49,10 +52,16 @@ class Redactor:
         values = {form for name, value in environ.items() if is_secret(name) for form in _forms(value)}
         known = "|".join(re.escape(value) for value in sorted(values, key=len, reverse=True))
         self._secrets = re.compile("|".join(filter(None, (known, *_SHAPES))))
+        self._clean: set[str] = set()
 
     def redact(self, text: str) -> str:
         """Return `text` with every secret replaced."""
-        return self._secrets.sub(REDACTED, text)
+        if text in self._clean:
+            return text
+        found = self._secrets.sub(REDACTED, text)
+        if found == text and len(text) <= _SHORT and len(self._clean) < _MOST_CLEAN:
+            self._clean.add(text)  # facts repeat the same names and versions for every case
+        return found
 
     def redact_values(self, value: Any) -> Any:
         """Return mappings and lists with the secrets taken out of all their texts, keys included."""
@@ -61,13 +70,19 @@ class Redactor:
         if isinstance(value, Mapping):
             return {
                 self.redact(key) if isinstance(key, str) else key: REDACTED
-                if isinstance(item, str) and item and isinstance(key, str) and _SECRET_KEY.search(key)
+                if isinstance(item, str) and item and isinstance(key, str) and is_secret_key(key)
                 else self.redact_values(item)
                 for key, item in value.items()
             }
         if isinstance(value, list | tuple):
             return type(value)([self.redact_values(item) for item in value])
         return value
+
+
+@lru_cache(maxsize=4096)
+def is_secret_key(key: str) -> bool:
+    """Tell whether a text under this key is a secret whatever it is."""
+    return _SECRET_KEY.search(key) is not None
 
 
 def is_secret(name: str) -> bool:

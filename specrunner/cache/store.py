@@ -23,6 +23,7 @@ from typing import Any
 
 from specrunner.cache.digests import digest_file
 from specrunner.folders import cache_folder
+from specrunner.secrets import own_redactor
 
 VERSION = 1
 ENTRY = "entry.json"
@@ -117,7 +118,8 @@ class Store:
             for file in sorted(source.iterdir()):
                 link(file, Path(scratch) / file.name)
                 files[file.name] = [file.stat().st_size, digest_file(file)]
-            entry = {"version": VERSION, "key": key, "files": files, "facts": facts, "seconds": seconds}
+            stated = own_redactor().redact_values(facts)
+            entry = {"version": VERSION, "key": key, "files": files, "facts": stated, "seconds": seconds}
             (Path(scratch) / ENTRY).write_text(seal(entry), encoding="utf-8")
             place.parent.mkdir(parents=True, exist_ok=True)
             Path(scratch).rename(place)

@@ -14,6 +14,7 @@ from specrunner.cache.store import VERDICTS, Store
 from specrunner.golden.keys import find_root
 from specrunner.plan.model import PlannedCase, digest_of
 from specrunner.results import CaseResult, CheckResult, Diagnosis, Verdict
+from specrunner.secrets import own_redactor
 from specrunner.sessions.environments import installed_versions
 from specrunner.spec.model import Case
 
@@ -80,8 +81,8 @@ def describe_result(result: CaseResult) -> dict[str, Any]:
     return {
         "verdict": str(result.verdict),
         "checks": [asdict(check) for check in result.checks],
-        "candidate": result.candidate,
-        "reference": result.reference,
+        "candidate": own_redactor().redact_values(result.candidate),
+        "reference": own_redactor().redact_values(result.reference),
         "diagnosis": None if result.diagnosis is None else asdict(result.diagnosis),
     }
 

@@ -16,7 +16,7 @@ from specrunner.events import (
     SessionReady,
     SessionStarted,
 )
-from specrunner.reporters.record import CaseRecord, RunRecord, SessionRecord, not_run_result, utc_text
+from specrunner.reporters.record import CaseRecord, RunRecord, SessionRecord, not_run_result, record_result, utc_text
 from specrunner.secrets import own_redactor
 
 
@@ -69,7 +69,7 @@ class RunCollector:
             case SessionEnded():
                 self._update(event.session, event.label, end=own_redactor().redact(event.reason))
             case CaseFinished():
-                record = CaseRecord.from_result(event.result)
+                record = record_result(event.result)
                 self.cases[record.node_id] = record
             case RunFinished():
                 self.finished = event

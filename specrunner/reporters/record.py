@@ -183,6 +183,16 @@ class CaseRecord:
         return cls(**fields)
 
 
+_LATEST: list[tuple[CaseResult, CaseRecord]] = []
+
+
+def record_result(result: CaseResult) -> CaseRecord:
+    """Return a result's record; the reporters of a run, which are told of it one after the other, share it."""
+    if not _LATEST or _LATEST[0][0] is not result:
+        _LATEST[:] = [(result, CaseRecord.from_result(result))]
+    return _LATEST[0][1]
+
+
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
     """What one engine process really was.
