@@ -101,30 +101,19 @@ def _whole(least: int) -> Callable[[Any], int]:
     return convert
 
 
-def _seconds(value: Any) -> float:
-    expected = "a number of seconds above 0"
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(expected)
-    try:
-        number = float(value)
-    except ValueError:
-        raise ValueError(expected) from None
-    if not 0 < number < float("inf"):
-        raise ValueError(expected)
-    return number
+def _number(expected: str, holds: Callable[[float], bool]) -> Callable[[Any], float]:
+    def convert(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError(expected)
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError(expected) from None
+        if not holds(number):
+            raise ValueError(expected)
+        return number
 
-
-def _gigabytes(value: Any) -> float:
-    expected = "a number of gigabytes, 0 or more"
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(expected)
-    try:
-        number = float(value)
-    except ValueError:
-        raise ValueError(expected) from None
-    if not number >= 0:
-        raise ValueError(expected)
-    return number
+    return convert
 
 
 def _flag(value: Any) -> bool:
@@ -159,7 +148,7 @@ def _address(value: Any) -> str:
 
 _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "jobs": _whole(1),
-    "timeout": _seconds,
+    "timeout": _number("a number of seconds above 0", lambda number: 0 < number < float("inf")),
     "strict": _flag,
     "retries": _whole(0),
     "max_fail": _whole(1),
@@ -172,7 +161,7 @@ _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "executor": _one_of(*EXECUTORS),
     "ray_address": _address,
     "no_cache": _flag,
-    "cache_limit": _gigabytes,
+    "cache_limit": _number("a number of gigabytes, 0 or more", lambda number: number >= 0),
 }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import queue
 import shutil
 import signal
@@ -11,19 +9,20 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import specrunner
+from specrunner.arrangement import find_executor, find_timeouts, order_sessions
 from specrunner.cache.keeping import CacheChoice, RunCache
 from specrunner.diagnoser import Diagnoser
 from specrunner.errors import EngineError, ExitCode, FollowedMissing
 from specrunner.events import CaseFinished, Event, RunFinished, RunStarted, SessionReady
 from specrunner.golden.keeper import Keeper
 from specrunner.judging import check_captures, find_missing_evidence, settle_inconclusive, settle_verdict
+from specrunner.machine import describe_machine
 from specrunner.plan.model import Evidence, Plan, PlannedCase, PlannedSession
 from specrunner.reporters.base import Reporter
 from specrunner.results import CaseResult, CheckResult, Failure, Verdict
@@ -362,57 +361,12 @@ def _rank(role: str) -> int:
     return order.index(role) if role in order else len(order)
 
 
-def find_executor(name: str) -> Callable[..., Executor]:
-    """Return what makes an executor; see `pool.Pool` for its arguments. Ray is imported only when it is named."""
-    if name == "ray":
-        from specrunner.sessions.ray.pool import RayPool
-
-        return RayPool
-    from specrunner.sessions.pool import Pool
-
-    return Pool
-
-
 def _rank_answer(item: tuple[str, _Delivery]) -> tuple[bool, int]:
     """Order answers by role, those that were not tried because of another behind it."""
     role, delivery = item
     return isinstance(delivery.answer, FollowedMissing), _rank(role)
 
 
-def find_followed(plan: Plan) -> set[str]:
-    """Return the sessions whose captures other requests follow."""
-    follows = (request.follow for planned in plan.sessions for request in planned.requests)
-    return {follow.session for follow in follows if follow is not None}
-
-
-def order_sessions(plan: Plan, timings: Timings) -> list[PlannedSession]:
-    """Return the sessions as they should start: those that others follow before the rest, and the longest first."""
-    followed = find_followed(plan)
-    return sorted(plan.sessions, key=lambda planned: (planned.session.key not in followed, -timings.estimate(planned)))
-
-
 def describe_failure(error: EngineError, role: str) -> Failure:
     """Turn an engine's error into a case's failure."""
     return Failure(error.kind, error.message, error.help, error.log_tail, role)
-
-
-def find_timeouts(plan: Plan) -> dict[tuple[str, str], float]:
-    """Return the seconds each (session, request) may take: the longest that any of its cases allows."""
-    timeouts: dict[tuple[str, str], float] = {}
-    for planned in plan.cases:
-        for evidence in planned.evidence.values():
-            key = (evidence.session, evidence.request)
-            timeouts[key] = max(timeouts.get(key, 0.0), planned.case.timeout)
-    return timeouts
-
-
-def describe_machine() -> dict[str, Any]:
-    """Return the facts of this machine and of specrunner that a report should hold."""
-    return {
-        "specrunner": specrunner.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "hostname": platform.node(),
-    }

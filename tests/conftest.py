@@ -14,5 +14,5 @@ settings.load_profile("house")
 os.environ.setdefault("SPECRUNNER_NO_CACHE", "1")
 """Tests ask engines anew; those of the cache say otherwise."""
 
-collect_ignore = ["specs"]
-"""Examples for the tests of the spec language, which the pytest plugin must not take for cases."""
+collect_ignore = ["specs", "large"]
+"""Specs that the pytest plugin must not take for cases: examples of the language, and what needs gigabytes."""

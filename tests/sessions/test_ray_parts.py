@@ -126,7 +126,7 @@ def test_ray_is_imported_by_none_but_its_executor() -> None:
     probe = (
         "import sys, specrunner.runner, specrunner.cli.run\n"
         "import specrunner.sessions.ray.cluster, specrunner.sessions.ray.node\n"
-        "from specrunner.runner import find_executor\n"
+        "from specrunner.arrangement import find_executor\n"
         "find_executor('local')\n"
         "sys.exit('ray' in sys.modules)"
     )

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specrunner.arrangement import order_sessions
 from specrunner.plan.model import Evidence, Plan, PlannedSession, Request, Session
-from specrunner.runner import order_sessions
 from specrunner.sessions.timings import LOAD_SECONDS, MOST_KEPT, REQUEST_SECONDS, Timings, read_timings
 from specrunner.spec.model import Model, Prompt
 

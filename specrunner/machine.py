@@ -1,0 +1,21 @@
+"""The machine that a run is made on, as its reports state it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import specrunner
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return the facts of this machine and of specrunner that a report should hold."""
+    return {
+        "specrunner": specrunner.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "hostname": platform.node(),
+    }
