@@ -5,11 +5,11 @@ from __future__ import annotations
 import queue
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from specrunner.sessions.captures import StoredCapture, locate_capture
 from specrunner.sessions.environments import Environment
 from specrunner.sessions.executor import Answer, Deliver, Executor
 from specrunner.sessions.retries import Retries
+from specrunner.sessions.rooms import hold_run_folder
 from specrunner.sessions.timings import Timings, timings_file
 
 
@@ -107,11 +108,15 @@ class Run:
         self._verdicts: Counter[Verdict] = Counter()
         self._sessions: dict[str, dict[str, Any]] = {}
         self._waiting: dict[int, _Waiting] = {}
+        self._finished: set[str] = set()
         self._users: defaultdict[Evidence, list[tuple[int, str]]] = defaultdict(list)
         self._needed: Counter[Evidence] = Counter()
         self._charged: set[Evidence] = set()
         self._timeouts = find_timeouts(plan)
         self._interrupts = 0
+        self._at_once = False
+        self._preparing = False
+        self._executor: Executor | None = None
         self.goldens = Keeper(options.update_goldens)
         self.answers = AnswerShelf(answers_folder() if options.keep_answers else None)
         self.cache: RunCache | None = None
@@ -119,30 +124,19 @@ class Run:
         self._retries = Retries(options.retries)
 
     def execute(self) -> ExitCode:
-        """Run everything and return the exit status."""
+        """Run everything and return the exit status.
+
+        Raises:
+            ConfigurationError: there is no place for the run's directory.
+        """
+        with self._handle_signals():
+            return self._execute()
+
+    def _execute(self) -> ExitCode:
         started = time.monotonic()
         self._publish(RunStarted(self._plan, self._options.command, time.time(), describe_machine()))
-        directory = Path(tempfile.mkdtemp(prefix="specrunner-"))
-        pool = self._make_executor(directory)
-        diagnoser: Diagnoser | None = None
-        try:
-            with self._handle_signals(pool):
-                self._admit_cases()
-                rest = self._find_rest()
-                diagnoser = Diagnoser(rest, pool, self._timeouts) if self._options.diagnose else None
-                first = order_sessions(rest, self._timings)
-                futures = [
-                    pool.start(planned, stays_open=bool(diagnoser and diagnoser.may_ask(planned.session.key)))
-                    for planned in first
-                ]
-                while not all(future.done() for future in futures) or not self._messages.empty():
-                    self._handle_next(pool, diagnoser, directory)
-        except BaseException:
-            pool.kill()
-            raise
-        finally:
-            pool.shutdown()
-            shutil.rmtree(directory, ignore_errors=True)
+        with hold_run_folder() as directory:
+            diagnoser = self._run_sessions(directory)
         for result in diagnoser.take_open() if diagnoser else ():
             self._finish_case(result)
         if self.cache is not None:
@@ -154,6 +148,40 @@ class Run:
         seconds = time.monotonic() - started
         self._publish(RunFinished(seconds, self._interrupts > 0, int(exit_code), self._sessions))
         return exit_code
+
+    def _run_sessions(self, directory: Path) -> Diagnoser | None:
+        """Have everything answered and judged; an interrupt before the first engine starts gives up the preparation."""
+        diagnoser: Diagnoser | None = None
+        futures: list[Future[None]] = []
+        pool: Executor | None = None
+        try:
+            try:
+                self._preparing = True
+                if self._interrupts:
+                    raise KeyboardInterrupt
+                pool = self._executor = self._make_executor(directory)
+                self._admit_cases()
+                rest = self._find_rest()
+                diagnoser = Diagnoser(rest, pool, self._timeouts) if self._options.diagnose else None
+                for planned in order_sessions(rest, self._timings):
+                    stays_open = bool(diagnoser and diagnoser.may_ask(planned.session.key))
+                    futures.append(pool.start(planned, stays_open=stays_open))
+                self._preparing = False
+            except KeyboardInterrupt:
+                self._preparing = False
+                self._at_once = True
+                self._obey_interrupts()
+            while not all(future.done() for future in futures) or not self._messages.empty():
+                assert pool is not None
+                self._handle_next(pool, diagnoser, directory)
+        except BaseException:
+            if pool is not None:
+                pool.kill()
+            raise
+        finally:
+            if pool is not None:
+                pool.shutdown()
+        return diagnoser
 
     def _make_executor(self, directory: Path) -> Executor:
         """Return what answers requests: the pool, behind the cache where there is one."""
@@ -184,14 +212,19 @@ class Run:
         return self.cache.put_before(make, directory, self._messages.put, deliver)
 
     @contextmanager
-    def _handle_signals(self, pool: Executor) -> Iterator[None]:
-        """First interrupt: start nothing more. Second: end the workers. SIGTERM: both at once."""
+    def _handle_signals(self) -> Iterator[None]:
+        """First interrupt: start nothing more. Second: end the workers. SIGTERM: both at once.
+
+        Reports that are being written are written whole.
+        """
 
         def on_signal(number: int, _frame: Any) -> None:
             self._interrupts += 1
-            pool.stop()
-            if self._interrupts > 1 or number == signal.SIGTERM:
-                pool.kill()
+            self._at_once |= self._interrupts > 1 or number == signal.SIGTERM
+            if self._preparing:
+                self._preparing = False
+                raise KeyboardInterrupt
+            self._obey_interrupts()
 
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -202,6 +235,12 @@ class Run:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+    def _obey_interrupts(self) -> None:
+        if self._executor is not None:
+            self._executor.stop()
+            if self._at_once:
+                self._executor.kill()
 
     def _publish(self, event: Event) -> None:
         for reporter in self._reporters:
@@ -329,6 +368,7 @@ class Run:
 
     def _finish_case(self, result: CaseResult) -> None:
         self._verdicts[result.verdict] += 1
+        self._finished.add(result.case.node_id)
         self._publish(CaseFinished(result))
 
     def summarize_cache(self) -> Sequence[str]:
@@ -339,8 +379,9 @@ class Run:
         """Give every case that was not reached its verdict: no evidence."""
         why = "interrupted" if self._interrupts else "stopped after the failures that --max-fail allows"
         failure = Failure("not-run", f"not run: {why}")
-        for index in sorted(self._waiting):
-            self._finish_case(CaseResult(self._waiting[index].planned.case, Verdict.ERROR, failure=failure))
+        for planned in self._plan.cases:
+            if planned.case.node_id not in self._finished:
+                self._finish_case(CaseResult(planned.case, Verdict.ERROR, failure=failure))
         self._waiting.clear()
 
     def _exit_code(self) -> ExitCode:

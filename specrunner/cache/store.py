@@ -8,7 +8,6 @@ process deletes in the meantime is a miss.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -88,19 +87,23 @@ class Store:
         if entry is None:
             self._drop_damaged(place)
             return None
-        target.mkdir(parents=True, exist_ok=True)
         try:
+            target.mkdir(parents=True, exist_ok=True)
             for name, (_, digest) in entry["files"].items():
-                if Path(name).name != name:
+                if Path(name).name != name or not (place / name).is_file():
                     raise ValueError("not the name of a file")
                 link(place / name, target / name)
                 if digest_file(target / name) != digest:
                     raise ValueError("another digest")
-            os.utime(place / ENTRY)
-        except (OSError, ValueError):
+        except OSError:  # there is no room for it where it should go, which says nothing about the entry
+            shutil.rmtree(target, ignore_errors=True)
+            return None
+        except ValueError:
             shutil.rmtree(target, ignore_errors=True)
             self._drop_damaged(place)
             return None
+        with suppress(OSError):  # a cache that cannot be written can be read
+            os.utime(place / ENTRY)
         return Kept(entry["facts"], entry["seconds"], sum(size for size, _ in entry["files"].values()))
 
     def has_capture(self, key: str) -> bool:
@@ -124,7 +127,7 @@ class Store:
             place.parent.mkdir(parents=True, exist_ok=True)
             Path(scratch).rename(place)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process kept the same
+            if not place.exists():  # else another process kept the same
                 self.problem = f"captures could not be kept in {self.folder}: {error.strerror or error}"
         finally:
             if scratch is not None:

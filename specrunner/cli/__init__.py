@@ -6,8 +6,11 @@ import argparse
 import importlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from specrunner import __version__
 from specrunner.errors import ExitCode, SpecError, SpecrunnerError
@@ -93,6 +96,19 @@ def make_parser(command: str | None, *, whole: bool = False) -> argparse.Argumen
     return parser
 
 
+@contextmanager
+def interrupt_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that it cleans up and says so."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (DESIGN section 10)."""
     arguments = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a submodule here once it was imported
@@ -106,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command is None:
             parser.print_help()
             return ExitCode.USAGE
-        return int(importlib.import_module(f"specrunner.cli.{options.command}").run(options))
+        with interrupt_on_sigterm():
+            return int(importlib.import_module(f"specrunner.cli.{options.command}").run(options))
     except SystemExit as stop:
         return int(stop.code or 0)
     except SpecError as error:

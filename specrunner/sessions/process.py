@@ -20,6 +20,9 @@ LOG_TAIL_LINES = 40
 LOG_TAIL_BYTES = 16_384
 LONGEST_SECRET = 8192
 """Bytes before the tail that are read with it, so that a secret at its edge is seen whole."""
+LOG_LIMIT = 64 << 20
+"""Bytes of log above which all but the end is deleted: an engine that prints for ever must not fill the disk."""
+
 KILL_PATIENCE = 10.0
 """Seconds to wait for killed processes to be gone."""
 
@@ -52,7 +55,7 @@ class WorkerProcess:
         variables[CONTROL_VARIABLE] = f"{to_worker_read},{from_worker_write}"
         variables[SESSION_VARIABLE] = mark
         try:
-            with self.log_path.open("wb") as log:
+            with self.log_path.open("ab") as log:
                 self._process = subprocess.Popen(
                     [str(python), "-m", "specrunner.sessions.worker"],
                     stdin=subprocess.DEVNULL,
@@ -100,7 +103,7 @@ class WorkerProcess:
         deadline = time.monotonic() + timeout
         try:
             self._channel.send(message)
-            answer = self._channel.receive(deadline=deadline, cancelled=cancelled)
+            answer = self._channel.receive(deadline=deadline, cancelled=lambda: self._bound_log() or cancelled())
         except ChannelClosed:
             raise self._describe_death() from None
         if answer is None:
@@ -151,6 +154,17 @@ class WorkerProcess:
         except OSError:
             return ""
         return "\n".join(text[-LOG_TAIL_BYTES:].splitlines()[-LOG_TAIL_LINES:])
+
+    def _bound_log(self) -> bool:
+        """Cut a log that is too long down to its end; the processes go on adding to it. Always False."""
+        with suppress(OSError):
+            size = self.log_path.stat().st_size
+            if size > LOG_LIMIT:
+                tail = self.log_tail()
+                os.truncate(self.log_path, 0)
+                with self.log_path.open("a", encoding="utf-8") as log:
+                    log.write(f"[{size} bytes of log were deleted but for this end]\n{tail}\n")
+        return False
 
     def close(self, grace: float = 10.0) -> None:
         """Let the engine shut down in order, for at most `grace` seconds, then end what is left."""

@@ -1,7 +1,7 @@
 """The worker: the process that holds one loaded engine and answers requests over the control channel.
 
 It is started as `python -m specrunner.sessions.worker` with the engine's own interpreter. When the caller goes away,
-the channel closes and the worker ends its whole process group, so that no engine process is left behind.
+the channel closes and the worker and its guardian end the whole session, so that no engine process is left behind.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import queue
-import signal
 import sys
 import threading
 import traceback
@@ -25,31 +24,32 @@ from specrunner.errors import EngineError, EngineOutOfMemory, WorkerDied
 from specrunner.faults import plant
 from specrunner.plan.model import Request, Session
 from specrunner.sessions.captures import read_capture, write_capture
-from specrunner.sessions.protocol import CONTROL_VARIABLE, Channel, ChannelClosed
+from specrunner.sessions.guardian import dismiss_guardian, end_session, start_guardian
+from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE, Channel, ChannelClosed
 
 
-def open_channel() -> Channel:
-    """Open the control channel that the caller passed, closed to the engine's own children."""
+def take_descriptors() -> tuple[int, int]:
+    """Return the descriptors that the caller passed, to read from and to write to, closed to the engine's children."""
     read_fd, write_fd = (int(part) for part in os.environ.pop(CONTROL_VARIABLE).split(","))
     for descriptor in (read_fd, write_fd):
         os.set_inheritable(descriptor, False)
-    return Channel(read_fd, write_fd)
-
-
-def end_process_group() -> None:
-    """Kill every process of this session, ourselves included."""
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    return read_fd, write_fd
 
 
 def read_messages(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
-    """Feed `messages` from the channel for ever; when the caller is gone, end the process group."""
+    """Feed `messages` from the channel for ever; when the caller is gone, end the session."""
     try:
         while True:
             message = channel.receive()
             if message is not None:
                 messages.put(message)
     except ChannelClosed:
-        end_process_group()
+        end_session(os.environ[SESSION_VARIABLE])
+
+
+def open_channel() -> Channel:
+    """Open the control channel that the caller passed."""
+    return Channel(*take_descriptors())
 
 
 def load_engine(message: dict[str, Any]) -> Engine:
@@ -119,10 +119,13 @@ def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Serve one session."""
-    channel = open_channel()
+    read_fd, write_fd = take_descriptors()
+    guardian = start_guardian(read_fd, write_fd, os.environ[SESSION_VARIABLE])
+    channel = Channel(read_fd, write_fd)
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=read_messages, args=(channel, messages), daemon=True).start()
     serve(channel, messages)
+    dismiss_guardian(guardian)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
