@@ -20,6 +20,7 @@ LOG_TAIL_LINES = 40
 LOG_TAIL_BYTES = 16_384
 LONGEST_SECRET = 8192
 """Bytes before the tail that are read with it, so that a secret at its edge is seen whole."""
+
 LOG_LIMIT = 64 << 20
 """Bytes of log above which all but the end is deleted: an engine that prints for ever must not fill the disk."""
 

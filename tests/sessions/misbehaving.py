@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from typing import Any
 
 import numpy
@@ -20,6 +23,7 @@ class MisbehavingEngine(Engine):
     """The prompt's text says what happens."""
 
     name = "misbehaving"
+    _helper: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def capabilities(cls) -> Capabilities:
@@ -29,6 +33,10 @@ class MisbehavingEngine(Engine):
     def load(self) -> dict[str, Any]:
         """Load, or fail in the way that the option `on_load` names."""
         misbehave(self.session.options.get("on_load", ""))
+        if self.session.options.get("helper"):
+            self._helper = subprocess.Popen(
+                ["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
+            )
         return {"pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
     def capture(self, request: Request) -> Capture:
@@ -37,10 +45,31 @@ class MisbehavingEngine(Engine):
         reference = self.session.options.get("role") == "reference"
         if not reference or text.endswith("hang"):
             misbehave(text)
-        tensors = {} if text == "nothing" else {"logits": numpy.ones((2, 3), numpy.float32)}
+        self._ask_helper()
+        tensors = (
+            {}
+            if text == "nothing"
+            else {"logits": numpy.ones((2, 1 << 16 if text.startswith("slow") else 3), numpy.float32)}
+        )
+        if text.startswith("slow"):  # an answer of its own, so that no other can stand in for it
+            tensors["logits"][0] = zlib.crc32(text.encode()) % 1000
         if text.startswith("wrong") and not reference:
             tensors["logits"][1, 1] = 2.0
         return Capture(prompt_token_ids=[1, 2], tensors=tensors, facts={"pid": os.getpid()})
+
+    def _ask_helper(self) -> None:
+        """Send a line through a process of our own, as engines do that compute in children."""
+        if self._helper is None:
+            return
+        assert self._helper.stdin is not None
+        assert self._helper.stdout is not None
+        try:
+            self._helper.stdin.write(b"step\n")
+            echo = self._helper.stdout.readline()
+        except OSError:
+            echo = b""
+        if echo != b"step\n":
+            raise WorkerDied("the engine's own process is gone")
 
 
 def misbehave(what: str) -> None:
@@ -52,6 +81,21 @@ def misbehave(what: str) -> None:
     elif what.startswith("hang"):
         print("hanging", flush=True)
         time.sleep(600)
+    elif what.startswith("slow"):
+        time.sleep(float(what.split()[1]))
+    elif what == "stubborn hang":
+        print("hanging", flush=True)
+        ctypes.PyDLL(None).sleep(600)  # with the interpreter's lock: no thread of ours can run
+    elif what == "greedy":
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))
+        numpy.ones(1 << 32, numpy.uint8)
+    elif what == "segfault":
+        ctypes.memset(ctypes.c_void_p(1), 0, 1)
+    elif what.startswith("flood"):
+        line = b"all work and no play\n" * 50_000
+        for _ in range(int(what.split()[1])):
+            os.write(1, line)
+        os.write(2, b"last words\n")
     elif what == "raise":
         raise ValueError("the kernel\nwent away")
     elif what == "unavailable":

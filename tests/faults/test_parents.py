@@ -1,0 +1,43 @@
+"""A run that is killed: its workers and their children go with it, and the next run finds its captures."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.faults.keeping import check_cache, wait_until_alone
+from tests.workplace import Workplace, hanging_workers, wait_for
+
+
+@pytest.mark.parametrize("stuck", ["child stubborn hang"])
+def test_no_process_outlives_the_run(workplace: Workplace, stuck: str) -> None:
+    workplace.write_spec({"first": "slow 0 a", "stuck": stuck})
+    process = workplace.start("spec.yaml", "-j", "2")
+    wait_for(lambda: len(hanging_workers(workplace)) >= 1, "an engine is stuck")
+    process.kill()
+    process.communicate()
+    wait_until_alone(workplace)
+    temporary = Path(workplace.environment["TMPDIR"])
+    left = list(temporary.glob("specrunner-*/owner.lock"))
+    assert len(left) == 1, "the killed run could not clean up"
+    assert check_cache(Path(workplace.environment["SPECRUNNER_CACHE"])) >= 1
+    workplace.write_spec({"first": "slow 0 a"})
+    outcome = workplace.run("spec.yaml", "-j", "2")
+    assert outcome.code == 0, outcome.stdout
+    assert sum(session["kept"] for session in outcome.report["sessions"]) >= 1, "what the killed run had is used"
+    assert list(temporary.iterdir()) == []
+
+
+def test_worker_and_run_killed_at_once(workplace: Workplace) -> None:
+    workplace.write_spec({"stuck": "child hang"})
+    process = workplace.start("spec.yaml", "-j", "2")
+    wait_for(lambda: len(hanging_workers(workplace)) >= 2, "both engines are stuck")
+    victims = hanging_workers(workplace)
+    os.kill(process.pid, signal.SIGKILL)
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    wait_until_alone(workplace)
