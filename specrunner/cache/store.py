@@ -8,6 +8,7 @@ process deletes in the meantime is a miss.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -127,7 +128,8 @@ class Store:
             place.parent.mkdir(parents=True, exist_ok=True)
             Path(scratch).rename(place)
         except OSError as error:
-            if not place.exists():  # else another process kept the same
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not self.folder.is_dir():
+                # else another process kept the same
                 self.problem = f"captures could not be kept in {self.folder}: {error.strerror or error}"
         finally:
             if scratch is not None:
