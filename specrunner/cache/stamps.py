@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ class Stamper:
 
     def _make_key(self, evidence: Evidence) -> str | None:
         request, stamp = self._requests[evidence], self.stamp(evidence.session)
-        parts: list[Any] = [stamp.key, {**request.to_json(), "follow": None}]
+        parts: list[Any] = [stamp.key, replace(request, follow=None)]
         if stamp.unknown:
             return None
         if request.follow is not None:

@@ -56,8 +56,9 @@ class Verdicts:
         evidence = {role: self._stamper.key_of(found) for role, found in planned.evidence.items()}
         if not evidence or None in evidence.values():
             return None
-        case = asdict(replace(planned.case, marks={}))
-        return digest_of([case, evidence, self._judge, *map(self._digests.of, find_inputs(planned.case))])
+        return digest_of(
+            [replace(planned.case, marks={}), evidence, self._judge, *map(self._digests.of, find_inputs(planned.case))]
+        )
 
     def _describe_judge(self) -> list[Any]:
         folders = {place.parent for name in JUDGES if (place := find_own_source(name)) is not None}

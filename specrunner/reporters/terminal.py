@@ -14,7 +14,7 @@ from specrunner.reporters.escape import escape_line
 from specrunner.reporters.evidence import describe_facts
 from specrunner.reporters.files import FileReporter
 from specrunner.reporters.progress import Progress
-from specrunner.reporters.record import CaseRecord, RunRecord, SessionRecord, count_verdicts
+from specrunner.reporters.record import CaseRecord, RunRecord, SessionRecord, count_verdicts, record_result
 from specrunner.reporters.style import VERDICT_STYLES, Palette, is_terminal
 from specrunner.reporters.wording import describe_counts, format_seconds, plural
 from specrunner.results import Verdict
@@ -53,7 +53,7 @@ class TerminalReporter(Reporter):
                 self._open[planned.case.suite] = self._open.get(planned.case.suite, 0) + 1
         self.progress.handle(event)
         if isinstance(event, CaseFinished):
-            self._take_case(CaseRecord.from_result(event.result))
+            self._take_case(record_result(event.result))
         elif isinstance(event, RunFinished):
             self._finish(self.collector.record())
 
