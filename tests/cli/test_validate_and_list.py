@@ -87,7 +87,8 @@ def test_a_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert case["node_id"] == "specs/good.yaml::one[engine=hf]"
     assert case["parameters"] == {"engine": "hf"}
     assert case["location"] == {"path": "specs/good.yaml", "line": 7, "column": 5}
-    assert case["candidate"] == {"engine": "hf", "dtype": "bfloat16", "device": "auto", "options": {}}
+    candidate = {"engine": "hf", "dtype": "bfloat16", "device": "auto", "options": {}, "environment": None}
+    assert case["candidate"] == candidate
     assert case["tolerance"][0]["rules"] == [{"name": "exact", "parameters": {}}]
     assert "marks" not in case
     candidate, reference = (case["evidence"][role] for role in ("candidate", "reference"))
