@@ -189,7 +189,8 @@ class TestGlass:
 
     def test_one_process_is_enough(self, serve: Serve) -> None:
         commands = serve("glass-0.8m").processes().values()
-        assert len([command for command in commands if "resource_tracker" not in command]) == 1
+        found = [command for command in commands if "resource_tracker" not in command]
+        assert len(found) == 2, "the worker and its guardian"
 
     def test_text_becomes_the_same_tokens(self, serve: Serve, start: Any) -> None:
         prompt = Prompt(text="Once upon a time there was a little girl.")
