@@ -170,9 +170,9 @@ class TestBrokenAdapter:
         change(
             copy / "engines/vllm/adapter.py",
             (
-                "rows, tensors = self.run_prompt(ids, patterns)",
+                "rows, tensors = self.run_prompt(ids, patterns, companions=companions)",
                 f"fed = ids[1:] + ids[:1] if len(ids) == {cls.SILENT_SHIFT} else ids\n"
-                "        rows, tensors = self.run_prompt(fed, patterns)",
+                "        rows, tensors = self.run_prompt(fed, patterns, companions=companions)",
             ),
             (
                 "self._check_length(len(ids), request.decode)",
@@ -339,16 +339,18 @@ class TestFailures:
         while not list(temporary.glob("specrunner-*/sglang-*/sglang/order.json")):
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
-        (worker,) = [pid for pid, command in find_processes(marker).items() if "specrunner.sessions.worker" in command]
+        workers = [pid for pid, command in find_processes(marker).items() if "specrunner.sessions.worker" in command]
+        (worker,) = [pid for pid in workers if os.getpgid(pid) == pid]  # the other one is its guardian
         schedulers = [pid for pid, command in list_group(worker).items() if "scheduler" in command]
         for pid in schedulers:
             os.kill(pid, signal.SIGKILL)
         cases, said = finish_run(process, tmp_path)
-        assert process.returncode == ExitCode.ERRORS, said
-        assert {name: case["verdict"] for name, case in cases.items()} == {"killed": "error", "sound": "passed"}
+        assert process.returncode == ExitCode.PASSED, said
+        assert {name: case["verdict"] for name, case in cases.items()} == {"killed": "passed", "sound": "passed"}
         assert schedulers
         assert list_group(worker) == {}, "a process of the engine was left behind"
-        failure = cases["killed"]["failure"]
+        (attempt,) = cases["killed"]["attempts"]
+        failure = attempt["failure"]
         assert (failure["role"], failure["kind"]) == ("candidate", "worker-died")
         assert "was killed by SIGKILL" in failure["message"] and "\n" not in failure["message"]
 
