@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-ENGINE = Path(__file__).parents[1] / "sessions" / "misbehaving.py"
+from tests.workplace import make_workplace
 
 
 @dataclass
@@ -54,16 +53,9 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    plugin = tmp_path / "plugin"
-    info = plugin / "misbehaving-1.0.dist-info"
-    info.mkdir(parents=True)
-    (plugin / "misbehaving.py").write_text(ENGINE.read_text())
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: misbehaving\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[specrunner.engines]\nmisbehaving = misbehaving:MisbehavingEngine\n")
-    (tmp_path / "work" / "model").mkdir(parents=True)
-    (tmp_path / "work" / "model" / "config.json").write_text("{}")
-    settings = {"SPECRUNNER_NO_CACHE": "0", "SPECRUNNER_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(plugin)}
-    return Bench(tmp_path / "work", {**os.environ, **settings})
+    place = make_workplace(tmp_path)
+    settings = {"SPECRUNNER_NO_CACHE": "0", "SPECRUNNER_CACHE": str(tmp_path / "cache")}
+    return Bench(place.folder, {**place.environment, **settings})
 
 
 def kept(report: dict[str, Any]) -> list[str]:
