@@ -131,7 +131,7 @@ class MatrixReader:
                 at = layers.span("matrix", name, at_key=True) if finding.code == "unknown-key" else span
                 self._report(layers, finding.code, finding.message, at, finding.help)
             return None
-        if name in _TEXT_FIELDS or not _LABEL.fullmatch(label):
+        if name in _TEXT_FIELDS or not _LABEL.fullmatch(label) or not label.isprintable():
             parts = name.split(".")
             example = ": ".join("{" + part for part in parts) + ": …" + "}" * len(parts)
             advice = f"give it a label: `{parts[-1]}: {{my-label: {example}}}`"

@@ -277,3 +277,12 @@ def test_limits_are_those_that_the_page_states() -> None:
         consistency.MAX_NUMBERS,
     ):
         assert f"{limit:,}" in page
+
+
+def test_a_value_that_turns_text_around_is_no_part_of_an_id() -> None:
+    """Found by the fuzzing: the id of a case held the mark that has what follows it read from right to left."""
+    text = (
+        "version: 1\nmodel: {id: a/b}\nengines: [hf]\nreference: {engine: hf, dtype: float32}\ndtype: bfloat16\n"
+        "cases:\n  - {name: a, prompt: b, tolerance: {logits: exact}, matrix: {model.revision: [\u202e]}}\n"
+    )
+    assert judge(text.encode()) == ("refused: bad-label", 0)
