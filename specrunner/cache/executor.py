@@ -14,7 +14,7 @@ from specrunner.cache.stamps import Stamper
 from specrunner.cache.store import SESSIONS, Kept, Store
 from specrunner.events import AnswersKept, Event
 from specrunner.plan.model import Evidence, PlannedSession, Request
-from specrunner.sessions.captures import StoredCapture, read_capture
+from specrunner.sessions.captures import StoredCapture, locate_capture, read_capture
 from specrunner.sessions.executor import Answer, Deliver, Executor
 from specrunner.spec.diagnostics import count
 
@@ -156,7 +156,7 @@ class CachingExecutor:
             self._store.keep_capture(key, self._place(session, request), facts, seconds)
 
     def _place(self, session: str, request: str) -> Path:
-        return self._directory / "captures" / session / request
+        return locate_capture(self._directory, session, request)
 
 
 def look_ahead(store: Store, stamper: Stamper, planned: PlannedSession) -> Outlook:

@@ -14,7 +14,7 @@ from typing import Any
 import specrunner
 from specrunner.cache.digests import Digests
 from specrunner.engines.registry import find_engine
-from specrunner.engines.stamp import COMMON, describe_processor
+from specrunner.engines.stamp import COMMON, describe_processor, find_places
 from specrunner.plan.model import Evidence, Plan, Request, Session, digest_of
 from specrunner.sessions.environments import Environment, find_editable_sources, installed_versions, site_folders
 from specrunner.sessions.sizes import find_checkpoint
@@ -174,8 +174,8 @@ def stamp_session(session: Session, environment: Environment, threads: int, dige
     folders = find_folders(environment)
     sources = [digests.of(place, UNUSED) for place in find_sources(sorted(names), folders, environment)]
     plugin = engine.__module__.partition(".")[0]
-    if plugin != "specrunner" and (place := find_own_source(plugin)) is not None:
-        sources.append(digests.of(place, UNUSED))
+    if plugin != "specrunner":
+        sources += [digests.of(place, UNUSED) for place in find_places(plugin)]
     parts = {
         "model": "" if folder is None else digests.of(folder),
         "environment": digest_of([session.environment, installed_versions(folders), describe_python(environment)]),
@@ -192,7 +192,7 @@ def stamp_session(session: Session, environment: Environment, threads: int, dige
 def stamp_evaluation(files: Iterable[str | None], digests: Digests) -> str:
     """Digest what a benchmark's questions, prompts and scores come from: data and the libraries that read them."""
     places = [Path(file) for file in files if file is not None]
-    places += [place for name in (*LIBRARIES, "olmo_eval") if (place := find_own_source(name)) is not None]
+    places += [place for name in (*LIBRARIES, "olmo_eval") for place in find_places(name)]
     return digest_of([digests.of(place, UNUSED) for place in places])
 
 
@@ -216,18 +216,6 @@ def find_sources(names: Iterable[str], folders: Iterable[Path], environment: Env
     # Our own code has a part of its own, without tests and documents.
     sources = find_editable_sources(folders)
     return places + [source for source in sources if not (source / "specrunner" / "__init__.py").is_file()]
-
-
-def find_own_source(package: str) -> Path | None:
-    """Return the folder, or the file, of a package of our own interpreter without importing it."""
-    try:
-        spec = find_spec(package)
-    except (ImportError, ValueError):
-        return None
-    if spec is None:
-        return None
-    folders = list(spec.submodule_search_locations or ())
-    return Path(folders[0]) if folders else Path(spec.origin) if spec.origin else None
 
 
 def select_variables(variables: Mapping[str, str]) -> dict[str, str]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import specrunner
 from specrunner.cache.digests import Digests
-from specrunner.cache.stamps import Stamper, find_own_source
+from specrunner.cache.stamps import Stamper
 from specrunner.cache.store import VERDICTS, Store
+from specrunner.engines.stamp import find_places
 from specrunner.golden.keys import find_root
 from specrunner.plan.model import PlannedCase, digest_of
 from specrunner.results import CaseResult, CheckResult, Diagnosis, Verdict
@@ -61,7 +62,7 @@ class Verdicts:
         )
 
     def _describe_judge(self) -> list[Any]:
-        folders = {place.parent for name in JUDGES if (place := find_own_source(name)) is not None}
+        folders = {place.parent for name in JUDGES for place in find_places(name)}
         versions = installed_versions(sorted(folders))
         return [self._digests.of(Path(specrunner.__file__).parent), {name: versions.get(name) for name in JUDGES}]
 
