@@ -178,14 +178,25 @@ def test_requests_have_keys_of_their_own(laboratory: Laboratory) -> None:
     assert None not in keys
 
 
-def test_a_request_that_follows_has_the_followed_captures_key_in_its_own(laboratory: Laboratory) -> None:
+def test_a_request_that_follows_has_the_followed_captures_key_in_its_own(
+    laboratory: Laboratory, tmp_path: Path
+) -> None:
+    """The reference has a model of its own, so that nothing but its capture's key can change the follower's."""
+    laboratory.write(tmp_path / "other" / "config.json", "{}")
+    leading = replace(laboratory.session, model=Model(path=str(tmp_path / "other")))
     reference = Request(Prompt(text="a"), ("logits",))
-    session = laboratory.session.key
-    follower = replace(reference, follow=Evidence(session, reference.key), lead="tokens")
-    before = make_stamper(laboratory, reference, follower).key_of(Evidence(session, follower.key))
-    laboratory.write(laboratory.model / "model.safetensors", "other weights")
-    after = make_stamper(laboratory, reference, follower).key_of(Evidence(session, follower.key))
-    assert before != after
+    follower = replace(reference, follow=Evidence(leading.key, reference.key), lead="tokens")
+    plan = Plan((), (PlannedSession(leading, (reference,)), PlannedSession(laboratory.session, (follower,))))
+    environments = dict.fromkeys((leading.key, laboratory.session.key), laboratory.environment)
+
+    def key() -> str | None:
+        stamper = Stamper(plan, environments, laboratory.threads, Digests(None))
+        return stamper.key_of(Evidence(laboratory.session.key, follower.key))
+
+    before = key()
+    assert before == key()
+    laboratory.write(tmp_path / "other" / "config.json", "{ }")
+    assert key() != before
 
 
 def test_a_model_that_is_not_here_has_no_key_until_it_is(laboratory: Laboratory, tmp_path: Path) -> None:
