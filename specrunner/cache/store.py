@@ -9,6 +9,7 @@ process deletes in the meantime is a miss.
 from __future__ import annotations
 
 import errno
+import fnmatch
 import hashlib
 import json
 import os
@@ -27,7 +28,7 @@ from specrunner.secrets import own_redactor
 
 VERSION = 1
 ENTRY = "entry.json"
-CAPTURES, VERDICTS, SESSIONS = "captures", "verdicts", "sessions"
+CAPTURES, VERDICTS, SESSIONS = KINDS = "captures", "verdicts", "sessions"
 LEFT_BEHIND = 24 * 3600.0
 """Seconds after which an unfinished entry belongs to a process that is gone."""
 
@@ -168,8 +169,8 @@ class Store:
 
     def list_items(self) -> Iterator[Item]:
         """Yield every entry."""
-        for kind in (CAPTURES, VERDICTS, SESSIONS):
-            for path in sorted((self.folder / kind).glob("??/[0-9a-f]*")):
+        for kind in KINDS:
+            for path in list_folder(self.folder / kind, "[0-9a-f]*", below="??"):
                 try:
                     files = list(path.iterdir()) if path.is_dir() else [path]
                     size = sum(file.stat().st_size for file in files)
@@ -200,11 +201,10 @@ class Store:
                 total -= item.size
                 gone.append(item)
         now = time.time()
-        for pattern in (".new-*", ".gone-*", "*/??/.new-*"):
-            for path in self.folder.glob(pattern):
-                with suppress(OSError):
-                    if now - path.stat().st_mtime > LEFT_BEHIND:
-                        remove(path)
+        for path in self._list_unfinished():
+            with suppress(OSError):
+                if now - path.stat().st_mtime > LEFT_BEHIND:
+                    remove(path)
         return gone
 
     def copy_to(self, other: Store, used_since: float = 0.0) -> tuple[int, int]:
@@ -232,6 +232,13 @@ class Store:
             bad += not found
         return copied, bad
 
+    def _list_unfinished(self) -> Iterator[Path]:
+        """Yield what is being written or deleted, or was when its process died."""
+        yield from list_folder(self.folder, ".new-*")
+        yield from list_folder(self.folder, ".gone-*")
+        for kind in KINDS:
+            yield from list_folder(self.folder / kind, ".new-*", below="??")
+
     def _place(self, kind: str, key: str) -> Path:
         return self.folder / kind / key[:2] / key
 
@@ -251,6 +258,23 @@ class Store:
 def kept_folder() -> Path:
     """Return where captures and verdicts are kept on this machine."""
     return cache_folder() / "kept"
+
+
+def list_folder(folder: Path, pattern: str, below: str | None = None) -> list[Path]:
+    """Return the paths in a folder, or in the folders below it, whose names fit, in order.
+
+    `Path.glob` raises when another process deletes what it is about to look into; here what is gone is not listed.
+
+    Args:
+        pattern: of the names, as in `fnmatch`.
+        below: a pattern of the folders in between; None looks into `folder` itself.
+    """
+    if below is not None:
+        return [path for between in list_folder(folder, below) for path in list_folder(between, pattern)]
+    try:
+        return sorted(folder / name for name in fnmatch.filter(os.listdir(folder), pattern))
+    except OSError:
+        return []
 
 
 def link(source: Path, target: Path) -> None:

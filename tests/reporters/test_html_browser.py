@@ -43,6 +43,7 @@ class Page:
     def __init__(self, browser: Any, path: Path, **options: Any) -> None:
         self.context = browser.new_context(**options)
         self.page = self.context.new_page()
+        self.expect = pytest.importorskip("playwright.sync_api").expect
         self.problems: list[str] = []
         self.requests: list[str] = []
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
@@ -57,6 +58,14 @@ class Page:
         self.page.click(f"a.row:has(.id:text('{name}'))")
         self.page.wait_for_selector(f"#case:not([hidden]) h1:has-text('{name}')")
         return str(self.page.inner_text("#case"))
+
+    def shows(self, selector: str, text: str) -> None:
+        """Wait until an element holds a text: what a pointer or a key brings up is drawn a moment later."""
+        self.expect(self.page.locator(selector)).to_contain_text(text, use_inner_text=True, timeout=20_000)
+
+    def counts(self, selector: str, number: int) -> None:
+        """Wait until so many elements are there."""
+        self.expect(self.page.locator(selector)).to_have_count(number, timeout=20_000)
 
 
 @pytest.fixture
@@ -82,7 +91,7 @@ def test_filters_and_search(opened: Page) -> None:
     opened.page.click("button.chip:has-text('skipped')")
     opened.page.fill("#search", "EXPERTS chose")
     assert names(opened) == ["experts"]
-    assert opened.page.inner_text("#shown") == "1 of 8 cases"
+    opened.shows("#shown", "1 of 8 cases")
     opened.page.fill("#search", "no such case")
     assert "No case fits" in opened.page.inner_text("#list")
 
@@ -94,18 +103,18 @@ def test_a_failure_and_back(opened: Page) -> None:
     assert "the error is carried on" in cause
     assert "specrunner run 'specs/smoke/glass.yaml::layers" in cause
     assert "Error through the model" in text
-    assert opened.page.locator(".chart circle.failed").count() == 3
+    opened.counts(".chart circle.failed", 3)
     assert opened.page.locator(".chart .line-floor").get_attribute("d").count("L") == 5
     width = opened.page.locator(".chart").bounding_box()["width"]
     opened.page.locator(".chart").hover(position={"x": width - 10, "y": 50})
-    assert "logits: 0.018 · noise floor 0.0006 · 30.0 times it" in opened.page.inner_text("#case")
+    opened.shows("#case", "logits: 0.018 · noise floor 0.0006 · 30.0 times it")
     opened.page.locator("canvas.map").focus()
     opened.page.keyboard.press("ArrowRight")
-    assert "layers.2.output, token 1: 0.012" in opened.page.inner_text("#case")
+    opened.shows("#case", "layers.2.output, token 1: 0.012")
     opened.page.click("text=only those that failed")
-    assert opened.page.locator("table.checks tbody tr").count() == 3
+    opened.counts("table.checks tbody tr", 3)
     opened.page.locator("table.checks details summary").first.click()
-    assert "peer_relative_l2" in opened.page.inner_text("table.checks")
+    opened.shows("table.checks", "peer_relative_l2")
     opened.page.click(".back")
     opened.page.wait_for_selector("#overview:not([hidden])")
 
@@ -116,12 +125,12 @@ def test_each_kind_of_evidence(opened: Page) -> None:
     maps = opened.page.locator("canvas.map")
     box = maps.nth(1).bounding_box()
     maps.nth(1).hover(position={"x": box["width"] * 0.9, "y": box["height"] * 0.4})
-    assert "query 1, key 3: expected not seen, found seen" in opened.page.inner_text("#case")
+    opened.shows("#case", "query 1, key 3: expected not seen, found seen")
     experts = opened.open_case("experts")
     assert "decisive" in experts
     assert opened.page.locator(".expert.differs").all_inner_texts() == ["4", "9"]
     opened.open_case("ties")
-    assert opened.page.locator("tr.wrong:has-text('told apart')").count() == 1
+    opened.counts("tr.wrong:has-text('told apart')", 1)
     assert opened.page.locator("td.first").all_inner_texts() == ["6", "60"]
     diffusion = opened.open_case("diffusion")
     assert "candidate: 2 passes" in diffusion
@@ -207,5 +216,5 @@ def test_five_thousand_cases_are_drawn_a_screen_at_a_time(browser: Any, tmp_path
     opened.page.click(".back")
     opened.page.wait_for_selector("a.row:has-text('case-2000')")
     opened.page.fill("#search", "case-4321")
-    assert opened.page.locator("a.row").count() == 1
+    opened.counts("a.row", 1)
     opened.context.close()
