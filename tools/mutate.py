@@ -52,8 +52,8 @@ SAME_IN_PYTHON = ("Eq_Is", "NotEq_IsNot", "Is_Eq", "IsNot_NotEq")
 MARKERS = (
     "not vllm and not sglang and not ray and not slow and not endurance and not browser and not npm and not editors"
 )
-OPTIONS = ("-q", "-x", "-p", "no:xdist", "-p", "no:randomly", "-p", "no:cacheprovider", "-o", "addopts=", "-m", MARKERS)
-OPTIONS = (*OPTIONS, "--import-mode=importlib", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+OPTIONS = ("-q", "-x", "--assert=plain", "--import-mode=importlib", "-o", "addopts=", "-m", MARKERS)
+OPTIONS = (*OPTIONS, *(f"-pno:{plugin}" for plugin in ("xdist", "randomly", "cacheprovider", "anyio")))
 EXAMPLES = 25
 NO_TESTS = int(pytest.ExitCode.NO_TESTS_COLLECTED)
 
@@ -223,6 +223,7 @@ def run_child(work: Callable[[], int], copy: Path, cpu: float) -> int:
                     os.dup2(nowhere.fileno(), stream)
             os.chdir(copy)
             sys.path[0] = str(copy)
+            sys.dont_write_bytecode = False  # what is not changed is compiled once
             os.environ["PYTHONPATH"] = str(copy)
             status = work()
         finally:
