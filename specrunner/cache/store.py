@@ -266,13 +266,14 @@ def list_folder(folder: Path, pattern: str, below: str | None = None) -> list[Pa
     `Path.glob` raises when another process deletes what it is about to look into; here what is gone is not listed.
 
     Args:
+        folder: where to look; it need not exist.
         pattern: of the names, as in `fnmatch`.
         below: a pattern of the folders in between; None looks into `folder` itself.
     """
     if below is not None:
         return [path for between in list_folder(folder, below) for path in list_folder(between, pattern)]
     try:
-        return sorted(folder / name for name in fnmatch.filter(os.listdir(folder), pattern))
+        return sorted(path for path in folder.iterdir() if fnmatch.fnmatch(path.name, pattern))
     except OSError:
         return []
 
