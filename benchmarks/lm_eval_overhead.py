@@ -23,12 +23,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from specrunner.benchmark_record import read_record
 from specrunner.benchmarks.data import choose_questions, load_questions
-from specrunner.benchmarks.record import read_record
-from specrunner.benchmarks.tasks import TASKS
+from specrunner.catalogue.tasks import TASKS
 from specrunner.engines.vllm.options import plan_environment
 from specrunner.models.recipes import ensure_model
-from specrunner.plan.model import Session
+from specrunner.requests import Session
 from specrunner.spec.model import Model
 
 SPEC = """\

@@ -7,7 +7,8 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field, replace
 
 from specrunner.engines.registry import find_engine
-from specrunner.plan.model import Evidence, Plan, PlannedCase
+from specrunner.plan.model import Plan, PlannedCase
+from specrunner.requests import Evidence
 from specrunner.results import CaseResult, Verdict
 from specrunner.sessions.captures import StoredCapture
 from specrunner.sessions.executor import Answer, Executor

@@ -42,7 +42,7 @@ def check_captures(
 
 def check_answers(case: Case, benchmark: Benchmark, captures: Mapping[str, StoredCapture]) -> tuple[CheckResult, ...]:
     """Judge a benchmark by its records: the candidate's, and the reference's or the baseline's file."""
-    from specrunner.benchmarks.record import read_record
+    from specrunner.benchmark_record import read_record
     from specrunner.checks.benchmark import check_benchmark
 
     paths = {role: capture.benchmark_path for role, capture in captures.items()}

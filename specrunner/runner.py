@@ -18,17 +18,18 @@ from typing import Any
 from specrunner.arrangement import find_executor, find_timeouts, order_sessions
 from specrunner.cache.keeping import CacheChoice, RunCache
 from specrunner.diagnoser import Diagnoser
+from specrunner.environments.interpreters import Environment
 from specrunner.errors import EngineError, ExitCode, FollowedMissing
 from specrunner.events import CaseFinished, Event, RunFinished, RunStarted, SessionReady
 from specrunner.golden.keeper import Keeper
 from specrunner.judging import check_captures, find_missing_evidence, settle_inconclusive, settle_verdict
 from specrunner.machine import describe_machine
-from specrunner.plan.model import Evidence, Plan, PlannedCase, PlannedSession
+from specrunner.plan.model import Plan, PlannedCase, PlannedSession
 from specrunner.reporters.base import Reporter
+from specrunner.requests import Evidence
 from specrunner.results import CaseResult, CheckResult, Failure, Verdict
 from specrunner.sessions.answers import AnswerShelf, answers_folder
 from specrunner.sessions.captures import StoredCapture, locate_capture
-from specrunner.sessions.environments import Environment
 from specrunner.sessions.executor import Answer, Deliver, Executor
 from specrunner.sessions.retries import Retries
 from specrunner.sessions.rooms import hold_run_folder

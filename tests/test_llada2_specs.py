@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from specrunner.plan import devices
+from specrunner import devices
 from specrunner.plan.build import make_plan
 from specrunner.plan.capabilities import check_capabilities
 from specrunner.spec.loader import load_specs

@@ -23,6 +23,7 @@ WAY = (
         "cli.run",
         "spec.loader",
         "spec.model",
+        "requests",
         "plan.build",
         "plan.model",
         "runner",

@@ -31,11 +31,11 @@ import torch
 import specrunner.models
 from specrunner.engines.base import Capture
 from specrunner.engines.hf import HfEngine
-from specrunner.faults import plant
+from specrunner.engines.planters import plant
 from specrunner.faults.catalogue import find_faults, find_variants
 from specrunner.faults.model import Fault
 from specrunner.models.recipes import ensure_model
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.spec.model import Decode, Model, Prompt
 
 HELD_OUT = Path(specrunner.models.__file__).parent / "tiny_llada2" / "held_out.json"

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from specrunner.benchmarks.tasks import DATA_PACKAGE, HUB_HELP, Task
+from specrunner.catalogue.tasks import DATA_PACKAGE, HUB_HELP, Task
 from specrunner.errors import CapabilityMissing
 
 Rows = list[dict[str, Any]]

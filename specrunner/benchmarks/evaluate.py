@@ -25,9 +25,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from specrunner.benchmark_record import BenchmarkRecord, Sample, TaskRecord, write_record
 from specrunner.benchmarks.data import Rows, choose_questions, digest_questions, load_questions
-from specrunner.benchmarks.record import BenchmarkRecord, Sample, TaskRecord, write_record
-from specrunner.benchmarks.tasks import TASKS, Task, needs_shots
+from specrunner.catalogue.tasks import TASKS, Task, needs_shots
 from specrunner.errors import CapabilityMissing, CaptureIncomplete, ModelUnsupported
 from specrunner.sessions.protocol import Channel, ChannelClosed
 from specrunner.sessions.worker import describe_error, open_channel

@@ -13,7 +13,8 @@ from typing import Any
 from specrunner.cache.stamps import Stamper
 from specrunner.cache.store import SESSIONS, Kept, Store
 from specrunner.events import AnswersKept, Event
-from specrunner.plan.model import Evidence, PlannedSession, Request
+from specrunner.plan.model import PlannedSession
+from specrunner.requests import Evidence, Request
 from specrunner.sessions.captures import StoredCapture, locate_capture, read_capture
 from specrunner.sessions.executor import Answer, Deliver, Executor
 from specrunner.spec.diagnostics import count

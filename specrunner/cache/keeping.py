@@ -13,10 +13,11 @@ from specrunner.cache.stamps import Stamper
 from specrunner.cache.store import Store, kept_folder
 from specrunner.cache.verdicts import Verdicts
 from specrunner.config import Settings
+from specrunner.environments.interpreters import Environment
 from specrunner.events import Event
-from specrunner.plan.model import Evidence, Foresight, Plan, PlannedCase, PlannedSession
+from specrunner.plan.model import Foresight, Plan, PlannedCase, PlannedSession
+from specrunner.requests import Evidence
 from specrunner.results import CaseResult
-from specrunner.sessions.environments import Environment
 from specrunner.sessions.executor import Deliver, Executor
 
 DIGESTS = "digests"

@@ -15,8 +15,9 @@ import specrunner
 from specrunner.cache.digests import Digests
 from specrunner.engines.registry import find_engine
 from specrunner.engines.stamp import COMMON, describe_processor, find_places
-from specrunner.plan.model import Evidence, Plan, Request, Session, digest_of
-from specrunner.sessions.environments import Environment, find_editable_sources, installed_versions, site_folders
+from specrunner.environments.interpreters import Environment, find_editable_sources, installed_versions, site_folders
+from specrunner.plan.model import Plan
+from specrunner.requests import Evidence, Request, Session, digest_of
 from specrunner.sessions.sizes import find_checkpoint
 
 PART_NAMES = {

@@ -12,11 +12,12 @@ from specrunner.cache.digests import Digests
 from specrunner.cache.stamps import Stamper
 from specrunner.cache.store import VERDICTS, Store
 from specrunner.engines.stamp import find_places
+from specrunner.environments.interpreters import installed_versions
 from specrunner.golden.keys import find_root
-from specrunner.plan.model import PlannedCase, digest_of
+from specrunner.plan.model import PlannedCase
+from specrunner.requests import digest_of
 from specrunner.results import CaseResult, CheckResult, Diagnosis, Verdict
 from specrunner.secrets import own_redactor
-from specrunner.sessions.environments import installed_versions
 from specrunner.spec.model import Case
 
 KEPT = (Verdict.PASSED, Verdict.XFAILED)

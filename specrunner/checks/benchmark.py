@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from specrunner.benchmarks.record import TaskRecord
+from specrunner.benchmark_record import TaskRecord
 from specrunner.checks.statistics import (
     adjust_by_holm,
     bound_paired_drop,

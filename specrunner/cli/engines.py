@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from specrunner.errors import ExitCode
 
 if TYPE_CHECKING:
-    from specrunner.sessions.doctor import Examination
+    from specrunner.environments.doctor import Examination
 
 EXAMPLES = """\
 examples:
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 
 def list_engines(as_json: bool) -> int:
     """Print every engine and every environment that could run it."""
-    from specrunner.sessions.inventory import take_inventory
+    from specrunner.environments.inventory import take_inventory
 
     rows = take_inventory()
     if as_json:
@@ -71,9 +71,9 @@ def _describe_versions(versions: dict[str, str]) -> str:
 def install_engines(names: Sequence[str], python: Path | None, reinstall: bool) -> int:
     """Install environments one after the other; the first that fails ends the command."""
     from specrunner.cli.meter import Meter
-    from specrunner.sessions.environments import environment_folder
-    from specrunner.sessions.installer import install_environment
-    from specrunner.sessions.locks import choose_lock
+    from specrunner.environments.installer import install_environment
+    from specrunner.environments.interpreters import environment_folder
+    from specrunner.environments.locks import choose_lock
 
     for lock in [choose_lock(name) for name in names]:
         with Meter(lock.name, sys.stderr) as meter:
@@ -84,7 +84,7 @@ def install_engines(names: Sequence[str], python: Path | None, reinstall: bool) 
 
 def examine_engines(names: Sequence[str], as_json: bool) -> int:
     """Examine environments and print what is wrong with each; exit 1 when something is."""
-    from specrunner.sessions.inventory import find_examinations
+    from specrunner.environments.inventory import find_examinations
 
     results: list[Examination] = []
     for label, examine in find_examinations(names):

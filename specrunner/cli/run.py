@@ -20,8 +20,8 @@ from specrunner.spec.model import Case
 
 if TYPE_CHECKING:
     from specrunner.cache.keeping import CacheChoice
+    from specrunner.environments.interpreters import Environment
     from specrunner.plan.model import Foresight, Plan
-    from specrunner.sessions.environments import Environment
 
 EXAMPLES = """\
 examples:

@@ -16,7 +16,7 @@ from specrunner.errors import ModelUnsupported
 
 if TYPE_CHECKING:
     from specrunner.engines.base import Capture, Engine
-    from specrunner.plan.model import Request
+    from specrunner.requests import Request
     from specrunner.sessions.captures import StoredCapture
 
 

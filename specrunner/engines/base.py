@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from specrunner.errors import ModelUnsupported
-from specrunner.plan.model import Request
+from specrunner.requests import Request
 from specrunner.spec.model import Decode, Prompt
 
 if TYPE_CHECKING:
-    from specrunner.plan.model import Session
+    from specrunner.requests import Session
 
 
 @dataclass(frozen=True, slots=True)

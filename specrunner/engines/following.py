@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from specrunner.errors import CaptureIncomplete
-from specrunner.plan.model import Request
+from specrunner.requests import Request
 from specrunner.spec.model import DenoisingState, Prompt
 
 if TYPE_CHECKING:

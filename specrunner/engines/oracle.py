@@ -20,7 +20,7 @@ from specrunner.spec.tensor_names import ROUTER_BIAS, TEMPLATES, match_name
 
 if TYPE_CHECKING:
     from specrunner.models.llada2 import LLaDA2
-    from specrunner.plan.model import Request, Session
+    from specrunner.requests import Request, Session
 
 ARCHITECTURE = "LLaDA2MoeModelLM"
 GEOMETRIES = ("block_causal", "causal", "bidirectional")

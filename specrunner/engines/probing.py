@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from specrunner.errors import CaptureIncomplete
-from specrunner.plan.model import Request
+from specrunner.requests import Request
 from specrunner.spec.model import Prompt
 
 if TYPE_CHECKING:

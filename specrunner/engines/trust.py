@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from specrunner.errors import ModelUnsupported
 
 if TYPE_CHECKING:
-    from specrunner.plan.model import Session
+    from specrunner.requests import Session
     from specrunner.spec.model import Model
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")

@@ -36,7 +36,7 @@ class Fault:
         name: how `prove --fault` calls it; a bug's name begins with its area.
         area: one of `AREAS`, or `variant` for a legitimate one.
         story: where it happened in real life, one line; for a variant, why engines may differ in it.
-        engines: names of the engines that it can be planted in (`specrunner.faults.planters`).
+        engines: names of the engines that it can be planted in (`specrunner.engines.planters`).
         legitimate: the result is as right as without it, so that no check may raise an alarm.
         decodes: it sits in the decoding, so that a case without `decode` cannot see it.
         invisible: by dtype, or `EVERYWHERE`: why no comparison of results can see it.

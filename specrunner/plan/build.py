@@ -8,15 +8,17 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.machinery import PathFinder
 
-from specrunner.benchmarks.tasks import HUB_HELP, INSTALL, find_missing_packages, find_unreachable
+from specrunner.catalogue.recipes import find_recipe
+from specrunner.catalogue.tasks import HUB_HELP, INSTALL, find_missing_packages, find_unreachable
+from specrunner.devices import has_cuda, memory_gb, resolve_device
 from specrunner.engines.base import Capabilities
 from specrunner.engines.registry import find_engine
+from specrunner.environments.interpreters import Environment, find_environment
 from specrunner.errors import CapabilityMissing, EngineError, EngineMissing
-from specrunner.models.recipes import find_built, find_recipe
-from specrunner.plan.devices import has_cuda, memory_gb, resolve_device
-from specrunner.plan.model import REPEAT, Evidence, Plan, PlannedCase, PlannedSession, Request, Session
+from specrunner.models.recipes import find_built
+from specrunner.plan.model import REPEAT, Plan, PlannedCase, PlannedSession
+from specrunner.requests import Evidence, Request, Session
 from specrunner.results import Failure
-from specrunner.sessions.environments import Environment, find_environment
 from specrunner.spec.coverage import needs_passes
 from specrunner.spec.model import Benchmark, Case, EngineChoice, Model
 from specrunner.spec.revisions import find_variable

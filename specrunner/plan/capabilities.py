@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from specrunner.benchmarks.tasks import TASKS
+from specrunner.catalogue.tasks import TASKS
 from specrunner.engines.base import Capabilities, Engine
 from specrunner.engines.name_maps import load_maps
 from specrunner.engines.registry import find_engine
-from specrunner.sessions.locks import Lock, find_locks, list_locks
+from specrunner.environments.locks import Lock, find_locks, list_locks
 from specrunner.spec.coverage import can_match, needs_passes, vocabulary
 from specrunner.spec.diagnostics import ENOUGH, Diagnostic, accepted_values, sort_diagnostics
 from specrunner.spec.loader import LoadedSpecs
@@ -204,7 +204,7 @@ def _written(value: object) -> str:
 def architecture_of(model: Model) -> str | None:
     """Return the class in the checkpoint's `architectures`, where that is known without a network; else None."""
     if model.recipe is not None:
-        from specrunner.models.recipes import RECIPES
+        from specrunner.catalogue.recipes import RECIPES
 
         recipe = RECIPES.get(model.recipe)
         return recipe.architecture if recipe is not None else None

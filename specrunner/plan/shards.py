@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from specrunner.errors import UsageError
-from specrunner.plan.model import digest_of
+from specrunner.requests import digest_of
 from specrunner.spec.model import Case
 
 

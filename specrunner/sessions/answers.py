@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from specrunner.folders import cache_folder, hold_lock
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 
 LOCK = "lock"
 

@@ -38,7 +38,8 @@ class Checkpoints:
 
 def build_recipe(recipe: str) -> str | EngineError:
     """Return the directory of a recipe's checkpoint, which is built if need be, or why there is none."""
-    from specrunner.models.recipes import RECIPES, find_built
+    from specrunner.catalogue.recipes import RECIPES
+    from specrunner.models.recipes import find_built
 
     built = find_built(RECIPES[recipe])
     if built is not None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from specrunner.plan.model import Evidence, Request
+from specrunner.requests import Evidence, Request
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from specrunner.engines.base import Capture
 from specrunner.errors import ENGINE_ERRORS, CaptureIncomplete, EngineError, EngineTimeout, WorkerDied
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.sessions.answers import AnswerBook, AnswerShelf
 from specrunner.sessions.captures import BENCHMARK_FILE, write_capture
 from specrunner.sessions.process import Cancelled

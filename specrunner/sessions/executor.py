@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from specrunner.errors import EngineError
 from specrunner.events import Event
-from specrunner.plan.model import Evidence, PlannedSession, Request
+from specrunner.plan.model import PlannedSession
+from specrunner.requests import Evidence, Request
 from specrunner.sessions.captures import StoredCapture
 
 Answer = StoredCapture | EngineError

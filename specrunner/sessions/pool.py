@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from specrunner.environments.interpreters import Environment
 from specrunner.plan.model import PlannedSession
 from specrunner.sessions.answers import AnswerShelf
 from specrunner.sessions.checkpoints import Checkpoints
-from specrunner.sessions.environments import Environment
 from specrunner.sessions.executor import Deliver, Publish
 from specrunner.sessions.places import Need, Place, Places
 from specrunner.sessions.retries import Retries

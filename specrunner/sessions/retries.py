@@ -6,7 +6,7 @@ import threading
 from collections import defaultdict
 
 from specrunner.errors import CapabilityMissing, EngineError, EngineMissing, WorkerDied
-from specrunner.plan.model import Evidence
+from specrunner.requests import Evidence
 
 CRASHES = 1
 """How often a request that ended its process is asked again when no retries were asked for: a request may have been

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from specrunner.engines.registry import find_engine
+from specrunner.environments.interpreters import Environment
 from specrunner.errors import EngineError, FollowedMissing
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.sessions.answers import AnswerShelf
 from specrunner.sessions.captures import CAPTURE_FILE, locate_capture, read_capture
 from specrunner.sessions.checkpoints import Checkpoints
-from specrunner.sessions.environments import Environment
 from specrunner.sessions.evaluator import run_evaluation
 from specrunner.sessions.executor import Answer
 from specrunner.sessions.process import WorkerProcess

@@ -12,8 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from specrunner.models.recipes import RECIPES, find_built
-from specrunner.plan.model import Session
+from specrunner.catalogue.recipes import RECIPES
+from specrunner.models.recipes import find_built
+from specrunner.requests import Session
 from specrunner.sessions.places import Need
 from specrunner.spec.model import Model
 

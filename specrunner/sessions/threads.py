@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from specrunner.errors import EngineError, WorkerDied
 from specrunner.events import QuestionsAnswered, RequestFinished, SessionEnded, SessionReady, SessionStarted
-from specrunner.plan.model import Evidence, PlannedSession, Request
+from specrunner.plan.model import PlannedSession
+from specrunner.requests import Evidence, Request
 from specrunner.sessions.captures import StoredCapture
 from specrunner.sessions.desk import Desk
 from specrunner.sessions.executor import Answer, Deliver, Publish

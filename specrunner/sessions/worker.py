@@ -17,12 +17,12 @@ from typing import Any
 
 from specrunner.engines.answering import answer_request
 from specrunner.engines.base import Engine
+from specrunner.engines.planters import plant
 from specrunner.engines.questions import answer_questions
 from specrunner.engines.stamp import stamp_sources
 from specrunner.engines.trust import check_trust
 from specrunner.errors import EngineError, EngineOutOfMemory, WorkerDied
-from specrunner.faults import plant
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.sessions.captures import read_capture, write_capture
 from specrunner.sessions.guardian import dismiss_guardian, end_session, start_guardian
 from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE, Channel, ChannelClosed

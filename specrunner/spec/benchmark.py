@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from specrunner.benchmarks.tasks import TASKS, needs_shots
+from specrunner.catalogue.tasks import TASKS, needs_shots
 from specrunner.spec.diagnostics import accepted_values
 from specrunner.spec.merge import Fields
 from specrunner.spec.model import Baseline, Benchmark, Evaluation

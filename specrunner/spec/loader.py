@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from specrunner.engines.registry import engine_names
+from specrunner.catalogue.engines import engine_names
 from specrunner.errors import SpecError, UsageError
 from specrunner.spec.cases import CaseReader
 from specrunner.spec.diagnostics import Diagnostic, accepted_values, sort_diagnostics
@@ -102,7 +102,7 @@ def _load(
 
 def recipe_names() -> tuple[str, ...]:
     """Return the names of all recipes."""
-    from specrunner.models.recipes import RECIPES
+    from specrunner.catalogue.recipes import RECIPES
 
     return tuple(RECIPES)
 

@@ -147,7 +147,7 @@ class Evaluation:
     """The questions of a benchmark and how they are put: all that shapes the answers.
 
     Attributes:
-        tasks: names in `benchmarks.tasks.TASKS`.
+        tasks: names in `catalogue.tasks.TASKS`.
         metric: `metric` or `metric,filter`; None is each task's first.
         samples: how many questions to draw over a task's whole set, or explicit indices into it; None is all.
         seed: of the draw.

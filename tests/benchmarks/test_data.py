@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specrunner.benchmarks.data import choose_questions, digest_questions, load_questions
-from specrunner.benchmarks.tasks import DATA_PACKAGE, TASKS, find_missing_packages, find_unreachable, needs_shots
+from specrunner.catalogue.tasks import DATA_PACKAGE, TASKS, find_missing_packages, find_unreachable, needs_shots
 from specrunner.errors import CapabilityMissing
 
 ROWS = [{"question": f"What is {n}?", "answer": f"#### {n}"} for n in range(5)]
@@ -96,7 +96,7 @@ def test_shots_are_needed_where_they_are_not_part_of_the_definition() -> None:
 
 def test_planning_imports_neither_lm_eval_nor_its_data() -> None:
     code = (
-        "import sys; from specrunner.benchmarks.tasks import find_missing_packages; import specrunner.plan.build;"
+        "import sys; from specrunner.catalogue.tasks import find_missing_packages; import specrunner.plan.build;"
         "find_missing_packages(False); print(sorted({'torch', 'lm_eval', 'datasets', 'olmo_eval'} & set(sys.modules)))"
     )
     root = str(Path(__file__).parents[2])

@@ -19,16 +19,16 @@ pytest.importorskip("lm_eval")
 pytest.importorskip("torch")
 from tokenizers.processors import TemplateProcessing
 
+from specrunner.benchmark_record import TaskRecord
 from specrunner.benchmarks.evaluate import evaluate_task
 from specrunner.benchmarks.model import SessionModel
-from specrunner.benchmarks.record import TaskRecord
-from specrunner.benchmarks.tasks import TASKS
+from specrunner.catalogue.tasks import TASKS
 from specrunner.checks.benchmark import check_benchmark
 from specrunner.engines.hf import HfEngine
+from specrunner.engines.planters import plant
 from specrunner.engines.questions import answer_questions
-from specrunner.faults import plant
 from specrunner.models.recipes import ensure_model
-from specrunner.plan.model import Session
+from specrunner.requests import Session
 from specrunner.spec.model import Baseline, Benchmark, Evaluation, Model
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.filterwarnings("ignore")]

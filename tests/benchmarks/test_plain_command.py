@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
+from specrunner.benchmark_record import TaskRecord, read_record
 from specrunner.benchmarks.data import Rows, choose_questions, load_questions
-from specrunner.benchmarks.record import TaskRecord, read_record
-from specrunner.benchmarks.tasks import DATA_PACKAGE, TASKS
-from specrunner.models.recipes import RECIPES, find_built
+from specrunner.catalogue.recipes import RECIPES
+from specrunner.catalogue.tasks import DATA_PACKAGE, TASKS
+from specrunner.models.recipes import find_built
 
 pytestmark = [
     pytest.mark.slow,

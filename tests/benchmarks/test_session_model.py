@@ -18,16 +18,16 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from specrunner.benchmark_record import TaskRecord
 from specrunner.benchmarks.evaluate import define_task, evaluate_task
 from specrunner.benchmarks.model import SessionModel, check_likelihoods
-from specrunner.benchmarks.record import TaskRecord
-from specrunner.benchmarks.tasks import TASKS
+from specrunner.catalogue.tasks import TASKS
 from specrunner.checks.benchmark import check_benchmark
 from specrunner.engines.hf import HfEngine
 from specrunner.engines.questions import answer_questions
 from specrunner.errors import CaptureIncomplete, ModelUnsupported
 from specrunner.models.recipes import ensure_model
-from specrunner.plan.model import Session
+from specrunner.requests import Session
 from specrunner.spec.model import Benchmark, Evaluation, Model
 from tests.benchmarks.questions import QUESTIONS
 

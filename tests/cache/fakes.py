@@ -16,10 +16,11 @@ from specrunner.cache.executor import CachingExecutor
 from specrunner.cache.stamps import Stamp, Stamper
 from specrunner.cache.store import Store
 from specrunner.engines.base import Capture
+from specrunner.environments.interpreters import Environment
 from specrunner.events import AnswersKept
-from specrunner.plan.model import Evidence, Plan, PlannedCase, PlannedSession, Request, Session
+from specrunner.plan.model import Plan, PlannedCase, PlannedSession
+from specrunner.requests import Evidence, Request, Session
 from specrunner.sessions.captures import StoredCapture, locate_capture, read_capture, write_capture
-from specrunner.sessions.environments import Environment
 from specrunner.sessions.executor import Answer, Deliver
 from specrunner.spec.model import Model, Prompt
 

@@ -14,7 +14,8 @@ from specrunner.cache.keeping import RECENT, CacheChoice, RunCache, choose_cache
 from specrunner.cache.store import CAPTURES, SESSIONS, VERDICTS, kept_folder
 from specrunner.cache.verdicts import Verdicts
 from specrunner.config import Settings
-from specrunner.plan.model import Evidence, Plan, PlannedCase, PlannedSession
+from specrunner.plan.model import Plan, PlannedCase, PlannedSession
+from specrunner.requests import Evidence
 from specrunner.results import CaseResult, Failure, Verdict
 from specrunner.spec.model import Case, EngineChoice, Location, Model, Prompt
 from tests.cache.fakes import OTHER, SESSION, Engine, World, ask, evidence, make_world

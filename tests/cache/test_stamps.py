@@ -15,8 +15,9 @@ import specrunner
 from specrunner.cache import stamps
 from specrunner.cache.digests import Digests
 from specrunner.cache.stamps import PART_NAMES, Stamp, Stamper, select_variables, stamp_session
-from specrunner.plan.model import Evidence, Plan, PlannedSession, Request, Session
-from specrunner.sessions.environments import Environment, find_editable_sources
+from specrunner.environments.interpreters import Environment, find_editable_sources
+from specrunner.plan.model import Plan, PlannedSession
+from specrunner.requests import Evidence, Request, Session
 from specrunner.spec.model import Evaluation, Model, Prompt
 
 

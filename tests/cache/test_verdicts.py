@@ -12,7 +12,8 @@ import pytest
 from specrunner.cache import verdicts
 from specrunner.cache.digests import Digests
 from specrunner.cache.verdicts import Verdicts, find_inputs
-from specrunner.plan.model import Evidence, PlannedCase
+from specrunner.plan.model import PlannedCase
+from specrunner.requests import Evidence
 from specrunner.results import CaseResult, CheckResult, Diagnosis, Verdict
 from specrunner.secrets import Redactor
 from specrunner.spec.model import (

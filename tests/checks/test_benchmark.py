@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from specrunner.benchmarks.record import Sample, TaskRecord
+from specrunner.benchmark_record import Sample, TaskRecord
 from specrunner.checks.benchmark import check_benchmark, find_flips
 from specrunner.spec.model import Baseline, Benchmark, Evaluation
 

@@ -9,7 +9,7 @@ import pytest
 
 from specrunner.engines.base import Engine
 from specrunner.models.recipes import ensure_model
-from specrunner.plan.model import Session
+from specrunner.requests import Session
 from specrunner.spec.model import Model
 
 Start = Callable[..., Engine]

@@ -14,7 +14,7 @@ from specrunner.engines.base import Capabilities, Capture, Engine
 from specrunner.engines.following import list_states
 from specrunner.engines.probing import choose_other
 from specrunner.errors import CaptureIncomplete, ModelUnsupported
-from specrunner.plan.model import Evidence, Request, Session
+from specrunner.requests import Evidence, Request, Session
 from specrunner.sessions.captures import StoredCapture
 from specrunner.spec.model import Decode, Model, Prompt
 

@@ -12,7 +12,7 @@ import torch
 from specrunner.engines.hf import HfEngine
 from specrunner.errors import ModelUnsupported
 from specrunner.models.random_diffusion_gemma import CANVAS_LENGTH
-from specrunner.plan.model import Request
+from specrunner.requests import Request
 from specrunner.spec.model import Prompt
 
 PROMPT = [114, 101, 118, 101, 114, 115, 101, 32]

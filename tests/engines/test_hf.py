@@ -19,7 +19,7 @@ from specrunner.engines.answering import answer_request
 from specrunner.engines.hf import HfEngine
 from specrunner.engines.hf.checkpoint import explain_error
 from specrunner.errors import CaptureIncomplete, EngineError, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.spec.model import Decode, DenoisingState, Model, Prompt
 
 TEXT = "Alice was beginning to get very tired of sitting by her sister"

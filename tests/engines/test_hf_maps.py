@@ -11,10 +11,10 @@ import pytest
 import torch
 import transformers
 
+from specrunner.catalogue.recipes import RECIPES
 from specrunner.engines.hf import HfEngine
 from specrunner.engines.name_maps import load_maps
-from specrunner.models.recipes import RECIPES
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.spec.model import Model, Prompt
 
 IDS = (3, 14, 159, 26, 5, 35, 8, 97, 93, 238, 46, 264, 33, 83, 27, 95, 0, 2, 88, 41, 97, 16)

@@ -18,7 +18,7 @@ from specrunner.engines.masked_likelihood import draw_mask, split_blocks
 from specrunner.engines.oracle import OracleEngine
 from specrunner.engines.questions import answer_questions
 from specrunner.errors import ModelUnsupported
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.spec.model import Model
 from tests.engines.conftest import Start
 

@@ -17,7 +17,7 @@ from specrunner.engines.hf import HfEngine
 from specrunner.engines.oracle import OracleEngine
 from specrunner.engines.plain_tokenizer import PlainTokenizer
 from specrunner.errors import CaptureIncomplete, EngineError, ModelUnavailable, ModelUnsupported
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.spec.model import Decode, Model, Prompt
 
 TEXT = "capital of France:Paris\n27+77=104\nreverse stone:enots\nsort 398283:233889\nThe capital of Peru is "
@@ -178,7 +178,7 @@ def test_oracle_runs_without_torch_and_transformers(ensure: Ensure) -> None:
 import sys
 from pathlib import Path
 from specrunner.engines.oracle import OracleEngine
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.spec.model import Model, Prompt
 engine = OracleEngine(Session("oracle", "", Model(recipe="tiny-llada2"), "float64", "cpu"), {folder!r}, Path())
 engine.load()

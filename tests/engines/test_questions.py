@@ -13,7 +13,7 @@ from specrunner.engines.base import Capabilities, Capture, Engine
 from specrunner.engines.hf import HfEngine
 from specrunner.engines.questions import answer_questions, score_continuation
 from specrunner.errors import ModelUnsupported
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.spec.model import Decode, Model
 from tests.engines.asked import LONG_ANSWER, find_stop
 from tests.engines.conftest import Start

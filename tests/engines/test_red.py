@@ -25,13 +25,14 @@ from safetensors.torch import load_file, save_file
 
 import specrunner
 from specrunner.engines.registry import find_engine
+from specrunner.environments.interpreters import find_environment
 from specrunner.errors import EngineMissing, ExitCode
 from specrunner.models.recipes import ensure_model
 from specrunner.plan.build import Planner, make_plan
-from specrunner.plan.model import Evidence, Plan, PlannedSession, Session
+from specrunner.plan.model import Plan, PlannedSession
 from specrunner.reporters.json import JsonReporter
+from specrunner.requests import Evidence, Session
 from specrunner.runner import Run, RunOptions
-from specrunner.sessions.environments import find_environment
 from specrunner.spec.loader import load_specs
 from specrunner.spec.model import Model
 

@@ -24,6 +24,7 @@ from specrunner.engines.hf import HfEngine
 from specrunner.engines.oracle import OracleEngine
 from specrunner.engines.questions import answer_questions
 from specrunner.engines.sglang import SglangEngine
+from specrunner.environments.interpreters import find_environment
 from specrunner.errors import (
     CaptureIncomplete,
     EngineError,
@@ -35,9 +36,8 @@ from specrunner.errors import (
     WorkerDied,
 )
 from specrunner.models.recipes import ensure_model
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.sessions.captures import StoredCapture, read_capture
-from specrunner.sessions.environments import find_environment
 from specrunner.sessions.process import WorkerProcess
 from specrunner.spec.model import Decode, Model, Prompt
 from specrunner.spec.tensor_names import is_auxiliary, model_order

@@ -13,7 +13,7 @@ import yaml
 from specrunner.engines.sglang.adapter import SglangEngine, list_patches, write_algorithm
 from specrunner.engines.sglang.options import SOCKET_PATH_LIMIT, SglangSetup, plan_environment, plan_setup
 from specrunner.errors import ModelUnsupported
-from specrunner.plan.model import Session
+from specrunner.requests import Session
 from specrunner.spec.model import Model
 
 CAUSAL, DIFFUSION = ("greedy",), ("low_confidence",)

@@ -11,7 +11,7 @@ import pytest
 from specrunner.engines import stamp
 from specrunner.engines.base import Capabilities, Capture, Engine
 from specrunner.engines.stamp import stamp_sources
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.spec.model import Model
 
 

@@ -13,7 +13,7 @@ import pytest
 from specrunner.engines.vllm import VllmEngine
 from specrunner.engines.vllm.options import KV_CACHE_BYTES, EngineSetup, plan_environment, plan_setup
 from specrunner.errors import ConfigurationError, ModelUnsupported
-from specrunner.plan.model import Session
+from specrunner.requests import Session
 from specrunner.spec.model import Model
 
 LLAMA = {

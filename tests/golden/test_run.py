@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from specrunner.catalogue.engines import engine_targets
 from specrunner.cli import main
-from specrunner.engines.registry import engine_targets, find_engine
+from specrunner.engines.registry import find_engine
 from specrunner.golden.keys import Slot, name_device
 from specrunner.golden.store import State, exists, list_slots, manifest_path
 

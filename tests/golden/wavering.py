@@ -7,7 +7,7 @@ from typing import Any
 import numpy
 
 from specrunner.engines.base import Capabilities, Capture, Engine
-from specrunner.plan.model import Request
+from specrunner.requests import Request
 
 TOKENS, HIDDEN, LAYERS, VOCABULARY = 6, 16, 3, 3000
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from specrunner.environments.interpreters import Environment
 from specrunner.plan.build import Planner, make_plan
 from specrunner.plan.capabilities import check_capabilities
 from specrunner.plan.text import format_plan
-from specrunner.sessions.environments import Environment
 from specrunner.spec.loader import LoadedSpecs, read_spec, recipe_names
 from specrunner.spec.source import parse_bytes
 

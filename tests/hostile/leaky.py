@@ -9,7 +9,7 @@ import numpy
 
 from specrunner.engines.base import Capabilities, Capture, Engine
 from specrunner.errors import EngineError
-from specrunner.plan.model import Request
+from specrunner.requests import Request
 
 
 class LeakyEngine(Engine):

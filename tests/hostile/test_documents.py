@@ -16,9 +16,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from specrunner.cli import main
+from specrunner.environments import locks
 from specrunner.errors import UsageError
 from specrunner.plan import capabilities
-from specrunner.sessions import locks
 from specrunner.spec import cases, consistency, tree
 from specrunner.spec.keywords import compile_keywords
 from specrunner.spec.source import parse_bytes

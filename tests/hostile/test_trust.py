@@ -14,7 +14,7 @@ from specrunner.engines import trust
 from specrunner.engines.trust import check_code, check_index, check_trust, find_pickle
 from specrunner.errors import ModelUnsupported
 from specrunner.plan.build import Planner, make_plan
-from specrunner.plan.model import Session
+from specrunner.requests import Session
 from specrunner.sessions import worker
 from specrunner.spec.loader import load_specs, read_spec
 from specrunner.spec.model import Case, Model

@@ -13,18 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from specrunner.catalogue.recipes import RECIPES, Recipe, find_recipe
 from specrunner.errors import CapabilityMissing, ConfigurationError
 from specrunner.models import recipes
-from specrunner.models.recipes import (
-    RECIPES,
-    Recipe,
-    build_recipe,
-    ensure_model,
-    find_built,
-    find_recipe,
-    main,
-    recipe_folder,
-)
+from specrunner.models.recipes import build_recipe, ensure_model, find_built, main, recipe_folder
 from specrunner.spec.model import Model
 
 RANDOM = {
@@ -64,7 +56,7 @@ def slow_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     (tmp_path / "slow_builder.py").write_text(BUILDER.format(log=str(tmp_path / "log")))
     monkeypatch.syspath_prepend(str(tmp_path))
     recipe = Recipe("slow", "NoneForCausalLM", "for this test", builder="slow_builder:build")
-    monkeypatch.setattr(recipes, "RECIPES", {"slow": recipe})
+    monkeypatch.setattr("specrunner.catalogue.recipes.RECIPES", {"slow": recipe})
     return recipe
 
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specrunner.catalogue.recipes import find_recipe
 from specrunner.engines.base import Capabilities
+from specrunner.environments.interpreters import Environment
 from specrunner.errors import CapabilityMissing, EngineMissing
-from specrunner.models.recipes import find_recipe
 from specrunner.plan.build import Planner, check_benchmark, make_plan
-from specrunner.plan.model import Request, Session
 from specrunner.plan.text import format_plan
-from specrunner.sessions.environments import Environment
+from specrunner.requests import Request, Session
 from specrunner.spec.model import (
     Benchmark,
     Case,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from specrunner.plan.build import Planner, merge_patterns, requests_of
-from specrunner.plan.model import Request
+from specrunner.requests import Request
 from specrunner.spec.model import (
     Attention,
     Baseline,

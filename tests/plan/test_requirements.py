@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from specrunner.catalogue.recipes import find_recipe
+from specrunner.devices import has_cuda, memory_gb, resolve_device
 from specrunner.engines.base import Capabilities
 from specrunner.errors import CapabilityMissing
-from specrunner.models.recipes import find_recipe
 from specrunner.plan import build, devices
 from specrunner.plan.build import (
     check_benchmark,
@@ -22,7 +23,6 @@ from specrunner.plan.build import (
     has_package,
     resolve_session_device,
 )
-from specrunner.plan.devices import has_cuda, memory_gb, resolve_device
 from specrunner.spec.model import Benchmark, EngineChoice, Evaluation, Model
 
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from specrunner.plan.model import Foresight, PlannedSession, Session
+from specrunner.plan.model import Foresight, PlannedSession
 from specrunner.plan.text import describe_foresight, format_plan
+from specrunner.requests import Session
 from specrunner.results import Failure
 from specrunner.spec.model import Decode, EngineChoice, Model, Rule
 from tests.plan.test_build import CASE, plan_of

@@ -15,7 +15,7 @@ from specrunner.faults.variants import VARIANTS
 
 @pytest.mark.parametrize("engine", ["hf", "oracle", "vllm", "sglang"])
 def test_every_fault_has_a_planter_and_every_planter_a_fault(engine: str) -> None:
-    planters = importlib.import_module(f"specrunner.faults.planters.{engine}").PLANTERS
+    planters = importlib.import_module(f"specrunner.engines.planters.{engine}").PLANTERS
     assert set(planters) == {fault.name for fault in (*FAULTS, *VARIANTS) if engine in fault.engines}
 
 

@@ -13,12 +13,12 @@ import torch
 from specrunner.engines.base import Capture, Engine
 from specrunner.engines.hf import HfEngine
 from specrunner.engines.oracle import OracleEngine
+from specrunner.engines.planters import plant
 from specrunner.errors import FaultInapplicable
-from specrunner.faults import plant
 from specrunner.faults.bugs import FAULTS
 from specrunner.faults.variants import VARIANTS
 from specrunner.models.recipes import ensure_model
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.spec.model import Decode, Model, Prompt
 
 TEXT = "capital of France:Paris\nreverse stone:enots\n27+77=104\nsort 53102:01235\nreverse river:"

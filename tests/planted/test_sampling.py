@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from specrunner.engines.planters import sampling
 from specrunner.faults.catalogue import find_faults
-from specrunner.faults.planters import sampling
 
 MASK = 7
 

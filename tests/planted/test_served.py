@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from specrunner.engines.planters.served import CHANGES, PlantedFault
+from specrunner.engines.planters.sglang import PLANTERS as SGLANG
+from specrunner.engines.planters.vllm import PLANTERS as VLLM
 from specrunner.engines.sglang.notes import Note, Order
 from specrunner.engines.sglang.plugin import Observer
 from specrunner.errors import FaultInapplicable
-from specrunner.faults.planters.served import CHANGES, PlantedFault
-from specrunner.faults.planters.sglang import PLANTERS as SGLANG
-from specrunner.faults.planters.vllm import PLANTERS as VLLM
 
 Tensor = torch.Tensor
 

@@ -12,15 +12,15 @@ from safetensors.torch import load_file
 
 from specrunner.engines.base import Engine
 from specrunner.engines.oracle import OracleEngine
+from specrunner.engines.planters import plant
 from specrunner.engines.sglang import SglangEngine
 from specrunner.engines.vllm import VllmEngine
+from specrunner.environments.interpreters import find_environment
 from specrunner.errors import EngineMissing, FaultInapplicable
-from specrunner.faults import plant
 from specrunner.faults.catalogue import find_faults
 from specrunner.models.recipes import ensure_model
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.sessions.captures import read_capture
-from specrunner.sessions.environments import find_environment
 from specrunner.sessions.process import WorkerProcess
 from specrunner.spec.model import Model, Prompt
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import specrunner
-from specrunner.sessions.environments import site_folders
+from specrunner.environments.interpreters import site_folders
 
 HERE = Path(__file__).parent
 PLUGIN = HERE / "specrunner-echo"

@@ -15,8 +15,9 @@ from specrunner.events import (
     SessionReady,
     SessionStarted,
 )
-from specrunner.plan.model import Evidence, Plan, PlannedCase, PlannedSession, Request, Session
+from specrunner.plan.model import Plan, PlannedCase, PlannedSession
 from specrunner.reporters.base import Reporter
+from specrunner.requests import Evidence, Request, Session
 from specrunner.results import CaseResult, CheckResult, Failure, Verdict
 from specrunner.spec.model import Case, EngineChoice, Location, Model, Prompt, Xfail
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy
 
 from specrunner.engines.base import Capabilities, Capture, Engine
-from specrunner.plan.model import Request
+from specrunner.requests import Request
 
 
 class CountingEngine(Engine):

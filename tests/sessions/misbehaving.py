@@ -16,7 +16,7 @@ import numpy
 
 from specrunner.engines.base import Capabilities, Capture, Engine
 from specrunner.errors import ModelUnavailable, WorkerDied
-from specrunner.plan.model import Request
+from specrunner.requests import Request
 
 
 class MisbehavingEngine(Engine):

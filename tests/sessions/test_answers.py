@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from specrunner.errors import CaptureIncomplete
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.sessions.answers import OLDEST, AnswerBook, AnswerShelf, Books, measure_books, prune_books
 from specrunner.sessions.evaluator import answer_batch
 from specrunner.spec.model import Decode, Evaluation, Model, Prompt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from specrunner.plan.model import Evidence, Request
+from specrunner.requests import Evidence, Request
 from specrunner.sessions.desk import Desk
 from specrunner.spec.model import Prompt
 

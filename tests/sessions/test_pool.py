@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from specrunner.engines.base import Capture
+from specrunner.environments.interpreters import Environment
 from specrunner.errors import EngineError, EngineTimeout, ModelUnavailable, ModelUnsupported, WorkerDied
 from specrunner.events import Event, SessionEnded, SessionReady, SessionStarted
-from specrunner.plan.model import Evidence, PlannedSession, Request, Session
+from specrunner.plan.model import PlannedSession
+from specrunner.requests import Evidence, Request, Session
 from specrunner.sessions.captures import StoredCapture, locate_capture, write_capture
-from specrunner.sessions.environments import Environment
 from specrunner.sessions.executor import Answer
 from specrunner.sessions.pool import Pool
 from specrunner.sessions.process import find_marked

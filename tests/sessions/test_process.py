@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from specrunner.errors import EngineError, EngineOutOfMemory, EngineTimeout, ModelUnavailable, WorkerDied
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.sessions.captures import read_capture
 from specrunner.sessions.process import Cancelled, WorkerProcess, find_marked
 from specrunner.spec.model import Model, Prompt

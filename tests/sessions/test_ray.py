@@ -19,10 +19,12 @@ from typing import Any
 import pytest
 
 import specrunner
-from specrunner.engines.registry import engine_targets, find_engine
+from specrunner.catalogue.engines import engine_targets
+from specrunner.engines.registry import find_engine
+from specrunner.environments.interpreters import find_environment
 from specrunner.errors import CapabilityMissing
-from specrunner.plan.model import PlannedSession, Request, Session
-from specrunner.sessions.environments import find_environment
+from specrunner.plan.model import PlannedSession
+from specrunner.requests import Request, Session
 from specrunner.sessions.ray.cluster import connect
 from specrunner.spec.model import Model, Prompt
 

@@ -14,10 +14,10 @@ import pytest
 
 from specrunner.engines.base import Capabilities, Capture
 from specrunner.engines.registry import find_engine
+from specrunner.environments.interpreters import Environment, find_environment
 from specrunner.errors import CapabilityMissing, EngineMissing
-from specrunner.plan.model import Session
+from specrunner.requests import Session
 from specrunner.sessions.captures import pack_capture, read_capture, unpack_capture, write_capture
-from specrunner.sessions.environments import Environment, find_environment
 from specrunner.sessions.places import Need
 from specrunner.sessions.ray import node as ray_node
 from specrunner.sessions.ray.cluster import Demand, settle_demand

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from specrunner.errors import CapabilityMissing, CaptureIncomplete, EngineError, EngineMissing, WorkerDied
-from specrunner.plan.model import Evidence
+from specrunner.requests import Evidence
 from specrunner.sessions.retries import Retries
 
 HERE, THERE = Evidence("s", "a"), Evidence("s", "b")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from specrunner.plan.model import Session
+from specrunner.requests import Session
 from specrunner.sessions.sizes import (
     PROCESS_BYTES,
     WEIGHTS_MARGIN,

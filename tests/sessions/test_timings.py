@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specrunner.arrangement import order_sessions
-from specrunner.plan.model import Evidence, Plan, PlannedSession, Request, Session
+from specrunner.plan.model import Plan, PlannedSession
+from specrunner.requests import Evidence, Request, Session
 from specrunner.sessions.timings import LOAD_SECONDS, MOST_KEPT, REQUEST_SECONDS, Timings, read_timings
 from specrunner.spec.model import Model, Prompt
 

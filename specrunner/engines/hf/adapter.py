@@ -42,7 +42,7 @@ from specrunner.spec.model import Decode
 if TYPE_CHECKING:
     import torch
 
-    from specrunner.plan.model import Request, Session
+    from specrunner.requests import Request, Session
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 

@@ -26,7 +26,7 @@ from specrunner.spec.model import Decode, Model
 if TYPE_CHECKING:
     from specrunner.engines.sglang.runner import Runner
     from specrunner.engines.sglang.server import Server
-    from specrunner.plan.model import Request, Session
+    from specrunner.requests import Request, Session
 
 PACKAGES = ("sglang", "torch", "transformers", "triton", "safetensors")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")

@@ -25,7 +25,7 @@ from specrunner.engines.sglang.notes import Mailbox, Note, Order, failure_note, 
 from specrunner.errors import CaptureIncomplete, EngineError, FaultInapplicable, ModelUnsupported
 
 if TYPE_CHECKING:
-    from specrunner.faults.planters.served import PlantedFault
+    from specrunner.engines.planters.served import PlantedFault
 
 PLUGIN_VARIABLE = "SPECRUNNER_SGLANG"
 """Environment variable with the plugin's settings, a JSON object: `workspace`, `mask_id`, `diffusion`."""
@@ -76,8 +76,8 @@ class Observer:
 
     def _change_fault(self, name: str | None, model: Any) -> None:
         """Take out the fault of the order before, and plant this one's."""
-        from specrunner.faults.planters.sampling import SGLANG
-        from specrunner.faults.planters.served import PlantedFault
+        from specrunner.engines.planters.sampling import SGLANG
+        from specrunner.engines.planters.served import PlantedFault
 
         fault, self._fault = self._fault, None
         if fault is not None:
@@ -205,7 +205,7 @@ def plant_step(fault: str | None, original: Callable[..., Any]) -> Callable[...,
     """Return a diffusion algorithm's step with a fault of the sampler, where the order names one."""
     if fault is None:
         return original
-    from specrunner.faults.planters.sampling import SGLANG
+    from specrunner.engines.planters.sampling import SGLANG
 
     return SGLANG[fault](original) if fault in SGLANG else original
 

@@ -35,7 +35,7 @@ from specrunner.spec.model import Decode, Prompt
 if TYPE_CHECKING:
     import torch
 
-    from specrunner.plan.model import Request, Session
+    from specrunner.requests import Request, Session
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from specrunner.devices import resolve_device
 from specrunner.errors import ConfigurationError, ModelUnsupported
-from specrunner.plan.devices import resolve_device
-from specrunner.plan.model import Session
+from specrunner.requests import Session
 
 OWN_OPTIONS = ("specrunner_attention", "specrunner_block_length", "specrunner_environment", "num_threads")
 

@@ -17,7 +17,7 @@ from specrunner.errors import CaptureIncomplete, FaultInapplicable, ModelUnsuppo
 if TYPE_CHECKING:
     import torch
 
-    from specrunner.faults.planters.served import PlantedFault
+    from specrunner.engines.planters.served import PlantedFault
 
 LOGITS = "logits"
 FINAL_NORM = "final_norm"
@@ -158,7 +158,7 @@ class CaptureExtension:
 
     def specrunner_plant(self, name: str) -> str | None:
         """Plant a fault in the model; return why that cannot be, or None."""
-        from specrunner.faults.planters.served import PlantedFault
+        from specrunner.engines.planters.served import PlantedFault
 
         self._specrunner_fault = None
         try:

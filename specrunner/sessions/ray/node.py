@@ -16,10 +16,10 @@ from typing import Any
 import specrunner
 from specrunner.config import EngineTable
 from specrunner.engines.registry import find_engine
+from specrunner.environments.interpreters import Environment, find_configured, find_environment, find_own
 from specrunner.errors import ConfigurationError, EngineError, EngineMissing, WorkerDied
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.sessions.captures import locate_capture, pack_capture, unpack_capture
-from specrunner.sessions.environments import Environment, find_configured, find_environment, find_own
 from specrunner.sessions.process import Cancelled
 from specrunner.sessions.serving import LiveSession, Surroundings
 

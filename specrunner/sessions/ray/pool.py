@@ -14,11 +14,11 @@ from pathlib import Path
 
 import ray
 
+from specrunner.environments.interpreters import Environment
 from specrunner.errors import EngineMissing
 from specrunner.plan.model import PlannedSession
 from specrunner.sessions.answers import AnswerShelf
 from specrunner.sessions.checkpoints import Checkpoints
-from specrunner.sessions.environments import Environment
 from specrunner.sessions.executor import Deliver, Publish
 from specrunner.sessions.places import Need, Place, Places
 from specrunner.sessions.pool import share_cores

@@ -13,10 +13,10 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import specrunner
+from specrunner.environments.interpreters import Environment
 from specrunner.errors import CaptureIncomplete, EngineError
-from specrunner.plan.model import Request, Session
+from specrunner.requests import Request, Session
 from specrunner.sessions.captures import CAPTURE_FILE, locate_capture, pack_capture, read_capture, unpack_capture
-from specrunner.sessions.environments import Environment
 from specrunner.sessions.evaluator import run_evaluation
 from specrunner.sessions.executor import Answer
 from specrunner.sessions.process import Cancelled

@@ -11,7 +11,7 @@ from specrunner.errors import CaptureIncomplete, ModelUnsupported
 from specrunner.spec.tensor_names import match_name
 
 if TYPE_CHECKING:
-    from specrunner.plan.model import Request
+    from specrunner.requests import Request
 
 VOCABULARY = 100
 

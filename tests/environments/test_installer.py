@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from specrunner.environments import installer, locks
+from specrunner.environments.installer import find_missing, install_environment
+from specrunner.environments.interpreters import MARK, environment_folder, read_mark, site_folders
+from specrunner.environments.pip import Pip
 from specrunner.errors import EngineMissing
-from specrunner.sessions import installer, locks
-from specrunner.sessions.environments import MARK, environment_folder, read_mark, site_folders
-from specrunner.sessions.installer import find_missing, install_environment
-from specrunner.sessions.pip import Pip
-from tests.sessions.conftest import write_wheel
+from tests.environments.conftest import write_wheel
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def lock(cache, wheels, make_lock, bare_environment):
 def run_elsewhere(lock: locks.Lock, batch: int = 1) -> subprocess.Popen[str]:
     """Install a lock in another process."""
     code = (
-        "import sys; from pathlib import Path; from specrunner.sessions import installer, locks\n"
+        "import sys; from pathlib import Path; from specrunner.environments import installer, locks\n"
         f"locks.FOLDER = Path({str(locks.FOLDER)!r}); installer.BATCH = {batch}\n"
         "from specrunner.cli import main; sys.exit(main(['engines', 'install', 'toy-cpu']))"
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from specrunner.faults.planters.hf_parts import (
+from specrunner.engines.planters.hf_parts import (
     change_code,
     change_modules,
     change_weights,
@@ -15,7 +15,7 @@ from specrunner.faults.planters.hf_parts import (
     find_model,
     layers,
 )
-from specrunner.faults.planters.patching import Planter, all_of, replaced
+from specrunner.engines.planters.patching import Planter, all_of, replaced
 
 Tensor = torch.Tensor
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import specrunner
 from specrunner.config import suggest
+from specrunner.devices import has_cuda
 from specrunner.errors import UsageError
-from specrunner.plan.devices import has_cuda
 
 FOLDER = Path(specrunner.__file__).parent / "locks"
 """Where the lock files that we ship are."""

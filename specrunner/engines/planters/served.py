@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from specrunner.engines.planters.patching import replaced
 from specrunner.errors import FaultInapplicable
-from specrunner.faults.planters.patching import replaced
 
 Tensor = torch.Tensor
 

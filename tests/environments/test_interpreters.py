@@ -8,15 +8,15 @@ import pytest
 
 from specrunner.config import EngineTable
 from specrunner.engines.base import Capabilities
-from specrunner.errors import ConfigurationError, EngineMissing
-from specrunner.sessions.environments import (
+from specrunner.environments.interpreters import (
     MARK,
     environment_folder,
     find_environment,
     installed_versions,
     site_folders,
 )
-from specrunner.sessions.locks import Lock, choose_lock, list_locks, read_lock
+from specrunner.environments.locks import Lock, choose_lock, list_locks, read_lock
+from specrunner.errors import ConfigurationError, EngineMissing
 
 PLAIN = Capabilities(dtypes={"cpu": ("float32",)}, packages=("yaml",))
 ABSENT = Capabilities(dtypes={"cpu": ("float32",)}, packages=("no_such_package",), install_hint="pip install nosuch")
@@ -197,7 +197,7 @@ class TestLocks:
     def test_flavour_for_this_machine(self, make_lock, monkeypatch, cuda, name):
         make_lock("toy-cpu", "alpha==1.0")
         make_lock("toy-cuda", "alpha==1.0", device="cuda")
-        monkeypatch.setattr("specrunner.sessions.locks.has_cuda", lambda: cuda)
+        monkeypatch.setattr("specrunner.environments.locks.has_cuda", lambda: cuda)
         assert choose_lock("toy").name == name
         assert choose_lock("toy-cuda").name == "toy-cuda"
 
@@ -232,7 +232,7 @@ class TestLocks:
 def test_finding_imports_nothing_heavy():
     code = (
         "import sys; from specrunner.engines.base import Capabilities\n"
-        "from specrunner.sessions.environments import find_environment\n"
+        "from specrunner.environments.interpreters import find_environment\n"
         "find_environment('x', Capabilities(dtypes={}, packages=('yaml',)), 'cpu')\n"
         "print(*sorted({'torch', 'numpy', 'transformers', 'jsonschema'} & set(sys.modules)))"
     )

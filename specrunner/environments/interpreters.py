@@ -22,9 +22,9 @@ from urllib.parse import unquote, urlsplit
 
 from specrunner.config import EngineTable, find_project_table, read_engine_tables
 from specrunner.engines.base import Capabilities
+from specrunner.environments.locks import Lock, canonical_name, find_locks, list_locks
 from specrunner.errors import ConfigurationError, EngineMissing
 from specrunner.folders import cache_folder
-from specrunner.sessions.locks import Lock, canonical_name, find_locks, list_locks
 
 MARK = "environment.json"
 """The file that says that an environment is whole."""

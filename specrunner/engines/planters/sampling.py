@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from specrunner.faults.planters.patching import Planter, replaced
+from specrunner.engines.planters.patching import Planter, replaced
 
 
 def _sampler(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Planter:
@@ -22,7 +22,7 @@ def _sampler(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Planter:
 
 
 def _leftmost(engine: Any) -> AbstractContextManager[None]:
-    from specrunner.faults.planters import oracle
+    from specrunner.engines.planters import oracle
 
     return oracle.PLANTERS["sampler-leftmost"](engine)
 

@@ -15,10 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from specrunner import __version__
-from specrunner.errors import EngineMissing
-from specrunner.folders import hold_lock
-from specrunner.sessions.doctor import examine_imports, same_version
-from specrunner.sessions.environments import (
+from specrunner.environments.doctor import examine_imports, same_version
+from specrunner.environments.interpreters import (
     MARK,
     environment_folder,
     environments_folder,
@@ -26,8 +24,10 @@ from specrunner.sessions.environments import (
     read_mark,
     site_folders,
 )
-from specrunner.sessions.locks import Lock, canonical_name
-from specrunner.sessions.pip import Pip, advise, explain_failure
+from specrunner.environments.locks import Lock, canonical_name
+from specrunner.environments.pip import Pip, advise, explain_failure
+from specrunner.errors import EngineMissing
+from specrunner.folders import hold_lock
 
 BATCH = 16
 """Packages handed to pip at once: its start costs about a second, and a broken batch is the most that is lost."""

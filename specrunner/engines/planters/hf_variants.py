@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from specrunner.faults.planters.hf_attention import replace_attention
-from specrunner.faults.planters.hf_parts import change_code, change_method, change_modules, find_model, linears
-from specrunner.faults.planters.patching import Planter, all_of, replaced
+from specrunner.engines.planters.hf_attention import replace_attention
+from specrunner.engines.planters.hf_parts import change_code, change_method, change_modules, find_model, linears
+from specrunner.engines.planters.patching import Planter, all_of, replaced
 
 Tensor = torch.Tensor
 Linear = Callable[[Any, Tensor], Tensor]

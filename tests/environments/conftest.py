@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from specrunner.sessions import locks
+from specrunner.environments import locks
 
 MakeWheel = Callable[..., Path]
 MakeLock = Callable[..., locks.Lock]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from specrunner.engines.base import Engine
+from specrunner.engines.planters.patching import Planter, all_of, replaced
 from specrunner.errors import FaultInapplicable
-from specrunner.faults.planters.patching import Planter, all_of, replaced
 
 
 def find_model(engine: Engine) -> Any:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional
 
-from specrunner.faults.planters.hf_parts import change_method, change_modules, change_weights, mixtures
-from specrunner.faults.planters.patching import Planter
+from specrunner.engines.planters.hf_parts import change_method, change_modules, change_weights, mixtures
+from specrunner.engines.planters.patching import Planter
 
 Tensor = torch.Tensor
 

@@ -8,11 +8,11 @@ import pytest
 
 from specrunner.cli import main
 from specrunner.engines.base import Capabilities
+from specrunner.environments import doctor, inventory
+from specrunner.environments.doctor import compare_packages, examine_build, examine_driver, examine_lock
+from specrunner.environments.interpreters import MARK, Environment, environment_folder, site_folders
+from specrunner.environments.inventory import find_examinations, take_inventory
 from specrunner.errors import UsageError
-from specrunner.sessions import doctor, inventory
-from specrunner.sessions.doctor import compare_packages, examine_build, examine_driver, examine_lock
-from specrunner.sessions.environments import MARK, Environment, environment_folder, site_folders
-from specrunner.sessions.inventory import find_examinations, take_inventory
 
 CPU = {"version": "2.0+cpu", "cuda": None, "available": False, "devices": [], "problem": ""}
 CUDA = {"version": "2.0", "cuda": "13.0", "available": False, "devices": [], "problem": "RuntimeError: driver too old"}

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from specrunner.catalogue.engines import engine_names
 from specrunner.config import EngineTable, find_project_table, read_engine_tables, suggest
 from specrunner.engines.base import Capabilities
-from specrunner.engines.registry import engine_names, find_engine
-from specrunner.errors import ConfigurationError, UsageError
-from specrunner.sessions.doctor import Examination, Problem, examine_environment, examine_lock
-from specrunner.sessions.environments import (
+from specrunner.engines.registry import find_engine
+from specrunner.environments.doctor import Examination, Problem, examine_environment, examine_lock
+from specrunner.environments.interpreters import (
     Environment,
     environment_folder,
     environments_folder,
@@ -24,7 +24,8 @@ from specrunner.sessions.environments import (
     notable_versions,
     read_mark,
 )
-from specrunner.sessions.locks import Lock, choose_lock, list_locks
+from specrunner.environments.locks import Lock, choose_lock, list_locks
+from specrunner.errors import ConfigurationError, UsageError
 
 Examine = Callable[[], Examination]
 """Examines one interpreter."""

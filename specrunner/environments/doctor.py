@@ -11,16 +11,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from specrunner.plan.devices import has_cuda
-from specrunner.sessions import import_check
-from specrunner.sessions.environments import (
+from specrunner.devices import has_cuda
+from specrunner.environments import import_check
+from specrunner.environments.interpreters import (
     Environment,
     environment_folder,
     installed_versions,
     read_mark,
     site_folders,
 )
-from specrunner.sessions.locks import Lock
+from specrunner.environments.locks import Lock
 
 IMPORT_TIMEOUT = 900.0
 """Seconds that all imports of an environment may take; vLLM takes 6 s, the first time after an install a minute."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from specrunner.faults.planters.hf_parts import change_method, find_class, find_code, find_model
-from specrunner.faults.planters.patching import Planter, replaced
+from specrunner.engines.planters.hf_parts import change_method, find_class, find_code, find_model
+from specrunner.engines.planters.patching import Planter, replaced
 
 Tensor = torch.Tensor
 

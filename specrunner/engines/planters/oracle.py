@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from specrunner.engines.base import Engine
-from specrunner.faults.planters.patching import Planter, replaced
+from specrunner.engines.planters.patching import Planter, replaced
 from specrunner.models import llada2, llada2_decoding
 
 Array = Any

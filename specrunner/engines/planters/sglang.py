@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from specrunner.engines.planters import sampling
+from specrunner.engines.planters.patching import Planter, replaced
+from specrunner.engines.planters.served import CHANGES
 from specrunner.errors import FaultInapplicable
-from specrunner.faults.planters import sampling
-from specrunner.faults.planters.patching import Planter, replaced
-from specrunner.faults.planters.served import CHANGES
 
 
 def _planter(name: str) -> Planter:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from specrunner.faults.planters import hf_attention, hf_decoding, hf_experts, hf_stream, hf_variants
-from specrunner.faults.planters.patching import Planter
+from specrunner.engines.planters import hf_attention, hf_decoding, hf_experts, hf_stream, hf_variants
+from specrunner.engines.planters.patching import Planter
 
 PLANTERS: dict[str, Planter] = {
     **hf_attention.PLANTERS,

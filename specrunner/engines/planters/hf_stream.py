@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from specrunner.faults.planters.hf_parts import (
+from specrunner.engines.planters.hf_parts import (
     change_method,
     change_modules,
     change_weights,
@@ -16,7 +16,7 @@ from specrunner.faults.planters.hf_parts import (
     layers,
     linears,
 )
-from specrunner.faults.planters.patching import Planter, all_of, replaced
+from specrunner.engines.planters.patching import Planter, all_of, replaced
 
 Tensor = torch.Tensor
 

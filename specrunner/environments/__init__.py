@@ -1,0 +1,1 @@
+"""The Python environments that engines run in: found, installed from locks, examined."""
