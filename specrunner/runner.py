@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import queue
 import shutil
-import signal
-import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from specrunner.environments.interpreters import Environment
 from specrunner.errors import EngineError, ExitCode, FollowedMissing
 from specrunner.events import CaseFinished, Event, RunFinished, RunStarted, SessionReady
 from specrunner.golden.keeper import Keeper
+from specrunner.interrupts import Interrupts
 from specrunner.judging import check_captures, find_missing_evidence, settle_inconclusive, settle_verdict
 from specrunner.machine import describe_machine
 from specrunner.plan.model import Plan, PlannedCase, PlannedSession
@@ -114,9 +112,7 @@ class Run:
         self._needed: Counter[Evidence] = Counter()
         self._charged: set[Evidence] = set()
         self._timeouts = find_timeouts(plan)
-        self._interrupts = 0
-        self._at_once = False
-        self._preparing = False
+        self._interrupts = Interrupts(self._obey_interrupts)
         self._executor: Executor | None = None
         self.goldens = Keeper(options.update_goldens)
         self.answers = AnswerShelf(answers_folder() if options.keep_answers else None)
@@ -130,7 +126,7 @@ class Run:
         Raises:
             ConfigurationError: there is no place for the run's directory.
         """
-        with self._handle_signals():
+        with self._interrupts.handled():
             return self._execute()
 
     def _execute(self) -> ExitCode:
@@ -142,12 +138,12 @@ class Run:
             self._finish_case(result)
         if self.cache is not None:
             self.cache.close()
-        if not self._interrupts and not self._waiting:
+        if not self._interrupts.count and not self._waiting:
             self.answers.clear()
         self._close_unfinished()
         exit_code = self._exit_code()
         seconds = time.monotonic() - started
-        self._publish(RunFinished(seconds, self._interrupts > 0, int(exit_code), self._sessions))
+        self._publish(RunFinished(seconds, self._interrupts.count > 0, int(exit_code), self._sessions))
         return exit_code
 
     def _run_sessions(self, directory: Path) -> Diagnoser | None:
@@ -157,9 +153,7 @@ class Run:
         pool: Executor | None = None
         try:
             try:
-                self._preparing = True
-                if self._interrupts:
-                    raise KeyboardInterrupt
+                self._interrupts.begin_preparing()
                 pool = self._executor = self._make_executor(directory)
                 self._admit_cases()
                 rest = self._find_rest()
@@ -167,10 +161,10 @@ class Run:
                 for planned in order_sessions(rest, self._timings):
                     stays_open = bool(diagnoser and diagnoser.may_ask(planned.session.key))
                     futures.append(pool.start(planned, stays_open=stays_open))
-                self._preparing = False
+                self._interrupts.preparing = False
             except KeyboardInterrupt:
-                self._preparing = False
-                self._at_once = True
+                self._interrupts.preparing = False
+                self._interrupts.at_once = True
                 self._obey_interrupts()
             while not all(future.done() for future in futures) or not self._messages.empty():
                 assert pool is not None
@@ -212,35 +206,10 @@ class Run:
         self.cache = RunCache(options.cache, self._plan, self._environments, threads, strict=options.strict)
         return self.cache.put_before(make, directory, self._messages.put, deliver)
 
-    @contextmanager
-    def _handle_signals(self) -> Iterator[None]:
-        """First interrupt: start nothing more. Second: end the workers. SIGTERM: both at once.
-
-        Reports that are being written are written whole.
-        """
-
-        def on_signal(number: int, _frame: Any) -> None:
-            self._interrupts += 1
-            self._at_once |= self._interrupts > 1 or number == signal.SIGTERM
-            if self._preparing:
-                self._preparing = False
-                raise KeyboardInterrupt
-            self._obey_interrupts()
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
     def _obey_interrupts(self) -> None:
         if self._executor is not None:
             self._executor.stop()
-            if self._at_once:
+            if self._interrupts.at_once:
                 self._executor.kill()
 
     def _publish(self, event: Event) -> None:
@@ -378,7 +347,7 @@ class Run:
 
     def _close_unfinished(self) -> None:
         """Give every case that was not reached its verdict: no evidence."""
-        why = "interrupted" if self._interrupts else "stopped after the failures that --max-fail allows"
+        why = "interrupted" if self._interrupts.count else "stopped after the failures that --max-fail allows"
         failure = Failure("not-run", f"not run: {why}")
         for planned in self._plan.cases:
             if planned.case.node_id not in self._finished:
@@ -386,7 +355,7 @@ class Run:
         self._waiting.clear()
 
     def _exit_code(self) -> ExitCode:
-        if self._interrupts:
+        if self._interrupts.count:
             return ExitCode.INTERRUPTED
         if self._verdicts[Verdict.FAILED] or self._verdicts[Verdict.XPASSED]:
             return ExitCode.FAILED

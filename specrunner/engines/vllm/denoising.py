@@ -63,7 +63,7 @@ def denoise_blocks(
     )
 
     def predict(states: list[list[int]]) -> list[np.ndarray]:
-        rows, tensors = engine.run_prompt(states[0], ["logits"], last_rows=length, companions=states[1:])
+        rows, tensors = engine.reader.run_prompt(states[0], ["logits"], last_rows=length, companions=states[1:])
         chunks = next(iter(rows.values()), [])
         if not chunks or chunks[-1] != length or len(tensors["logits"]) != length:
             raise CaptureIncomplete(f"the engine ran forwards of {chunks} tokens, the last is not a block of {length}")
