@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from specrunner import devices
 from specrunner.catalogue.recipes import find_recipe
 from specrunner.devices import has_cuda, memory_gb, resolve_device
 from specrunner.engines.base import Capabilities
 from specrunner.errors import CapabilityMissing
-from specrunner.plan import build, devices
+from specrunner.plan import build
 from specrunner.plan.build import (
     check_benchmark,
     check_recipe,
