@@ -29,8 +29,9 @@ from specrunner.benchmark_record import BenchmarkRecord, Sample, TaskRecord, wri
 from specrunner.benchmarks.data import Rows, choose_questions, digest_questions, load_questions
 from specrunner.catalogue.tasks import TASKS, Task, needs_shots
 from specrunner.errors import CapabilityMissing, CaptureIncomplete, ModelUnsupported
+from specrunner.sessions.guardian import dismiss_guardian
 from specrunner.sessions.protocol import Channel, ChannelClosed
-from specrunner.sessions.worker import describe_error, open_channel
+from specrunner.sessions.worker import describe_error, open_guarded_channel
 
 BATCH = {"context": 32, "prompt": 1}
 """Questions a message: few enough that an interrupt, or a progress display, need not wait long."""
@@ -244,7 +245,10 @@ def silence() -> Sequence[str]:
 
 if __name__ == "__main__":
     silence()
+    control, guardian = open_guarded_channel()
     try:
-        main(open_channel())
+        main(control)
     except ChannelClosed:
         sys.exit(1)
+    finally:
+        dismiss_guardian(guardian)

@@ -19,7 +19,7 @@ from specrunner.requests import Request, Session
 from specrunner.sessions.answers import AnswerBook, AnswerShelf
 from specrunner.sessions.captures import BENCHMARK_FILE, write_capture
 from specrunner.sessions.process import Cancelled
-from specrunner.sessions.protocol import CONTROL_VARIABLE, Channel, ChannelClosed
+from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE, Channel, ChannelClosed
 
 PREPARING_TIMEOUT = 1800.0
 """Seconds that lm-eval may take between two batches of questions, to build prompts or to score."""
@@ -153,6 +153,7 @@ class _Evaluator:
             "HF_DATASETS_CACHE": str(workspace / "datasets"),
             "TMPDIR": str(workspace),
             CONTROL_VARIABLE: f"{to_read},{from_write}",
+            SESSION_VARIABLE: f"{os.getpid()}-{workspace.name}-evaluation",
         }
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(

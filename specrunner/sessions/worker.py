@@ -47,9 +47,11 @@ def read_messages(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> No
         end_session(os.environ[SESSION_VARIABLE])
 
 
-def open_channel() -> Channel:
-    """Open the control channel that the caller passed."""
-    return Channel(*take_descriptors())
+def open_guarded_channel() -> tuple[Channel, int]:
+    """Open the control channel that the caller passed; return it and the guardian's process id."""
+    read_fd, write_fd = take_descriptors()
+    guardian = start_guardian(read_fd, write_fd, os.environ[SESSION_VARIABLE])
+    return Channel(read_fd, write_fd), guardian
 
 
 def load_engine(message: dict[str, Any]) -> Engine:
@@ -119,9 +121,7 @@ def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Serve one session."""
-    read_fd, write_fd = take_descriptors()
-    guardian = start_guardian(read_fd, write_fd, os.environ[SESSION_VARIABLE])
-    channel = Channel(read_fd, write_fd)
+    channel, guardian = open_guarded_channel()
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=read_messages, args=(channel, messages), daemon=True).start()
     serve(channel, messages)

@@ -1,0 +1,42 @@
+"""The process that runs lm-eval, when the run itself is killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.benchmarks.questions import QUESTIONS
+from tests.faults.keeping import wait_until_alone
+from tests.workplace import Workplace, find_processes, wait_for
+
+SPEC = """\
+version: 1
+model: {path: model}
+engines: [misbehaving]
+cases:
+  - {name: asked, benchmark: {task: arc_easy, data: {file: questions.jsonl}, threshold: 0.0}}
+"""
+STUCK = """\
+import ctypes, os, pathlib
+pathlib.Path(os.environ["STUCK"]).touch()
+ctypes.PyDLL(None).sleep(600)
+"""
+"""A module `transformers` that never lets go of the interpreter's lock: no thread of the evaluator can run."""
+
+
+def test_an_evaluator_that_is_stuck_ends_with_its_run(workplace: Workplace, tmp_path: Path) -> None:
+    (workplace.folder / "spec.yaml").write_text(SPEC)
+    (workplace.folder / "questions.jsonl").write_text("\n".join(map(json.dumps, QUESTIONS)))
+    (tmp_path / "stuck").mkdir()
+    (tmp_path / "stuck" / "transformers.py").write_text(STUCK)
+    here = tmp_path / "here"
+    workplace.environment["PYTHONPATH"] += f":{tmp_path / 'stuck'}"
+    workplace.environment["STUCK"] = str(here)
+    process = workplace.start("spec.yaml")
+    wait_for(lambda: here.exists() or process.poll() is not None, "the evaluator is stuck")
+    assert process.poll() is None, process.communicate()
+    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in find_processes(str(tmp_path))]
+    assert any("benchmarks.evaluate" in command for command in commands)
+    process.kill()
+    process.communicate()
+    wait_until_alone(workplace)
