@@ -194,7 +194,8 @@ def _bound_kl(source: TensorSource, golden: Sketch, bound: torch.Tensor) -> torc
         rest_p, rest_q = max(0.0, 1.0 - float(p.sum())), max(0.0, 1.0 - float(q.sum()))
         inside = float((p * ((kept - golden.logsumexp[row]) - (ours - total))).sum())
         shift = rest_p * float(total - golden.logsumexp[row])
-        spread = math.sqrt(min(float(p[-1]), rest_p) * rest_p) * float(bound[row])
+        # With few projections the bound is infinite, which must not become NaN where nothing is left out.
+        spread = math.sqrt(min(float(p[-1]), rest_p) * rest_p) * float(bound[row]) if rest_p else 0.0
         least = rest_p * math.log(rest_p / rest_q) if rest_p > 0 and rest_q > 0 else 0.0
         low = inside + max(shift - spread, least)
         bounds[0, row], bounds[1, row] = max(0.0, low), max(0.0, inside + shift + spread)

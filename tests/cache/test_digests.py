@@ -59,6 +59,31 @@ def test_files_are_read_once_also_by_later_runs(tmp_path: Path, reads: list[str]
 
 
 @pytest.mark.usefixtures("settled")
+def test_memory_is_written_where_something_changed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("a", "b"):
+        (tree / name).write_text("1")
+    written: list[list[str]] = []
+    monkeypatch.setattr(digests, "write_memory", lambda memory, files: written.append(sorted(files)))
+    Digests(tmp_path / "memory").of(tree)
+    assert written == [["a", "b"]]
+    monkeypatch.undo()
+    monkeypatch.setattr(digests, "SETTLED_NS", -(10**18))
+    known = Digests(tmp_path / "memory")
+    known.of(tree)
+    monkeypatch.setattr(digests, "write_memory", lambda memory, files: written.append(sorted(files)))
+    Digests(tmp_path / "memory").of(tree)
+    assert len(written) == 1, "nothing changed"
+    (tree / "b").unlink()
+    known.of(tree)
+    assert len(written) == 1, "what was asked once stays as it was"
+    known.forget()
+    known.of(tree)
+    assert written[1:] == [["a"]]
+
+
+@pytest.mark.usefixtures("settled")
 def test_a_change_that_keeps_size_and_date_is_seen(tmp_path: Path) -> None:
     file = tmp_path / "tree" / "weights"
     file.parent.mkdir()

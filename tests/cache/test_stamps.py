@@ -15,6 +15,7 @@ import specrunner
 from specrunner.cache import stamps
 from specrunner.cache.digests import Digests
 from specrunner.cache.stamps import PART_NAMES, Stamp, Stamper, select_variables, stamp_session
+from specrunner.engines.base import Capabilities, Engine
 from specrunner.environments.interpreters import Environment, find_editable_sources
 from specrunner.plan.model import Plan, PlannedSession
 from specrunner.requests import Evidence, Request, Session
@@ -230,3 +231,24 @@ def test_a_benchmarks_data_counts(laboratory: Laboratory, tmp_path: Path) -> Non
         data.write_text(text)
         keys.append(make_stamper(laboratory, request).key_of(evidence))
     assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("package", ["aplugin", "zplugin"])
+def test_the_code_of_a_plugin_counts(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str
+) -> None:
+    class PluginEngine(Engine):
+        name = "plugged"
+
+        @classmethod
+        def capabilities(cls) -> Capabilities:
+            return Capabilities(dtypes={"cpu": ("float32",)})
+
+    PluginEngine.__module__ = f"{package}.adapter.core"
+    laboratory.write(tmp_path / "plugins" / package / "__init__.py", "")
+    laboratory.write(tmp_path / "plugins" / package / "adapter" / "core.py", "1")
+    monkeypatch.syspath_prepend(str(tmp_path / "plugins"))
+    monkeypatch.setattr(stamps, "find_engine", lambda name: PluginEngine)
+    before = laboratory.stamp()
+    laboratory.write(tmp_path / "plugins" / package / "adapter" / "core.py", "2")
+    assert laboratory.stamp().find_changes(before.parts) == [PART_NAMES["engine"]]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specrunner.cache.store import CAPTURES, ENTRY, VERDICTS, Store
+from specrunner.cache.store import CAPTURES, ENTRY, VERDICTS, Store, list_folder
 
 KEY = "0123456789abcdef"
 OTHER = "fedcba9876543210"
@@ -222,3 +222,50 @@ def test_an_entry_is_readable_json_behind_its_digest(store: Store, tmp_path: Pat
     store.keep_capture(KEY, make_capture(tmp_path / "made"), {"device": "cpu"}, 1.0)
     _, text = (entry_of(store) / ENTRY).read_text().split("\n", 1)
     assert json.loads(text)["facts"] == {"device": "cpu"}
+
+
+def test_what_is_kept_twice_leaves_nothing_behind(store: Store, tmp_path: Path) -> None:
+    made = make_capture(tmp_path / "made")
+    for seconds in (1.0, 2.0):
+        store.keep_capture(KEY, made, {}, seconds)
+    kept = store.find_capture(KEY, tmp_path / "found")
+    assert kept is not None and kept.seconds == 1.0, "the first one stays"
+    assert (store.problem, [path.name for path in store.folder.iterdir()]) == ("", [CAPTURES])
+
+
+def test_a_capture_that_cannot_be_put_where_it_should_go_is_no_damage(store: Store, tmp_path: Path) -> None:
+    store.keep_capture(KEY, make_capture(tmp_path / "made"), {}, 0.0)
+    (tmp_path / "file").write_text("in the way")
+    assert store.find_capture(KEY, tmp_path / "file" / "found") is None
+    assert store.damaged == 0
+    assert store.has_capture(KEY)
+
+
+def test_a_dropped_capture_is_gone_and_another_can_take_its_place(store: Store, tmp_path: Path) -> None:
+    made = make_capture(tmp_path / "made")
+    store.keep_capture(KEY, made, {}, 1.0)
+    store.keep_capture(OTHER, made, {}, 1.0)
+    store.drop_capture(KEY)
+    assert (store.has_capture(KEY), store.has_capture(OTHER), store.damaged) == (False, True, 0)
+    assert [path.name for path in store.folder.iterdir()] == [CAPTURES], "no rest of it"
+    store.keep_capture(KEY, made, {}, 2.0)
+    assert store.has_capture(KEY)
+
+
+def test_an_entry_of_another_version_is_made_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.keep_capture(KEY, make_capture(tmp_path / "made"), {}, 1.0)
+    store.keep_record(VERDICTS, KEY, {"verdict": "passed"})
+    monkeypatch.setattr("specrunner.cache.store.VERSION", 999)
+    assert store.find_capture(KEY, tmp_path / "found") is None
+    assert store.find_record(VERDICTS, KEY) is None
+    assert store.damaged == 2
+
+
+def test_folders_that_others_delete_are_listed_as_empty(tmp_path: Path) -> None:
+    for name in ("ab/1", "ab/2", "cd/3", "x/4", ".hidden/5"):
+        (tmp_path / name).mkdir(parents=True)
+    assert list_folder(tmp_path, "a*") == [tmp_path / "ab"]
+    assert list_folder(tmp_path, "*", below="??") == [tmp_path / "ab/1", tmp_path / "ab/2", tmp_path / "cd/3"]
+    assert list_folder(tmp_path / "nowhere", "*") == []
