@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from types import ModuleType
 
 
-def list_dataclasses(package: ModuleType) -> Iterator[type]:
-    """Yield the dataclasses that the modules of a package define."""
-    for found in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"{package.__name__}.{found.name}")
-        for value in vars(module).values():
-            if isinstance(value, type) and dataclasses.is_dataclass(value) and value.__module__ == module.__name__:
+def list_dataclasses(place: ModuleType) -> Iterator[type]:
+    """Yield the dataclasses that a module, or the modules of a package, define."""
+    below = [f"{place.__name__}.{found.name}" for found in pkgutil.iter_modules(getattr(place, "__path__", ()))]
+    for name in below or [place.__name__]:
+        for value in vars(importlib.import_module(name)).values():
+            if isinstance(value, type) and dataclasses.is_dataclass(value) and value.__module__ == name:
                 yield value
 
 
-def check_frozen(package: ModuleType, mutable: set[str]) -> None:
-    """Assert that the dataclasses of a package are slotted, and frozen but for those that are named."""
-    found = list(list_dataclasses(package))
+def check_frozen(place: ModuleType, mutable: set[str]) -> None:
+    """Assert that the dataclasses of a place are slotted, and frozen but for those that are named."""
+    found = list(list_dataclasses(place))
     assert found
     assert [kind.__name__ for kind in found if "__slots__" not in vars(kind)] == []
     thawed = {kind.__name__ for kind in found if not kind.__dataclass_params__.frozen}  # type: ignore[attr-defined]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import specrunner.plan
+import specrunner.requests
 from tests.frozen import check_frozen
 
 
 def test_dataclasses_are_frozen_and_slotted() -> None:
-    check_frozen(specrunner.plan, set())
+    check_frozen(specrunner.plan, {"Planner"})
+    check_frozen(specrunner.requests, set())
