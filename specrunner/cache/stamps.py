@@ -14,7 +14,7 @@ from typing import Any
 import specrunner
 from specrunner.cache.digests import Digests
 from specrunner.engines.registry import find_engine
-from specrunner.engines.stamp import COMMON, describe_processor, find_places
+from specrunner.engines.stamp import COMMON, describe_processor, find_places, select_variables
 from specrunner.environments.interpreters import Environment, find_editable_sources, installed_versions, site_folders
 from specrunner.plan.model import Plan
 from specrunner.requests import Evidence, Request, Session, digest_of
@@ -30,28 +30,6 @@ PART_NAMES = {
     "variables": "the environment variables",
 }
 """Parts of a stamp, in the order in which they are told, with their names for people."""
-
-VARIABLES = (
-    *(
-        "VLLM_",
-        "SGLANG_",
-        "SGL_",
-        "TORCH",
-        "PYTORCH_",
-        "CUDA_",
-        "CUBLAS_",
-        "NVIDIA_",
-        "NCCL_",
-        "TRITON_",
-        "TRANSFORMERS_",
-    ),
-    *("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_", "GLIBC_TUNABLES", "LD_PRELOAD"),
-    *("HF_", "TOKENIZERS_", "FLASHINFER_", "PYTHONHASHSEED", "LANG", "LC_ALL"),
-)
-"""Beginnings of the names of variables that may change what an engine computes."""
-
-HARMLESS = ("HF_TOKEN", "HF_HOME", "HF_HUB_", "HF_DATASETS_", "HF_XET_", "HF_MODULES_CACHE", "CUDA_VISIBLE_DEVICES")
-"""Beginnings of names that are none after all: where files lie is told by their content, and the device by itself."""
 
 UNUSED = frozenset({"include", "test", "tests", "testing"})
 """Folders of an installed package that no answer comes from."""
@@ -217,13 +195,6 @@ def find_sources(names: Iterable[str], folders: Iterable[Path], environment: Env
     # Our own code has a part of its own, without tests and documents.
     sources = find_editable_sources(folders)
     return places + [source for source in sources if not (source / "specrunner" / "__init__.py").is_file()]
-
-
-def select_variables(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that may change what an engine computes."""
-    return {
-        name: value for name, value in variables.items() if name.startswith(VARIABLES) and not name.startswith(HARMLESS)
-    }
 
 
 def describe_python(environment: Environment) -> str:

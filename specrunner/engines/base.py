@@ -44,6 +44,12 @@ class Capabilities:
     batches: bool = False
 
 
+GPU_OPTIONS = (
+    ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
+    ("tp_size", "pp_size", "dp_size"),
+)
+"""Options, of vLLM and of SGLang, whose product is the number of GPUs that an engine takes."""
+
 ScoredPrompt = tuple[Sequence[int], Sequence[Sequence[int]]]
 """A prompt and continuations that end with the token after it."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,28 @@ if TYPE_CHECKING:
 
 COMMON = ("specrunner", "torch", "transformers", "tokenizers", "numpy")
 """Packages that any engine may compute with, beside those that it names."""
+
+VARIABLES = (
+    *(
+        "VLLM_",
+        "SGLANG_",
+        "SGL_",
+        "TORCH",
+        "PYTORCH_",
+        "CUDA_",
+        "CUBLAS_",
+        "NVIDIA_",
+        "NCCL_",
+        "TRITON_",
+        "TRANSFORMERS_",
+    ),
+    *("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_", "GLIBC_TUNABLES", "LD_PRELOAD"),
+    *("HF_", "TOKENIZERS_", "FLASHINFER_", "PYTHONHASHSEED", "LANG", "LC_ALL"),
+)
+"""Beginnings of the names of variables that may change what an engine computes."""
+
+HARMLESS = ("HF_TOKEN", "HF_HOME", "HF_HUB_", "HF_DATASETS_", "HF_XET_", "HF_MODULES_CACHE", "CUDA_VISIBLE_DEVICES")
+"""Beginnings of names that are none after all: where files lie is told by their content, and the device by itself."""
 
 CPU = Path("/proc/cpuinfo")
 
@@ -65,6 +87,13 @@ def stamp_folder(digest: hashlib._Hash, name: str, place: Path) -> None:
         except OSError:  # a link to nowhere
             continue
         digest.update(f"{relative}\0{state.st_size}\0{state.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+
+
+def select_variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that may change what an engine computes."""
+    return {
+        name: value for name, value in variables.items() if name.startswith(VARIABLES) and not name.startswith(HARMLESS)
+    }
 
 
 def describe_processor() -> Iterable[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from specrunner.catalogue.recipes import RECIPES
+from specrunner.engines.base import GPU_OPTIONS
 from specrunner.models.recipes import find_built
 from specrunner.requests import Session
 from specrunner.sessions.places import Need
@@ -26,12 +27,6 @@ WEIGHTS_MARGIN = 1.2
 """Bytes taken for each byte of weights: activations, buffers, and shards that are read while others are converted."""
 
 DTYPE_BYTES: Mapping[str, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-
-GPU_OPTIONS = (
-    ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
-    ("tp_size", "pp_size", "dp_size"),
-)
-"""Options, of vLLM and of SGLang, whose product is the number of GPUs that an engine takes."""
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*.pt")
 
