@@ -20,6 +20,7 @@ import ast
 import contextlib
 import difflib
 import importlib
+import itertools
 import json
 import math
 import os
@@ -55,6 +56,8 @@ MARKERS = (
 OPTIONS = ("-q", "-x", "--assert=plain", "--import-mode=importlib", "-o", "addopts=", "-m", MARKERS)
 OPTIONS = (*OPTIONS, *(f"-pno:{plugin}" for plugin in ("xdist", "randomly", "cacheprovider", "anyio")))
 EXAMPLES = 25
+MOST_SECONDS = 12.0
+"""CPU time of the healthy tests that a mutant meets, the quickest first: what only later ones would kill survives."""
 NO_TESTS = int(pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
@@ -283,6 +286,8 @@ def judge(mutant: Mutant, changed: str, copy: Path, reach: Reach, stamp: int) ->
     chosen = sorted((test for test in found if test), key=lambda test: reach.seconds[test])
     if not chosen:
         return "unreached"
+    spent = itertools.accumulate(reach.seconds[test] for test in chosen)
+    chosen = [test for test, sum_ in zip(chosen, spent, strict=True) if sum_ <= MOST_SECONDS] or chosen[:1]
     files = list(dict.fromkeys(test.partition("::")[0] for test in chosen))
     cpu = 10 * sum(reach.seconds[test] for test in chosen) + 30
     path = copy / mutant.path

@@ -150,7 +150,9 @@ def compare_likelihoods(candidate: TaskRecord, baseline: TaskRecord, limit: floa
     flips = find_flips(candidate, baseline)
     measured = {"max_abs_ll_diff": worst, "question": question, "compared": compared, "flips": len(flips)}
     message = "" if worst <= limit else f"a log-likelihood of question {question} differs by {worst:.3g} nats"
-    return CheckResult(candidate.task, "log_likelihoods", worst <= limit, message, measured, {"max_abs_ll_diff": limit})
+    if not compared:
+        message = "compared nothing: the answers have no log-likelihoods"
+    return CheckResult(candidate.task, "log_likelihoods", not message, message, measured, {"max_abs_ll_diff": limit})
 
 
 def _measure(benchmark: Benchmark, candidate: TaskRecord, baseline: TaskRecord | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from specrunner.checks.measurements import encode_number
 from specrunner.results import CheckResult, Diagnosis
-from specrunner.spec.tensor_names import model_order
+from specrunner.spec.tensor_names import TEMPLATES, model_order
 
 CLEAN = 0.1
 """A local error is clean when it is at most this share of the module's error in the run."""
@@ -39,8 +39,7 @@ def diagnose(checks: Sequence[CheckResult]) -> Diagnosis | None:
     Returns:
         The diagnosis; None when no check on a tensor was made.
     """
-    tensors = [check for check in checks if check.subject == "embeddings" or model_order(check.subject)[2] < 13]
-    tensors = [check for check in tensors if check.rule not in ("evidence", "attention") and check.subject != "tokens"]
+    tensors = [check for check in checks if model_order(check.subject)[2] < len(TEMPLATES) and check.rule != "evidence"]
     sides = [[check for check in tensors if check.against == side] for side in ("reference", "golden")]
     tensors = next((side for side in sides if any(check.fails for check in side)), sides[0])
     if not tensors:
@@ -74,7 +73,11 @@ def add_local_errors(diagnosis: Diagnosis, led: Mapping[str, Any], reference: An
             continue
         ours = {name: source for name, source in open_tensors(capture.tensors_path).items() if name in theirs}
         held = {name: theirs[name] for name in ours}
-        errors[lead] = {one.name: one.measured.rel_l2 for one in measure_all(ours, held) if one.measured is not None}
+        errors[lead] = {
+            one.name: math.inf if one.measured.non_finite.unmatched else one.measured.rel_l2
+            for one in measure_all(ours, held)
+            if one.measured is not None
+        }
     local = errors.get("inputs", {})
     if not local:
         return diagnosis
@@ -194,7 +197,7 @@ def _read_tokens(first: CheckResult) -> list[str]:
         return []
     worst = max(values)
     order = sorted(range(len(values)), key=lambda token: -values[token])
-    high = [token for token, value in enumerate(values) if value > worst / 10]
+    high = [token for token, value in enumerate(values) if value > worst / 10 or value == worst == math.inf]
     if order[0] == 0 and worst > 2 * sorted(values)[len(values) // 2]:
         return ["position 0 is worst: what it must not see leaks in, or its position is off"]
     if high and high[0] > 0 and len(high) == len(values) - high[0]:
@@ -212,7 +215,12 @@ def _find_guilty(diagnosis: Diagnosis, local: Mapping[str, float]) -> list[str]:
         row = rows.get(name, {})
         bounds = [row[key] for key in ("limit", "floor") if isinstance(row.get(key), float)]
         bound = bounds[0] if bounds else CLEAN * row["error"] if isinstance(row.get("error"), float) else 0.0
-        if error > bound > 0 and (name.endswith(".output") or name in ("final_norm", "logits", "embeddings")):
+        exact = row.get("limit") == 0.0 and row.get("floor") is None
+        if (
+            error > bound
+            and (bound > 0 or exact)
+            and (name.endswith(".output") or name in ("final_norm", "logits", "embeddings"))
+        ):
             guilty.append(name)
     return guilty
 
@@ -238,10 +246,10 @@ def _read_replay(guilty: Sequence[str], local: Mapping[str, float], replayed: Ma
     if not sparse:
         return []
     worst = max(sparse, key=lambda name: local[name])
-    if replayed[worst] <= CLEAN * local[worst]:
-        return [f"with the reference's experts replayed, {worst} is clean: the router is at fault, not the experts"]
     if replayed[worst] >= 0.5 * local[worst]:
         return [f"with the reference's experts replayed, {worst} stays wrong: the experts are at fault, not the router"]
+    if replayed[worst] <= CLEAN * local[worst]:
+        return [f"with the reference's experts replayed, {worst} is clean: the router is at fault, not the experts"]
     return []
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from specrunner.checks.measurements import encode_number
 from specrunner.checks.near_ties import find_tie
 from specrunner.checks.sampling import SamplingRule, Sides, decide
 from specrunner.checks.units import unit_in_last_place
@@ -90,7 +91,7 @@ def compare_forced_passes(
             entry: dict[str, Any] | None = None
             if bool(ours.accepted[place]) and bool(one.accepted[place]):
                 ours_token, their_token = int(ours.tokens[place]), int(one.tokens[place])
-                if ours_token != their_token:
+                if ours_token != their_token or bool(ours.confidence[place].isnan()):
                     tie = find_tie(
                         ours_token, their_token, one.candidate[place], one.reference[place], dtype=dtype, kappa=kappa
                     )
@@ -122,13 +123,14 @@ def compare_forced_passes(
 def _judge_acceptance(
     one: ForcedPass, place: int, ours: Sides, theirs: Sides, dtype: torch.dtype, kappa: float
 ) -> dict[str, Any]:
-    gaps: dict[str, float] = {}
+    gaps: dict[str, Any] = {}
     within = True
     for side, decided, logits in (("candidate", ours, one.candidate), ("reference", theirs, one.reference)):
         p = float(decided.confidence[place])
         gap = abs(p - decided.boundary)
         limit = 2 * kappa * unit_in_last_place(float(logits[place].abs().max()), dtype) * p * (1 - p)
-        gaps |= {f"{side}_confidence": p, f"{side}_gap": gap, f"{side}_limit": limit}
+        numbers = {f"{side}_confidence": p, f"{side}_gap": gap, f"{side}_limit": limit}
+        gaps |= {name: encode_number(value) for name, value in numbers.items()}
         within = within and gap <= limit
     who = "candidate" if bool(ours.accepted[place]) else "reference"
     return {"accepted_by": who, **gaps, "is_tie": within}
@@ -136,9 +138,14 @@ def _judge_acceptance(
 
 def _describe(entry: Mapping[str, Any]) -> str:
     where = f"at position {entry['position']} in pass {entry['pass']}"
+    said = {
+        name: value if isinstance(value, str) else f"{value:.4g}"
+        for name, value in entry.items()
+        if name.endswith(("_gap", "_limit"))
+    }
     gaps = (
-        f"gaps {entry['reference_gap']:.4g} (limit {entry['reference_limit']:.4g}) and "
-        f"{entry['candidate_gap']:.4g} (limit {entry['candidate_limit']:.4g})"
+        f"gaps {said['reference_gap']} (limit {said['reference_limit']}) and "
+        f"{said['candidate_gap']} (limit {said['candidate_limit']})"
     )
     if "accepted_by" in entry:
         return f"the {entry['accepted_by']} alone fills a token {where}, which is no near tie: {gaps}"

@@ -135,6 +135,8 @@ def object_to(
     """
     wide, tokens, confidence = rule.read(logits)
     masked = before == mask_id
+    for offset in (masked & confidence.isnan()).nonzero().flatten().tolist():
+        return Objection(offset, "has no confidence: its logits hold NaN or infinity", {})
     for offset, token in accepted.items():
         if not bool(masked[offset]):
             return Objection(offset, f"token {token} is put where {int(before[offset])} was accepted already", {})

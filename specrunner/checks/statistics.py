@@ -191,7 +191,7 @@ def _sum_exponentials(logarithms: Iterable[float]) -> float:
 
 def _solve_drop(needed: Callable[[float], float], most: float) -> float | None:
     """Return the drop from 0 to `most` that equals the drop needed for its own detection; None when there is none."""
-    if needed(most) > most:
+    if most <= 0 or needed(most) > most:
         return None
     return _find_root(lambda drop: drop - needed(drop), 0.0, most)
 

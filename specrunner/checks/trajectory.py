@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from specrunner.checks.measurements import encode_number
 from specrunner.checks.sampling import SamplingRule, Sides, decide, object_to
 from specrunner.checks.sources import TensorSource
 from specrunner.results import CheckResult
@@ -83,7 +84,7 @@ def list_steps(walk: Walk, rule: SamplingRule) -> list[dict[str, Any]]:
                 "block_start": entry["block_start"],
                 "accepted": list(entry["accepted"]),
                 "tokens": list(entry["accepted_token_ids"]),
-                "confidence": None if confidence is None else [float(f"{value:.6g}") for value in confidence],
+                "confidence": None if confidence is None else [encode_number(float(f"{value:.6g}")) for value in confidence],
             }
         )
     return told
@@ -235,7 +236,7 @@ def compare_walks(candidate: Walk, reference: Walk, decode: Decode, *, gates: bo
         "steps": len(ours),
         "reference_steps": len(theirs),
         "common_steps": common,
-        "parting": parting,
+        "parting": {name: encode_number(value) for name, value in parting.items()} if parting else None,
     }
     rule = "exact" if gates else "free_run"
     return CheckResult(SUBJECT, rule, not message, message, numbers, {}, location, gates=gates)

@@ -156,3 +156,21 @@ def test_known_geometries_are_named() -> None:
         name_geometry(reach(expected_geometry(Attention("sliding_window", window=3), 9), 2), 2) == "sliding_window(3)"
     )
     assert name_geometry(torch.eye(4).bool() | torch.tensor([[0, 0, 0, 1]] * 4).bool(), 1) == ""
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [(torch.float64, 64.0), (torch.float32, 64.0), (torch.bfloat16, 0.25)])
+def test_rounding_lies_in_its_band_and_influence_above_it(dtype: torch.dtype, factor: float) -> None:
+    epsilon = float(torch.finfo(dtype).eps)
+    for size, influence in ((0.99, False), (1.01, True)):
+        changes = torch.tensor([[1.0, size * factor * epsilon], [0.5, 1.0]], dtype=torch.float64)
+        assert bool(find_influence(changes, torch.zeros(2), epsilon).found[0, 1]) is influence
+    # A change in the band that no gap parts from the rest is influence.
+    changes = torch.tensor([[1.0, 0.9 * factor * epsilon], [7.0 * factor * epsilon, 1.0]], dtype=torch.float64)
+    assert bool(find_influence(changes, torch.zeros(2), epsilon).found.all())
+
+
+def test_the_weakest_influence_and_the_largest_noise_are_told() -> None:
+    found = find_influence(torch.tensor([[1.0, 1e-7], [0.25, 0.5]]), torch.zeros(2), FLOAT32)
+    assert (found.weakest, found.noise) == (0.25, pytest.approx(1e-7))
+    assert find_influence(torch.zeros(2, 2), torch.zeros(2), FLOAT32).weakest == float("inf")
+    assert find_influence(torch.ones(2, 2), torch.zeros(0), FLOAT32).noise == 0.0

@@ -10,6 +10,7 @@ import pytest
 
 from specrunner.benchmark_record import Sample, TaskRecord
 from specrunner.checks.benchmark import check_benchmark, find_flips
+from specrunner.results import CheckResult
 from specrunner.spec.model import Baseline, Benchmark, Evaluation
 
 LLS = (-1.0, -2.0, -3.0, -4.0)
@@ -223,3 +224,65 @@ def test_a_task_without_answers_is_no_evidence() -> None:
     assert [(check.subject, check.rule, check.message) for check in found] == [
         ("mmlu", "evidence", "there are no answers to mmlu")
     ]
+
+
+def test_likelihoods_of_nothing_are_not_compared() -> None:
+    benchmark = dataclasses.replace(PAIRED, max_abs_ll_diff=1.0)
+    silent = dataclasses.replace(
+        BASE, samples=tuple(dataclasses.replace(sample, logprobs=()) for sample in BASE.samples)
+    )
+    _, likelihoods = check_benchmark(benchmark, [silent], [silent])
+    assert (likelihoods.passed, likelihoods.message) == (
+        False,
+        "compared nothing: the answers have no log-likelihoods",
+    )
+    same, likelihoods = check_benchmark(dataclasses.replace(PAIRED, max_abs_ll_diff=0.0), [BASE], [BASE])
+    assert same.passed and likelihoods.passed
+    assert (likelihoods.measurements["max_abs_ll_diff"], likelihoods.measurements["flips"]) == (0.0, 0)
+
+
+def measured_of(benchmark: Benchmark, candidate: TaskRecord, baseline: TaskRecord | None = None) -> CheckResult:
+    (check,) = check_benchmark(benchmark, [candidate], None if baseline is None else [baseline])
+    return check
+
+
+def test_each_mode_states_its_question_its_limits_and_its_numbers() -> None:
+    right = [1.0] * 240 + [0.0] * 260
+    floor = measured_of(make_benchmark("absolute", threshold=0.6, tolerance=0.2), make_task(right))
+    assert floor.limits == {"mode": "absolute", "alpha": floor.limits["alpha"], "threshold": 0.6, "tolerance": 0.2}
+    numbers = floor.measurements
+    assert (numbers["score"], numbers["samples"], numbers["population"], numbers["tasks"]) == (0.48, 500, 2376, 1)
+    assert numbers["drop"] == pytest.approx(0.12)
+    assert numbers["drop_lower"] == pytest.approx(0.6 - numbers["score_upper"])
+    assert numbers["drop_upper"] == pytest.approx(0.6 - numbers["score_lower"])
+    assert numbers["score_lower"] < 0.48 < numbers["score_upper"]
+    assert (floor.passed, floor.against, "kept_answers" in numbers) == (True, "", False)
+    failed = measured_of(make_benchmark("absolute", threshold=0.6), make_task(right, kept_answers=3))
+    assert failed.message.startswith("acc 0.4800 of 500 questions is below the threshold 0.6: p = ")
+    assert (failed.limits.keys(), failed.measurements["kept_answers"]) == ({"mode", "alpha", "threshold"}, 3)
+    recorded = measured_of(make_benchmark("recorded", baseline=Baseline(0.6, 1000)), make_task(right))
+    assert recorded.message.startswith("acc 0.4800 of 500 questions is below the recorded 0.6 of 1000 questions: p = ")
+    assert recorded.limits == {"mode": "recorded", "alpha": recorded.limits["alpha"], "score": 0.6, "samples": 1000}
+    assert (recorded.against, recorded.measurements["drop"]) == ("", pytest.approx(0.12))
+    paired = measured_of(PAIRED, make_task(flip(SCORES, 12, 2)), make_task(SCORES))
+    numbers = paired.measurements
+    assert (numbers["regressed"], numbers["improved"], numbers["drop"]) == (12, 2, pytest.approx(0.02))
+    assert (numbers["baseline_score"], paired.limits.keys()) == (0.6, {"mode", "alpha"})
+
+
+def test_an_answer_too_small_to_tell_says_what_it_could_have_seen() -> None:
+    unsure = measured_of(make_benchmark("absolute", threshold=0.6, tolerance=0.03), make_task(SCORES))
+    assert unsure.inconclusive and not unsure.fails
+    seen, upper = (unsure.measurements[name] for name in ("smallest_detectable_drop", "drop_upper"))
+    assert unsure.message == (
+        f"acc 0.6000 of 500 questions rules out no drop of 3 points; this many can detect {100 * seen:.3g} points, "
+        f"and the drop may be up to {100 * upper:.3g}"
+    )
+    few = measured_of(dataclasses.replace(PAIRED, tolerance=0.001), make_task([1.0] * 5), make_task([1.0] * 5))
+    assert few.inconclusive
+    assert "too few answers differ to tell" in few.message
+
+
+def test_many_flips_are_counted_and_some_are_told() -> None:
+    check = measured_of(PAIRED, make_task(flip(SCORES, 40, 40)), make_task(SCORES))
+    assert (check.measurements["flips"], len(check.measurements["flipped"])) == (80, 32)

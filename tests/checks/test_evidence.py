@@ -11,7 +11,7 @@ from specrunner.checks import evidence
 from specrunner.checks.evidence import LoadedCapture
 from specrunner.checks.sources import MemorySource
 from specrunner.results import CheckResult
-from specrunner.spec.model import Case, EngineChoice, Location, Model, Prompt, Rule, Tolerance
+from specrunner.spec.model import Attention, Case, Decode, EngineChoice, Location, Model, Prompt, Rule, Tolerance
 
 HERE = Location("specs/x.yaml", 3, 5)
 EXACT = Tolerance("*", (Rule("exact"),), Location("specs/x.yaml", 9, 7))
@@ -135,3 +135,105 @@ def test_the_peer_sets_the_floor() -> None:
     assert not check_case(case, far, reference, peer)[-1].passed
     assert not check_case(case, near, reference)[-1].passed
     assert not check_case(case, near, reference, make_capture({}))[-1].passed
+
+
+def test_the_candidates_prompt_is_not_called_the_peers() -> None:
+    case = make_case(tensors=("**",), tolerance=(EXACT,))
+    (result,) = check_case(case, make_capture(prompt=(1, 2)), make_capture())
+    assert result.message.startswith("first mismatch at position 2")
+    led = {"candidate": make_capture(), "reference": make_capture(), "forced": make_capture(prompt=(1,))}
+    (result,) = evidence.check_case(case, led)
+    assert result.message.startswith("first mismatch at position 1")
+
+
+MARKED = {"attention": Location("specs/x.yaml", 11, 3), "trajectory": Location("specs/x.yaml", 12, 3)}
+CHANGES = torch.tensor([[1.0, 0.0], [0.5, 1.0]])
+PROBE = LoadedCapture(
+    (1, 2),
+    {"probe.logits": MemorySource("x", CHANGES), "probe.noise.logits": MemorySource("x", torch.zeros(2))},
+)
+
+
+def test_the_geometry_is_read_off_the_probe_alone() -> None:
+    case = make_case(attention=Attention("causal"), marks=MARKED)
+    (result,) = evidence.check_case(case, {"probe": PROBE})
+    assert (result.subject, result.rule, result.passed, result.location) == (
+        "attention",
+        "attention",
+        True,
+        "specs/x.yaml:11",
+    )
+    (result,) = evidence.check_case(make_case(attention=Attention("bidirectional")), {"probe": PROBE})
+    assert (result.passed, result.location) == (False, "specs/x.yaml:3")
+    (result,) = evidence.check_case(case, {})
+    assert (result.rule, result.message) == ("evidence", "missing in candidate: the probe")
+
+
+BLOCKS = Decode(2, "low_confidence", 2, 0.9, True)
+MASK = 3
+
+
+def decoded(token: int = 1) -> LoadedCapture:
+    """A decode of one block of two tokens in one step."""
+    logits = torch.zeros(2, 4)
+    logits[:, token] = 20.0
+    step = {"block_start": 2, "tokens_before": [MASK, MASK], "accepted": [2, 3], "accepted_token_ids": [token, token]}
+    facts = {"request": {"trajectory": [step], "mask_token_id": MASK, "eos_token_ids": []}}
+    return LoadedCapture((1, 2), {"passes.0.logits": MemorySource("x", logits)}, (token, token), facts)
+
+
+def test_a_sampler_is_replayed_and_a_reference_beside_it_is_a_trend() -> None:
+    case = make_case(trajectory=Rule("sampler", {"kappa": 4.0}), decode=BLOCKS, marks=MARKED)
+    (result,) = evidence.check_case(case, {"candidate": decoded()})
+    assert (result.rule, result.passed, result.gates, result.location) == ("sampler", True, True, "specs/x.yaml:12")
+    results = evidence.check_case(case, {"candidate": decoded(), "reference": decoded(2)})
+    assert [(one.rule, one.passed, one.gates) for one in results[1:]] == [
+        ("sampler", True, True),
+        ("free_run", False, False),
+    ]
+
+
+def test_an_exact_trajectory_gates_on_the_other_side() -> None:
+    case = make_case(trajectory=Rule("exact"), decode=BLOCKS)
+    results = evidence.check_case(case, {"candidate": decoded(), "reference": decoded()})
+    assert tell(results)[1:] == [("trajectory", "exact", True)]
+    results = evidence.check_case(case, {"candidate": decoded(), "reference": decoded(2)})
+    assert [(one.rule, one.passed, one.gates) for one in results[1:]] == [("exact", False, True)]
+    results = evidence.check_case(case, {"reference": decoded()})
+    assert [(one.rule, one.message) for one in results] == [("evidence", "missing in candidate: its decode")]
+
+
+def test_near_ties_need_the_run_led_by_the_reference() -> None:
+    case = make_case(tokens=Rule("near_tie", {"kappa": 4.0, "max_share": 0.5}), decode=Decode(2))
+    sides = {"candidate": make_capture({}), "reference": make_capture({})}
+    results = evidence.check_case(case, sides)
+    assert (results[-1].rule, results[-1].message) == (
+        "evidence",
+        "missing in candidate: the run led by the reference",
+    )
+    led = LoadedCapture((1, 2, 3), {}, (7, 8), {"request": {"segments": [{"start": 0, "token_ids": [7, 8]}]}})
+    results = evidence.check_case(case, sides | {"forced": led})
+    assert tell(results)[1:] == [("tokens", "near_tie", True), ("tokens", "free_run", True)]
+    parted = LoadedCapture((1, 2, 3), {}, (7, 9), {"request": {"segments": [{"start": 0, "token_ids": [7, 9]}]}})
+    results = evidence.check_case(case, sides | {"forced": parted})
+    assert tell(results)[1:] == [("tokens", "near_tie", False), ("tokens", "free_run", False)]
+    assert not results[-1].gates
+
+
+def test_a_case_needs_a_reference_for_all_that_is_held_against_one() -> None:
+    for fields in ({}, {"tokens": Rule("exact")}, {"tensors": ("logits",), "attention": Attention("causal")}):
+        results = evidence.check_case(make_case(**fields), {"candidate": make_capture(), "probe": PROBE})
+        assert results[0].message == "the case has no reference, so its checks compare nothing"
+
+
+def test_routing_is_judged_beside_the_other_rules_of_its_tensor() -> None:
+    name = "layers.0.router.expert_ids"
+    routing = Rule("routing", {"decisive": None, "all": 1.0, "noise": None})
+    side = make_capture({name: torch.tensor([[0, 1], [1, 2]])})
+    for rules, expected in (
+        ((routing,), [(name, "routing", True)]),
+        ((routing, Rule("exact")), [(name, "exact", True), (name, "routing", True)]),
+        ((Rule("exact"),), [(name, "exact", True)]),
+    ):
+        case = make_case(tensors=(name,), tolerance=(Tolerance("**", rules, HERE),))
+        assert tell(check_case(case, side, side))[1:] == expected

@@ -119,7 +119,7 @@ def test_runs_that_follow_the_reference_up_to_ties_pass() -> None:
         ([Segment(0, [10, 99])], {}, "without logits"),
         ([Segment(0, [10, 99])], {1: tie(99, 11, 0.25)}, "is no near tie"),
         ([Segment(0, [10, 99])], {1: tie(98, 11)}, "belong to other tokens"),
-        ([Segment(0, [10, 99])], {1: tie(99, 11)}, "not taken up again"),
+        ([Segment(0, [10, 99])], {1: tie(99, 11)}, "the run was not taken up again after the tie at position 1"),
         ([Segment(0, [10, 99]), Segment(3, [13, 14])], {1: tie(99, 11)}, "evidence is missing"),
         ([Segment(1, [11, 12, 13, 14])], {}, "evidence is missing"),
         ([Segment(0, [10, 11])], {}, "the candidate ends after 2 tokens, the reference after 5"),
@@ -142,3 +142,34 @@ def test_the_share_of_ties_is_bounded() -> None:
 
 def test_an_empty_reference_compares_nothing() -> None:
     assert not compare_near_ties([], [Segment(0, [])], {}, max_share=1.0).passed
+
+
+def test_a_later_run_that_ends_early_is_told_from_the_start_of_the_output() -> None:
+    early = [Segment(0, [10, 11, 99]), Segment(3, [13])]
+    assert judge(early, {2: tie(99, 12)}) == (False, "the candidate ends after 4 tokens, the reference after 5")
+    dropped = [Segment(0, [10, 11, 99])]
+    assert judge(dropped, {2: tie(99, 12)}) == (
+        False,
+        "evidence is missing: the run was not taken up again after the tie at position 2",
+    )
+
+
+def test_every_tie_and_its_share_are_recorded() -> None:
+    segments = [Segment(0, [10, 99]), Segment(2, [12, 97, 1])]
+    ties = {3: tie(97, 13, 1.0), 1: tie(99, 11)}
+    result = compare_near_ties(REFERENCE, segments, ties, max_share=0.4, subject="words", location="x:2")
+    assert (result.subject, result.rule, result.location, result.limits) == (
+        "words",
+        "near_tie",
+        "x:2",
+        {"max_share": 0.4},
+    )
+    told = result.measurements
+    assert [(one["position"], one["is_tie"]) for one in told["ties"]] == [(1, True), (3, False)]
+    assert (told["reference_length"], told["followed"], told["tie_count"], told["mismatch_count"]) == (5, 2, 1, 1)
+    assert told["share"] == 0.2
+    nothing = compare_near_ties([], [], {}, max_share=0.4)
+    assert (nothing.message, nothing.measurements["share"]) == (
+        "compared nothing: the reference generated no token",
+        0.0,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -95,3 +96,58 @@ def test_a_position_that_one_side_alone_fills() -> None:
 def test_nothing_to_judge_never_passes(passes: list[ForcedPass]) -> None:
     assert not judge(passes).passed
     assert judge(passes).message.startswith("compared nothing")
+    numbers = judge(passes).measurements
+    assert (numbers["passes"], numbers["decisions"], numbers["share"]) == (len(passes), 0, 0.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("token", [0, 3])
+@pytest.mark.parametrize("length", [1, 2])
+def test_logits_that_are_no_numbers_fail_and_are_told(value: float, token: int, length: int) -> None:
+    reference = peaked(*[(token, 20.0)] * length)
+    candidate = torch.full_like(reference, value)
+    result = judge([ForcedPass.read(entry([MASK] * length, {0: token}), candidate, reference)])
+    assert not result.passed
+    assert "no near tie" in result.message and "nan" in result.message
+    json.dumps(dict(result.measurements), allow_nan=False)
+
+
+def test_the_numbers_of_a_tie_are_told() -> None:
+    height = math.log(9 * 0.9 / 0.1)
+    at, above = peaked((3, height), (4, 30.0)), peaked((3, height + 0.01), (4, 30.0))
+    result = judge([ForcedPass.read(entry([MASK, MASK], {1: 4}, start=6), above, at)], kappa=2.0)
+    (tie,) = result.measurements["ties"]
+    assert (tie["position"], tie["pass"], tie["reference_confidence"]) == (6, 0, pytest.approx(0.9, rel=1e-6))
+    assert tie["candidate_gap"] == pytest.approx(tie["candidate_confidence"] - 0.9, abs=1e-9)
+    # 2 kappa ulp p (1 - p): logits below 4 have a bfloat16 unit of 2^-6, those from 4 to 8 one of 2^-5.
+    p = tie["candidate_confidence"]
+    assert tie["candidate_limit"] == pytest.approx(2 * 2.0 * 2.0**-5 * p * (1 - p))
+    assert (result.measurements["decisions"], result.measurements["tie_count"]) == (2, 1)
+    assert (result.measurements["share"], result.measurements["mismatch_count"]) == (0.5, 0)
+    assert result.limits == {"kappa": 2.0, "max_share": 0.5}
+    below = peaked((3, height - 0.01), (4, 30.0))
+    swapped = judge([ForcedPass.read(entry([MASK, MASK], {0: 3, 1: 4}), below, above)])
+    assert swapped.measurements["ties"][0]["accepted_by"] == "reference"
+
+
+def test_only_some_ties_are_kept() -> None:
+    reference, candidate = peaked((3, 20.0)), peaked((5, 20.0))
+    result = judge([ForcedPass.read(entry([MASK], {0: 3}), candidate, reference)] * 70)
+    assert (len(result.measurements["ties"]), result.measurements["mismatch_count"]) == (64, 70)
+    assert result.message.startswith("mismatch at position 0 in pass 0")
+
+
+def test_ties_and_mismatches_are_counted_apart() -> None:
+    reference = peaked((3, 20.0))
+    reference[0, 5] = 19.9
+    near, far = reference.clone(), peaked((5, 20.0))
+    near[0, 5] = 20.05
+    step = {"block_start": 4, "tokens_before": [1, MASK], "accepted": [5], "accepted_token_ids": [3]}
+    filled = peaked((1, 20.0))
+    passes = [
+        ForcedPass.read(step, torch.cat([filled, side]), torch.cat([filled, reference]))
+        for side in (near, far, far, reference)
+    ]
+    numbers = judge(passes, threshold=0.4, max_share=1.0).measurements
+    assert (numbers["decisions"], numbers["tie_count"], numbers["mismatch_count"], numbers["share"]) == (4, 1, 2, 0.25)
+    assert [tie["position"] for tie in numbers["ties"]] == [5, 5, 5]

@@ -184,3 +184,10 @@ def test_what_never_passes(candidate: Any, reference: Any, limits: Any, decisive
 def test_order_within_a_token_does_not_matter() -> None:
     for order in itertools.permutations([3, 1, 2]):
         assert judge([list(order)], [[1, 2, 3]], {"all": 1.0})[0]
+
+
+def test_one_expert_twice_is_seen_wherever_it_stands() -> None:
+    once, twice = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[1, 2, 3], [4, 5, 4]])
+    assert compare_routing("x", once, once, {"all": 1.0}).passed
+    assert compare_routing("x", twice, once, {"all": 0.0}).message == "the candidate chose one expert twice for a token"
+    assert compare_routing("x", once, twice, {"all": 0.0}).message == "the reference chose one expert twice for a token"

@@ -154,6 +154,7 @@ def test_equal_infinities_pass_as_a_mask_does(rule: str) -> None:
     result = compare(masked, masked, rule, peer=[[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]])
     assert result.passed == (rule in {"exact", "allclose"})
     assert result.measurements["equal_infinities"] == 3
+    assert (result.measurements["max_ulp"], result.measurements["max_relative"]) == (0, 0.0)
     assert result.measurements["compared"] == 3
 
 
@@ -364,3 +365,33 @@ def test_measure_all_goes_in_model_order_and_names_what_is_missing() -> None:
     ]
     assert found[3].measured is not None
     assert found[3].measured.max_abs.value == 1.0
+
+
+def test_integers_are_compared_and_not_measured() -> None:
+    ids = torch.tensor([[1, 2], [3, 4]])
+    sides = [{"tokens": MemorySource("x", side)} for side in (ids, ids + torch.tensor([[0, 0], [0, 1]]))]
+    (equal,) = measure_all(sides[0], sides[0])
+    assert (equal.measured, equal.problem) == (None, "integers, all equal")
+    (other,) = measure_all(*sides)
+    assert (other.measured, other.problem) == (
+        None,
+        "1 of 4 elements differ, at 1 tokens; first at token 1: 4 against 5",
+    )
+    (missing,) = measure_all({}, sides[0])
+    assert missing.problem == "missing in candidate"
+    floats = {"x": MemorySource("x", REFERENCE)}
+    (measured,) = measure_all(floats, floats, peer={"x": MemorySource("x", PEER)})
+    assert measured.measured is not None and measured.measured.floor is not None
+
+
+def test_both_bounds_of_the_noise_floor_hold_by_themselves() -> None:
+    # The rows hold, and so does the whole; then one row alone does not; and the message tells the row that fails.
+    reference = torch.ones(2, 2, dtype=torch.float64)
+    peer = reference * torch.tensor([[1.01], [1.01]])
+    candidate = reference * torch.tensor([[1.0], [1.025]])
+    assert compare(candidate, reference, "noise_floor", {"k": 2.6}, peer).passed
+    result = compare(candidate, reference, "noise_floor", {"k": 2.0}, peer)
+    assert "at token 1 is 2.5 times the floor 0.01 and exceeds 2 times" in result.message
+    assert result.measurements["margin"] == pytest.approx(0.8, rel=1e-3)
+    assert result.measurements["floor_ratio_by_token"] == pytest.approx(2.5, rel=1e-3)
+    assert result.measurements["floor_ratio"] == pytest.approx(2.5 / 2**0.5, rel=1e-3)

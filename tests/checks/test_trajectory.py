@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 import numpy as np
@@ -162,3 +164,20 @@ def test_prompts_decoded_together_come_out_as_alone() -> None:
     together = decode_together(lambda states: [logits(state) for state in states], prompts, 10, rules)
     assert together == alone
     assert decode_together(lambda states: [logits(state) for state in states], prompts, 0, rules) == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_no_numbers_are_seen(value: float) -> None:
+    made = walk(PLAIN)
+    for number in range(len(made.steps)):
+        logits = made.logits(number)
+        assert logits is not None
+        masked = [place for place, token in enumerate(made.steps[number]["tokens_before"]) if token == MASK]
+        spoilt = logits.clone()
+        spoilt[masked[-1], 2] = value
+        tensors = {**made.tensors, f"passes.{number}.logits": MemorySource("x", spoilt)}
+        result = check_sampler(Walk(PROMPT, made.output, tensors, made.facts), PLAIN, kappa=4.0)
+        assert result.message.endswith(f"in step {number}: has no confidence: its logits hold NaN or infinity")
+        json.dumps(dict(result.measurements), allow_nan=False)
+        parted = Walk(PROMPT, made.output, tensors, walk(PLAIN, 1).facts)
+        json.dumps(dict(compare_walks(parted, made, PLAIN, gates=True).measurements), allow_nan=False)
