@@ -19,6 +19,7 @@ import argparse
 import ast
 import contextlib
 import difflib
+import functools
 import importlib
 import itertools
 import json
@@ -146,6 +147,12 @@ def list_modules(targets: Sequence[str]) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in found if path.name != "__init__.py" or path.stat().st_size > 200]
 
 
+@functools.cache
+def read_source(path: str) -> str:
+    """The healthy text of a module, as it was when it was first asked for: the working tree may change meanwhile."""
+    return (ROOT / path).read_text()
+
+
 def mirror(target: str) -> str:
     """The tests of a package or module: its package's folder under tests."""
     parts = Path(target).parts[1:]
@@ -165,7 +172,7 @@ def find_mutants(path: str) -> list[Mutant]:
     Returns:
         Mutants without their text.
     """
-    source = (ROOT / path).read_text()
+    source = read_source(path)
     annotations = []
     for node in ast.walk(ast.parse(source)):
         found = [getattr(node, "annotation", None), getattr(node, "returns", None)]
@@ -187,7 +194,7 @@ def find_mutants(path: str) -> list[Mutant]:
 
 def apply(mutant: Mutant) -> str | None:
     """The module's text with the fault; None where that is no Python or says the same."""
-    source = (ROOT / mutant.path).read_text()
+    source = read_source(mutant.path)
     changed = mutate_code(source, get_operator(f"core/{mutant.operator}")(), mutant.occurrence)
     try:
         return None if changed is None or ast.dump(ast.parse(changed)) == ast.dump(ast.parse(source)) else changed
@@ -197,7 +204,7 @@ def apply(mutant: Mutant) -> str | None:
 
 def describe(mutant: Mutant, changed: str) -> Mutant:
     """The mutant with the lines that it changes."""
-    source = (ROOT / mutant.path).read_text()
+    source = read_source(mutant.path)
     lines = list(difflib.ndiff(source.splitlines(), changed.splitlines()))
     before = " ".join(line[2:].strip() for line in lines if line.startswith("- "))
     after = " ".join(line[2:].strip() for line in lines if line.startswith("+ "))
@@ -296,7 +303,7 @@ def judge(mutant: Mutant, changed: str, copy: Path, reach: Reach, stamp: int) ->
     try:
         status = run_child(lambda: int(pytest.main([*OPTIONS, *files], plugins=[Chooser(chosen)])), copy, cpu)
     finally:
-        shutil.copyfile(ROOT / mutant.path, path)
+        path.write_text(read_source(mutant.path))
     if status in (-signal.SIGKILL, -signal.SIGXCPU):
         return "timeout"
     return "survived" if status in (0, NO_TESTS) else "killed"
@@ -395,6 +402,8 @@ def main() -> None:
     if stated.again:
         kept = json.loads(stated.results.read_text())
         population, mutants = kept["population"], [Mutant(**one) for one in kept["mutants"]]
+    for module in {mutant.path for mutant in mutants}:
+        read_source(module)
     tests = stated.tests or list(dict.fromkeys(mirror(target) for target in stated.targets))
     equivalents = read_equivalents()
     tried: list[Mutant] = []
@@ -402,7 +411,7 @@ def main() -> None:
         copy = make_copy(Path(folder).resolve())
         reach = measure_reach(copy, modules, tests, stated.ignore)
         print(f"{len(reach.seconds)} tests, {len(mutants)} mutants", flush=True)
-        if mutants and judge(mutants[0], (ROOT / mutants[0].path).read_text(), copy, reach, 999_999) == "killed":
+        if mutants and judge(mutants[0], read_source(mutants[0].path), copy, reach, 999_999) == "killed":
             raise SystemExit("the healthy module counts as killed: its tests depend on their order, or on the copy")
         for stamp, mutant in enumerate(mutants, start=1_000_000):
             if stated.again and mutant.outcome in ("killed", "timeout"):
