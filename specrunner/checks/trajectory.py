@@ -77,14 +77,14 @@ def list_steps(walk: Walk, rule: SamplingRule) -> list[dict[str, Any]]:
     for number, entry in enumerate(walk.steps[:MOST_STEPS]):
         logits = walk.logits(number)
         offsets = [place - entry["block_start"] for place in entry["accepted"]]
-        confidence = rule.read(logits)[2][offsets].tolist() if logits is not None else None
+        read = rule.read(logits)[2][offsets].tolist() if logits is not None else None
         told.append(
             {
                 "step": number,
                 "block_start": entry["block_start"],
                 "accepted": list(entry["accepted"]),
                 "tokens": list(entry["accepted_token_ids"]),
-                "confidence": None if confidence is None else [encode_number(float(f"{value:.6g}")) for value in confidence],
+                "confidence": None if read is None else [encode_number(float(f"{value:.6g}")) for value in read],
             }
         )
     return told
