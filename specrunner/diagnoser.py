@@ -88,8 +88,9 @@ class Diagnoser:
             return None
         from specrunner.checks.localisation import add_local_errors
 
-        assert opened.result.diagnosis is not None
-        diagnosis = add_local_errors(opened.result.diagnosis, opened.led, opened.reference)
+        result = opened.result
+        assert result.diagnosis is not None
+        diagnosis = add_local_errors(result.diagnosis, opened.led, opened.reference, result.checks)
         return opened.planned, replace(opened.result, diagnosis=diagnosis)
 
     def close(self, planned: PlannedCase) -> None:

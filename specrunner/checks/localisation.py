@@ -52,13 +52,16 @@ def diagnose(checks: Sequence[CheckResult]) -> Diagnosis | None:
     return Diagnosis(first.subject, token, _factor(first), _read_pattern(tensors, first), growth)
 
 
-def add_local_errors(diagnosis: Diagnosis, led: Mapping[str, Any], reference: Any) -> Diagnosis:
+def add_local_errors(
+    diagnosis: Diagnosis, led: Mapping[str, Any], reference: Any, checks: Sequence[CheckResult] = ()
+) -> Diagnosis:
     """Add what the candidate computed with each layer fed by the reference.
 
     Args:
         diagnosis: of the ordinary run.
         led: stored captures by lead: `inputs`, and `routing` (the reference's experts replayed as well).
         reference: the reference's stored capture.
+        checks: of the ordinary run.
 
     Returns:
         The diagnosis with `local` errors, and a finding that names the modules at fault.
@@ -81,7 +84,7 @@ def add_local_errors(diagnosis: Diagnosis, led: Mapping[str, Any], reference: An
     local = errors.get("inputs", {})
     if not local:
         return diagnosis
-    guilty = _find_guilty(diagnosis, local)
+    guilty = _find_guilty(diagnosis, local, checks)
     findings = [_read_local(guilty), *_read_replay(guilty, local, errors.get("routing", {}))]
     rows = tuple({"tensor": name, "error": encode_number(error)} for name, error in local.items())
     return Diagnosis(
@@ -207,14 +210,26 @@ def _read_tokens(first: CheckResult) -> list[str]:
     return []
 
 
-def _find_guilty(diagnosis: Diagnosis, local: Mapping[str, float]) -> list[str]:
-    """Return the outputs whose local error alone leaves the limit (or floor, or most of the run's error)."""
+def _find_guilty(diagnosis: Diagnosis, local: Mapping[str, float], checks: Sequence[CheckResult]) -> list[str]:
+    """Return the outputs whose local error alone leaves what they are allowed.
+
+    That is the limit or the floor where it can be said as a relative L2 error, and the angle that `cosine` allows (an
+    error of sqrt(1 - min²) cannot turn a vector further); else the run's own error of a tensor that was within its
+    limits, and a share of it of one that was not.
+    """
     rows = {row["tensor"]: row for row in diagnosis.growth}
+    passed = {check.subject for check in checks} - {check.subject for check in checks if check.fails}
+    angles: dict[str, float] = {}
+    for check in checks:
+        if check.rule == "cosine":
+            angle = math.sqrt(max(0.0, 1 - float(check.limits["min"]) ** 2))
+            angles[check.subject] = min(angle, angles.get(check.subject, angle))
     guilty = []
     for name, error in local.items():
         row = rows.get(name, {})
-        bounds = [row[key] for key in ("limit", "floor") if isinstance(row.get(key), float)]
-        bound = bounds[0] if bounds else CLEAN * row["error"] if isinstance(row.get("error"), float) else 0.0
+        bounds = [value for value in (row.get("limit"), row.get("floor"), angles.get(name)) if isinstance(value, float)]
+        share = 1.0 if name in passed else CLEAN
+        bound = bounds[0] if bounds else share * row["error"] if isinstance(row.get("error"), float) else 0.0
         exact = row.get("limit") == 0.0 and row.get("floor") is None
         if (
             error > bound

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -64,9 +66,31 @@ class _Parser(argparse.ArgumentParser):
         return f"{self.examples}\n{help_text}" if self.examples else help_text
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        """Print usage and the message, exit 4."""
+        """Print usage and the message, with the word that was probably meant, and exit 4."""
         self.print_usage(sys.stderr)
-        self.exit(ExitCode.USAGE, f"error: {message}\n")
+        advice = self._suggest(message)
+        self.exit(ExitCode.USAGE, f"error: {message}\n" + (f"  help: {advice}\n" if advice else ""))
+
+    def _suggest(self, message: str) -> str | None:
+        """Return what to do about an unknown option or choice that argparse has found."""
+        unknown = re.search(r"unrecognized arguments: (-[^\s=]+)", message)
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if unknown:
+            word, known = unknown[1], sorted(self._list_options())
+        elif choice:
+            word, known = choice[1], re.findall(r"[\w-]+", choice[2])
+        else:
+            return None
+        near = difflib.get_close_matches(word, known, n=1)
+        return f"did you mean `{near[0]}`?" if near else None
+
+    def _list_options(self) -> set[str]:
+        """Return the options of this parser and of the commands that were declared."""
+        options = {option for action in self._actions for option in action.option_strings}
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                options.update(*(parser._list_options() for parser in action.choices.values()))
+        return options
 
 
 def make_parser(command: str | None, *, whole: bool = False) -> argparse.ArgumentParser:

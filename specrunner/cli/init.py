@@ -20,7 +20,7 @@ SPEC = """\
 # yaml-language-server: $schema={schema}
 #
 # A first spec. The model is a small English Llama that comes with specrunner's `hf` extra; it loads in a moment on any
-# machine. `specrunner run {path}` runs it; lower a limit, and see it fail.
+# machine. `specrunner run {path}` runs it; ask more of it (`cosine: 0.99999`), and see it fail.
 version: 1
 model: {{recipe: glass-0.8m}}
 reference: {{engine: hf, dtype: float32}} # what the engines are held against

@@ -69,7 +69,8 @@ def load_paths(paths: Sequence[str], timeout: float | None = None) -> LoadedSpec
     if not paths:
         if not Path(DEFAULT_PATH).is_dir():
             raise UsageError(
-                "no spec was named, and there is no directory `specs` here", help="name a spec file or directory"
+                "no spec was named, and there is no directory `specs` here",
+                help="name a spec file or directory; `specrunner init` writes a first one",
             )
         paths = [DEFAULT_PATH]
     return load_specs(paths, timeout=timeout)

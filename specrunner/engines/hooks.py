@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.name_maps import Entry, HookPoint, NameMap
@@ -195,6 +196,29 @@ def select_points(points: Sequence[HookPoint], patterns: Iterable[str]) -> list[
     }
     wanted |= {name.removesuffix("logits") + "expert_bias" for name in wanted if name.endswith("router.logits")}
     return [by_name[name] for name in sorted(wanted & set(by_name), key=model_order)]
+
+
+def choose_points(name_map: NameMap, model: torch.nn.Module, layers: int, patterns: Iterable[str]) -> list[HookPoint]:
+    """Choose the points of a model that `patterns` ask for, as `select_points` does.
+
+    Raises:
+        CaptureIncomplete: a pattern matches nothing; where that is because the map names a module that the model does
+            not have, the message says which.
+    """
+    try:
+        return select_points(available_points(name_map, model, layers), patterns)
+    except CaptureIncomplete as error:
+        modules = list_modules(model)
+        for point in name_map.hook_points(layers):
+            named = any(match_name(pattern, point.name) for pattern in patterns)
+            if named and not point.entry.optional and point.module not in modules:
+                where = f"the name map {name_map.engine}/{name_map.family}.yaml"
+                near = get_close_matches(point.module, modules, n=1)
+                raise CaptureIncomplete(
+                    f"the model has no module `{point.module}`, where {where} looks for {point.name}",
+                    help=f"did you mean `{near[0]}`?" if near else "print the model to see its modules",
+                ) from error
+        raise
 
 
 def read_constants(model: torch.nn.Module, points: Iterable[HookPoint]) -> dict[str, torch.Tensor]:

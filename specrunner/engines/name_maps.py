@@ -25,7 +25,8 @@ Fields of an entry:
     sum       elements of a tuple that are added (a residual kept apart); an element that is None counts as zero
     part      `query`, `key` or `value`: cut this out of a fused [tokens, query + key + value] projection
     heads_first  true when the tensor is [batch, heads, tokens, width]: heads and tokens change places
-    gather    `columns` when each tensor-parallel rank holds a slice of the last axis; default: every rank holds all
+    gather    `columns` when each tensor-parallel rank holds a slice of the last axis, `sum` when each holds a summand;
+              default: every rank holds all
     shift     rows of `{i}` are read at layer i + shift (a residual that only the next layer's norm shows)
     last      the entry to use for the last layer instead (with `shift`), a nested entry
     optional  true when layers without this module are right to lack it (dense layers of a mixture of experts)
@@ -37,10 +38,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-import yaml
-
+from specrunner.engines.name_map_mistakes import find_mistakes
+from specrunner.errors import ConfigurationError, SpecError
+from specrunner.spec.paths import display_path
+from specrunner.spec.source import parse_text
 from specrunner.spec.tensor_names import ROUTER_BIAS, TEMPLATES
 
 
@@ -63,7 +67,7 @@ class Entry:
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Entry:
-        """Build an entry from its YAML mapping; an unknown field is a TypeError."""
+        """Build an entry from its YAML mapping, which holds no unknown field."""
         values = dict(data)
         values["sum"] = tuple(values.get("sum", ()))
         if values.get("last") is not None:
@@ -109,30 +113,32 @@ class NameMap:
         return points
 
 
-def parse_map(engine: str, family: str, text: str) -> NameMap:
+def parse_map(engine: str, family: str, text: str, path: str | None = None) -> NameMap:
     """Parse one name map.
 
+    Args:
+        engine: whose map it is.
+        family: the file's name without its extension.
+        text: the file's content.
+        path: how to call the file in diagnostics.
+
     Raises:
-        ValueError: an unknown tensor name, field, or a missing key, with the map's name.
+        SpecError: the map is wrong; its diagnostics say where.
     """
-    where = f"name map {engine}/{family}"
-    data = yaml.safe_load(text)
-    unknown = set(data.get("tensors", {})) - set(TEMPLATES) - {ROUTER_BIAS}
-    if unknown:
-        raise ValueError(f"{where}: unknown tensor names {sorted(unknown)}")
-    try:
-        entries = {template: Entry.parse(entry) for template, entry in data["tensors"].items()}
-        return NameMap(
-            engine,
-            family,
-            tuple(data["architectures"]),
-            data.get("layers", "num_hidden_layers"),
-            entries,
-            tuple(data.get("algorithms", ("greedy",))),
-            data.get("router"),
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{where}: {error}") from error
+    source = parse_text(text, path or f"{engine}/{family}.yaml")
+    mistakes = find_mistakes(source, (*TEMPLATES, ROUTER_BIAS))
+    if mistakes:
+        raise SpecError(mistakes)
+    data: Mapping[str, Any] = source.root
+    return NameMap(
+        engine,
+        family,
+        tuple(data["architectures"]),
+        data.get("layers", "num_hidden_layers"),
+        {template: Entry.parse(entry) for template, entry in data["tensors"].items()},
+        tuple(data.get("algorithms", ("greedy",))),
+        data.get("router"),
+    )
 
 
 def describe_router(name_map: NameMap, config: Any) -> dict[str, Any] | None:
@@ -156,16 +162,26 @@ def describe_router(name_map: NameMap, config: Any) -> dict[str, Any] | None:
 
 @lru_cache
 def load_maps(engine: str) -> Mapping[str, NameMap]:
-    """Read all of an engine's name maps, keyed by architecture class name."""
+    """Read all of an engine's name maps, keyed by architecture class name.
+
+    Raises:
+        SpecError: a map is wrong.
+        ConfigurationError: an architecture stands in two maps.
+    """
     folder = files("specrunner.engines").joinpath("names", engine)
     maps: dict[str, NameMap] = {}
     if folder.is_dir():
         for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
             if file.name.endswith(".yaml"):
-                name_map = parse_map(engine, file.name.removesuffix(".yaml"), file.read_text(encoding="utf-8"))
+                text, path = file.read_text(encoding="utf-8"), display_path(Path(str(file)))
+                name_map = parse_map(engine, file.name.removesuffix(".yaml"), text, path)
                 for architecture in name_map.architectures:
                     if architecture in maps:
-                        raise ValueError(f"{architecture} stands in two name maps of {engine}")
+                        both = f"{maps[architecture].family}.yaml and {file.name}"
+                        raise ConfigurationError(
+                            f"{architecture} stands in two name maps of {engine}, {both}",
+                            help="take it out of the one that does not fit",
+                        )
                     maps[architecture] = name_map
     return maps
 

@@ -29,4 +29,11 @@ def find_engine(name: str) -> type[Engine]:
         raise ConfigurationError(f"engine `{name}` ({target}) cannot be loaded: {cause}", help=advice) from error
     if not (isinstance(found, type) and issubclass(found, Engine)):
         raise ConfigurationError(f"engine `{name}` ({target}) is not a subclass of specrunner.engines.base.Engine")
+    missing = sorted(getattr(found, "__abstractmethods__", ()))
+    if missing:
+        methods = ", ".join(f"`{name}`" for name in missing)
+        raise ConfigurationError(
+            f"engine `{name}` ({target}) lacks {methods}",
+            help="the docstrings of specrunner.engines.base.Engine say what each method does",
+        )
     return found

@@ -59,9 +59,13 @@ class RunCollector:
             case RequestFinished():
                 known = self.sessions.get(event.session, SessionRecord(event.session, event.session))
                 count = "failed" if event.failed else "answered"
+                asked = (
+                    known.kept + known.answered + known.failed + 1
+                )  # more than planned, once a failure is looked into
                 self._update(
                     event.session,
                     known.label,
+                    requests=max(known.requests, asked),
                     tensors=known.tensors + event.tensors,
                     tokens=known.tokens + event.tokens,
                     **{count: getattr(known, count) + 1},

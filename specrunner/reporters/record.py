@@ -202,7 +202,7 @@ class SessionRecord:
         label: `hf glass-0.8m float32 cpu`.
         facts: what the engine said when it had loaded; empty when it never did.
         load_seconds: from the start of the process to readiness, or None when it never was ready.
-        requests: how many were planned.
+        requests: how many were wanted: those planned, and those that looked into failures.
         answered: how many were answered.
         failed: how many were given up.
         tensors: how many tensors were captured.

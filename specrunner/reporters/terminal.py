@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
+from specrunner.errors import ExitCode
 from specrunner.events import CaseFinished, Event, RunFinished, RunStarted
 from specrunner.reporters.base import Reporter
 from specrunner.reporters.collector import RunCollector
@@ -103,6 +104,7 @@ class TerminalReporter(Reporter):
         took = f" in {format_seconds(run.seconds)}" if run.seconds is not None else ""
         unchanged = sum(case.kept == "verdict" for case in run.cases)
         took += self.palette.paint(f", {plural(unchanged, 'verdict')} kept", "dim") if unchanged else ""
+        took += ": nothing was verified" if run.exit_code == ExitCode.NOTHING_VERIFIED else ""
         return (", ".join(words) or "no cases") + took
 
     def _take_case(self, case: CaseRecord) -> None:

@@ -63,9 +63,13 @@ def load_engine(message: dict[str, Any]) -> Engine:
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
-    """Turn an exception into a `failed` message; out-of-memory errors are recognised whoever raised them."""
-    traceback.print_exception(error, file=sys.stderr)
-    sys.stderr.flush()
+    """Turn an exception into a `failed` message; out-of-memory errors are recognised whoever raised them.
+
+    The log gets the traceback, save of an expected error without a cause: its message says all that there is to know.
+    """
+    if not isinstance(error, EngineError) or error.__cause__ or error.__context__:
+        traceback.print_exception(error, file=sys.stderr)
+        sys.stderr.flush()
     if isinstance(error, EngineError):
         lost = isinstance(error, WorkerDied | EngineOutOfMemory)  # the adapter's engine cannot answer any more
         return {"type": "failed", "kind": error.kind, "message": error.message, "help": error.help, "fatal": lost}

@@ -369,7 +369,8 @@ class CaseChecker:
             message = f"candidate and reference are the same ({choice.label} on {choice.device}): this compares nothing"
             excluded = ", ".join(f"{name}: {value}" for name, value in case.parameters)
             advice = (
-                f"give them another engine, dtype or options, or exclude it: `matrix: {{exclude: [{{{excluded}}}]}}`"
+                "give the reference another engine, dtype or options (the spec's `options` hold for both, those under "
+                f"`reference` for it alone), or exclude the case: `matrix: {{exclude: [{{{excluded}}}]}}`"
             )
             return self._report(layers, "self-comparison", message, advice, "reference", at_key=True)
         return case.peer is None or self._check_peer(case.peer, case, case.reference, layers)

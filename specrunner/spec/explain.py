@@ -138,6 +138,9 @@ def _rule_parameters() -> Mapping[str, str]:
     return {name: rule for rule, schema in rules.items() for name in schema.get("properties", ())}
 
 
+_SWITCHES = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
+
+
 def _where(path: Path) -> str:
     return f" in {_name(path)}" if path and isinstance(path[-1], str) else ""
 
@@ -165,7 +168,12 @@ def _wrong_type(error: ValidationError, path: Path) -> Iterator[Finding]:
     found = kind_of(error.instance)
     got = "nothing" if found == "null" else _KINDS[found]
     advice = None
-    if "string" in kinds and found in ("integer", "number", "boolean"):
+    schema = error.schema if isinstance(error.schema, dict) else {}
+    if "enum" in schema:
+        advice = accepted_values(str(error.instance), [str(value) for value in schema["enum"]])
+    elif "boolean" in kinds and str(error.instance).lower() in _SWITCHES:
+        advice = f"write `{_SWITCHES[str(error.instance).lower()]}`: in YAML 1.2 only `true` and `false` are switches"
+    elif "string" in kinds and found in ("integer", "number", "boolean"):
         advice = "quote it"
     elif "array" in kinds and found in ("string", "integer", "number"):
         advice = f"write a list: [{error.instance}]"
@@ -173,9 +181,12 @@ def _wrong_type(error: ValidationError, path: Path) -> Iterator[Finding]:
         advice = "write a number without quotes"
     elif found == "null":
         advice = "give it a value, or remove it"
-    schema = error.schema if isinstance(error.schema, dict) else {}
-    if advice is None and "object" in kinds and "properties" in schema:
-        advice = accepted_values("", _properties(schema), "keys")
+    if advice is None and "object" in kinds:
+        example = next((one for one in _any(schema.get("examples", ())) if isinstance(one, dict)), None)
+        if example is not None and isinstance(path[-1] if path else None, str):
+            advice = f"e.g. {_name(path)[:-1]}: {_inline(example)}`"
+        elif "properties" in schema:
+            advice = accepted_values("", _properties(schema), "keys")
     yield Finding("wrong-type", f"{_name(path)} must be {expected}, not {got}", path, help=advice)
 
 
@@ -202,7 +213,9 @@ def _not_listed(error: ValidationError, path: Path) -> Iterator[Finding]:
 def _inline(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_inline(item)}" for key, item in value.items()) + "}"
-    return str(value)
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _not_constant(error: ValidationError, path: Path) -> Iterator[Finding]:

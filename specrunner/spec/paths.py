@@ -80,7 +80,7 @@ def find_files(paths: Sequence[str]) -> list[SpecFile]:
             raise UsageError(f"`{named}` names a case of a directory", help="write `file.yaml::name`")
         selector = CaseSelector.parse(case) if separator else None
         for file in _walk(path) if Path(path).is_dir() else [Path(path)]:
-            shown = _display(file)
+            shown = display_path(file)
             spec = found.setdefault(str(file.resolve()), SpecFile(shown, [] if selector else None))
             if selector is None:
                 spec.selectors = None
@@ -102,7 +102,8 @@ def _refuse_directory(error: OSError) -> None:
     raise UsageError(f"the directory {error.filename} cannot be read: {error.strerror}")
 
 
-def _display(path: Path) -> str:
+def display_path(path: Path) -> str:
+    """Return a file as messages call it: from the working directory where it lies below, else in full."""
     relative = Path(os.path.relpath(path))
     outside = relative.parts[:1] == (os.pardir,)
     return Path(os.path.normpath(path)).as_posix() if outside else relative.as_posix()

@@ -28,6 +28,11 @@ _MEANINGS = (
         "`: ` cannot stand inside a plain value",
         "quote the value, or check the indentation",
     ),
+    (
+        "did not find expected alphabetic or numeric character",
+        "`*` and `&` begin an alias and an anchor",
+        'quote a pattern: `"*.output"`',
+    ),
     ("cannot start any token", "a plain value cannot begin with this character", "quote the value"),
     (
         "did not find expected key",

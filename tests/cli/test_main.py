@@ -40,6 +40,27 @@ def test_a_wrong_command_line_exits_4(arguments: list[str]) -> None:
     assert main(arguments) == 4
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["rnu"], "`run`"),
+        (["run", "--jnit-xml", "r.xml"], "`--junit-xml`"),
+        (["run", "--no-case=warn"], None),  # argparse completes what is unique
+        (["golden", "acept", "x"], "`accept`"),
+        (["golden", "accept", "x", "--reasn=y", "--reason", "y"], "`--reason`"),
+        (["--vresion"], "`--version`"),
+    ],
+)
+def test_a_misspelt_word_is_guessed(
+    arguments: list[str], meant: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specrunner.cli.run.run", lambda options: 4)
+    assert main(arguments) == 4
+    told = capsys.readouterr().err
+    assert ("did you mean" in told) == (meant is not None)
+    assert meant is None or f"  help: did you mean {meant}?" in told
+
+
 def test_a_bug_of_ours_exits_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("specrunner.cli.make_parser", lambda command: 1 / 0)
     assert main(["run"]) == 3

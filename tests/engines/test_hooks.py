@@ -12,6 +12,7 @@ from specrunner.engines.hooks import (
     Geometry,
     Recorder,
     available_points,
+    choose_points,
     cut_part,
     extract_tensor,
     finish_tensors,
@@ -207,6 +208,21 @@ def test_weights_alone_are_ordered_too(model: Model) -> None:
     assert list(finish_tensors(records, chosen, ["layers.1.router.expert_weights"], 1)) == [
         "layers.1.router.expert_weights"
     ]
+
+
+def test_a_module_that_the_model_lacks_is_named(model: Model) -> None:
+    entries = {
+        "layers.{i}.output": Entry(module="layer.{i}"),
+        "layers.{i}.mlp.output": Entry(module="layers.{i}.nothing", optional=True),
+    }
+    name_map = NameMap("test", "family", (), "n", entries)
+    with pytest.raises(
+        CaptureIncomplete, match=r"no module `layer\.0`, where .* test/family\.yaml looks for"
+    ) as caught:
+        choose_points(name_map, model, 2, ["layers.*.output"])
+    assert caught.value.help == "did you mean `layers.0`?"
+    with pytest.raises(CaptureIncomplete, match="no tensor of this model matches"):
+        choose_points(name_map, model, 2, ["layers.*.mlp.output"])
 
 
 def test_pattern_without_a_tensor_is_an_error(model: Model) -> None:

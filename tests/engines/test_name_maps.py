@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
 from specrunner.engines.name_maps import load_maps, parse_map, tensor_templates
+from specrunner.errors import ConfigurationError, SpecError
 
 ENGINES = sorted(entry.name for entry in files("specrunner.engines").joinpath("names").iterdir() if entry.is_dir())
 
@@ -35,16 +37,49 @@ def test_passes_belong_to_block_diffusion() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("old", "new", "line", "message", "advice"),
     [
-        (MAP.replace("embeddings:", "embedings:"), "unknown tensor names"),
-        (MAP.replace("index: 1, shift", "indx: 1, shift"), "indx"),
-        (MAP.replace("architectures", "architecture"), "architectures"),
+        ("embeddings:", "embedings:", 4, "unknown tensor `embedings`", "did you mean `embeddings`?"),
+        ("index: 1, shift", "indx: 1, shift", 5, "unknown key `indx`", "did you mean `index`?"),
+        ("last: {module:", "last: {modul:", 5, "unknown key `modul`", "did you mean `module`?"),
+        ("architectures", "architecture", 2, "unknown key `architecture`", "did you mean `architectures`?"),
+        ("tensors:\n", "", 3, "a key was expected here", "indentation"),
+        ("\n  emb", "\n\temb", 4, "a tab cannot indent", "indent with spaces"),
+        ("{module: model.embed}", "model.embed", 4, "must be a mapping", "module:"),
+        ("module: model.embed", "of: input", 4, "key `module` is missing", "`module`"),
+        ("index: 1, shift", "part: querry, shift", 5, "`part` cannot be `querry`", "did you mean `query`?"),
+        ("index: 1, shift", "index: one, shift", 5, "`index` must be a whole number", None),
+        ("\ntens", "\nrouter: {score: max}\ntens", 3, "`score` cannot be `max`", "`softmax`"),
     ],
 )
-def test_mistakes_are_named(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=rf"name map test/x: .*{message}"):
-        parse_map("test", "x", text)
+def test_mistakes_are_shown_where_they_stand(old: str, new: str, line: int, message: str, advice: str | None) -> None:
+    assert old in MAP
+    with pytest.raises(SpecError) as caught:
+        parse_map("test", "x", MAP.replace(old, new, 1), "names/test/x.yaml")
+    found = [one for one in caught.value.diagnostics if message in one.message]
+    assert [(one.location.path, one.location.line) for one in found] == [("names/test/x.yaml", line)], caught.value
+    assert advice is None or advice in (found[0].help or "")
+
+
+def test_a_map_without_its_two_keys_lacks_both() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_map("test", "x", "layers: n_layer\n")
+    assert [one.message for one in caught.value.diagnostics] == [
+        "key `architectures` is missing",
+        "key `tensors` is missing",
+    ]
+    with pytest.raises(SpecError, match="1 problem"):
+        parse_map("test", "x", "words\n")
+
+
+def test_one_architecture_has_one_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "names" / "test"
+    folder.mkdir(parents=True)
+    for family in ("one", "other"):
+        (folder / f"{family}.yaml").write_text(MAP, encoding="utf-8")
+    monkeypatch.setattr("specrunner.engines.name_maps.files", lambda package: tmp_path)
+    with pytest.raises(ConfigurationError, match=r"OneForCausalLM .* of test, one\.yaml and other\.yaml"):
+        load_maps.__wrapped__("test")
 
 
 @pytest.mark.parametrize("engine", ENGINES)

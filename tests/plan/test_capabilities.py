@@ -170,6 +170,10 @@ def test_our_engines_load_and_state_what_they_can(name: str) -> None:
         ("no_such_module:Thing", "engine `broken` (no_such_module:Thing) cannot be loaded: ModuleNotFoundError"),
         ("json:Thing", "engine `broken` (json:Thing) cannot be loaded: AttributeError"),
         ("json:loads", "engine `broken` (json:loads) is not a subclass"),
+        (
+            "specrunner.engines.base:Engine",
+            "engine `broken` (specrunner.engines.base:Engine) lacks `capabilities`, `capture`, `load`",
+        ),
     ],
 )
 def test_a_broken_plugin_is_named(target: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

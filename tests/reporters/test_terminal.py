@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specrunner.events import Event
+from specrunner.events import Event, RequestFinished
 from specrunner.reporters import create_reporters
 from specrunner.reporters.details import describe_case
 from specrunner.reporters.record import CaseRecord
@@ -149,6 +149,14 @@ def test_skips_are_grouped_by_reason_the_commonest_first() -> None:
         "SKIPPED\n  3 cases: vllm is not installed\n    help  run `specrunner engines install vllm`\n  1 case: no GPU\n"
     ) in text
     assert "SKIP  specs/smoke/glass.yaml  4 skipped  1.00 s\n" in text
+    assert text.endswith("\n4 skipped in 3.25 s: nothing was verified\n")
+
+
+def test_what_looked_into_a_failure_counts_among_the_requests() -> None:
+    events = make_events([make_result()])
+    (at,) = [index for index, event in enumerate(events) if isinstance(event, RequestFinished)]
+    text = show([*events[:at], events[at], events[at], *events[at + 1 :]])
+    assert "ready in 1.50 s · 2 of 2 requests" in text
 
 
 def test_the_command_can_be_pasted() -> None:

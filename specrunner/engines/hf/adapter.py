@@ -29,9 +29,9 @@ from specrunner.engines.hooks import (
     Geometry,
     Recorder,
     available_points,
+    choose_points,
     finish_tensors,
     read_constants,
-    select_points,
 )
 from specrunner.engines.name_maps import Entry, NameMap, describe_router, load_maps, tensor_templates
 from specrunner.engines.prompts import encode_prompt
@@ -175,7 +175,7 @@ class HfEngine(Engine):
         """Run the prompt once; return the tensors that `patterns` select."""
         config = self._model.config.get_text_config()
         layers = getattr(config, self._map.layers_key)
-        points = select_points(available_points(self._map, self._model, layers), patterns)
+        points = choose_points(self._map, self._model, layers, patterns)
         recorder = Recorder(self._model, points, model_geometry(config))
         try:
             inputs, rows = self._arrange_inputs(ids)

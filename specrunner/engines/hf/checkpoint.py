@@ -74,11 +74,15 @@ def resolve_folder(model: Model, path: str) -> Path:
         from transformers import utils
 
         find: Any = utils.cached_file  # type: ignore[attr-defined]
-        with translate_errors(f"find {path} on the hub"):
-            return Path(str(find(path, "config.json", revision=model.revision))).parent
+        try:
+            with translate_errors(f"find {path} on the hub"):
+                return Path(str(find(path, "config.json", revision=model.revision))).parent
+        except ModelUnavailable as error:
+            error.help = error.help or "check the name; without a network, download it first, or state its `path`"
+            raise
     folder = Path(path)
     if not folder.is_dir():
-        raise ModelUnavailable(f"no directory {path}")
+        raise ModelUnavailable(f"no directory {path}", help="a relative `path` starts at the folder of the spec")
     if not (folder / "config.json").is_file():
         raise ModelUnavailable(f"no config.json in {path}", help="name a directory in the Transformers layout")
     return folder

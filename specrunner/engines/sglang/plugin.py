@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specrunner.engines.hooks import Geometry, Recorder, available_points, select_points
+from specrunner.engines.hooks import Geometry, Recorder, available_points, choose_points
 from specrunner.engines.name_maps import Entry, HookPoint, NameMap, load_maps
 from specrunner.engines.served_routers import describe_routers, read_biases
 from specrunner.engines.sglang.notes import Mailbox, Note, Order, failure_note, write_json
@@ -122,7 +122,7 @@ class Observer:
             config = runner.model_config.hf_text_config
             name_map = choose_map(type(runner.model).__name__)
             layers = getattr(config, name_map.layers_key)
-            points = select_points(available_points(name_map, runner.model, layers), order.patterns)
+            points = choose_points(name_map, runner.model, layers, order.patterns)
             recorder = Recorder(runner.model, points, rank_geometry(runner))
         except EngineError as error:
             self._write_note(failure_note(error))

@@ -51,9 +51,9 @@ function applyFilters() {
     && words.every((word) => entry.haystack.includes(word)));
   if (view.sort === "worst") view.shown.sort((one, two) => order.indexOf(one.verdict) - order.indexOf(two.verdict) || one.index - two.index);
   if (view.sort === "slow") view.shown.sort((one, two) => two.seconds - one.seconds);
+  const total = `${view.cases.length.toLocaleString("en")} ${view.cases.length === 1 ? "case" : "cases"}`;
   const all = view.shown.length === view.cases.length;
-  document.getElementById("shown").textContent = all ? `${view.cases.length.toLocaleString("en")} cases`
-    : `${view.shown.length.toLocaleString("en")} of ${view.cases.length.toLocaleString("en")} cases`;
+  document.getElementById("shown").textContent = all ? total : `${view.shown.length.toLocaleString("en")} of ${total}`;
   view.focused = 0;
   showRows(true);
 }
