@@ -117,6 +117,8 @@ class CaseReader:
         labels = {axis.name: {choice.label for choice in axis.choices} for axis in axes}
         exclusions = self._matrices.exclusions(matrix, layers, {"engine": set(engines), **labels})
         if count * len(exclusions) > MAX_EXCLUDED:
+            for exclusion in exclusions:  # what was not looked through is not idle
+                exclusion.used = True
             span = layers.span("matrix", "exclude", at_key=True)
             message = (
                 f"{len(exclusions):,} entries of `exclude` over {count:,} combinations are too many to look through"

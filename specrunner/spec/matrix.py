@@ -214,8 +214,7 @@ def axis_fields() -> list[str]:
         for name, part in schema.get("properties", {}).items():
             if "$ref" in part:
                 part = field_schema(part["$ref"].rsplit("/", 1)[-1])
-            types = part.get("type", [])
-            if {"string", "integer", "number", "boolean"} & {types, *types} if isinstance(types, str) else False:
+            if part.get("type") in ("string", "integer", "number", "boolean"):
                 names.append(prefix + name)
             if depth < 2:
                 walk(part, f"{prefix}{name}.", depth + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import replace
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 import torch
 
 from specrunner.checks.sources import MemorySource
+from specrunner.golden import kept as kept_module
 from specrunner.golden.estimates import Estimates, estimate
 from specrunner.golden.judge import NoiseFloor, judge_estimates, judge_floor, judge_tensor, measure_floor
-from specrunner.golden.kept import KeptTensor, keep_tensor
+from specrunner.golden.kept import KeptTensor, digest_content, is_distribution, keep_tensor, pack_tensors
+from specrunner.golden.manifest import GoldenError
 from specrunner.golden.projections import CONFIDENCE, bound_factor
 from specrunner.golden.sketch import sketch_tensor
 from specrunner.spec.model import GoldenChoice, Rule
@@ -406,3 +409,74 @@ def test_kl_is_exact_where_the_kept_hold_all_of_the_mass(projections: int) -> No
     assert result.fails
     assert result.measurements["mean_kl"] == pytest.approx(100.0)
     assert result.measurements["mean_kl_low"] == pytest.approx(100.0)
+
+
+# --- which form a tensor takes ---
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "settings", "form"),
+    [
+        (8, 5000, {}, "compact"),
+        (8, 5000, {"full_tokens": 8}, "full"),
+        (9, 5000, {"full_tokens": 8}, "compact"),
+        (1, 1024, {"projections": 160}, "full"),
+        (1, 1025, {"projections": 160}, "compact"),
+        (2, 642, {}, "full"),
+        (2, 643, {}, "compact"),
+    ],
+)
+def test_a_tensor_is_kept_in_full_where_that_is_small(
+    rows: int, width: int, settings: dict[str, int], form: str
+) -> None:
+    """4096 bytes are always kept, and so is what its 8 + 4 x projections bytes a row would not make smaller."""
+    assert keep(torch.ones(rows, width), **settings).entry.form == form
+
+
+def test_a_vector_and_a_scalar_are_one_token() -> None:
+    assert keep(torch.ones(5000), full_tokens=5000).entry.form == "full"
+    assert keep(torch.ones(5000), full_tokens=4999).entry.form == "compact"
+    assert keep(torch.tensor(3.0)).entry.shape == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("logits", True),
+        ("passes.3.logits", True),
+        ("passes.3.norms", False),
+        ("layers.0.router.logits", False),
+        ("logits.x", False),
+    ],
+)
+def test_only_logits_over_the_vocabulary_keep_their_largest(name: str, found: bool) -> None:
+    assert is_distribution(name) is found
+    kept = keep(torch.ones(2, 5000), name)
+    assert kept.sketch is not None and (kept.sketch.top_ids is not None) is found
+
+
+def test_a_golden_has_to_live_in_version_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {"x": keep(torch.ones(3, 1000), full_tokens=3)}
+    assert kept_module.LARGEST_BYTES == 64 * 1024 * 1024
+    monkeypatch.setattr(kept_module, "LARGEST_BYTES", 12_000)
+    assert len(pack_tensors(tensors)) > 12_000
+    assert pack_tensors({}) == b""
+    monkeypatch.setattr(kept_module, "LARGEST_BYTES", 11_999)
+    with pytest.raises(GoldenError, match="it would take 0 MB, more than 0 MB") as caught:
+        pack_tensors(tensors)
+    assert (caught.value.kind, caught.value.help) == (
+        "golden-refused",
+        "lower golden.full_tokens, or keep fewer tensors",
+    )
+
+
+def test_minus_zero_is_zero_to_a_digest() -> None:
+    assert digest_content(source([[0.0, 1.0]])) == digest_content(source([[-0.0, 1.0]]))
+    assert digest_content(source([[0.0, 1.0]])) != digest_content(source([[0.0, -1.0]]))
+    rows = torch.arange(200.0).view(100, 2)
+    assert digest_content(source(rows)) == hashlib.sha256(rows.numpy().tobytes()).hexdigest()
+
+
+def test_nothing_is_kept_of_an_empty_tensor() -> None:
+    with pytest.raises(GoldenError, match="holds no element"):
+        keep(torch.ones(0, 4))

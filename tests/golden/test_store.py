@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from specrunner.golden import files, store
 from specrunner.golden.check import find_golden
 from specrunner.golden.kept import read_golden
 from specrunner.golden.keys import find_root, find_slot, name_case, name_device, parse_file
-from specrunner.golden.manifest import GoldenError, describe_decode, digest_case
+from specrunner.golden.manifest import GoldenError, Manifest, describe_decode, digest_case
 from specrunner.golden.record import write_new
 from specrunner.golden.store import State, accept, exists, list_slots, manifest_path, refuse_under_ci, reject, remove
 from specrunner.spec.model import Decode, DenoisingState, GoldenChoice, Model, Prompt
@@ -57,6 +58,61 @@ def test_a_truncated_manifest_is_an_error_with_a_remedy(tmp_path: Path, cut: int
     assert caught.value.help
     assert "\n" not in caught.value.help
     assert caught.value.kind == "golden-damaged"
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, "f" * 64, "", None])
+def test_any_other_digest_is_an_error(tmp_path: Path, digest: str | None) -> None:
+    path = manifest_path(keep(make_case(tmp_path)).slot)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "digest": digest}))
+    with pytest.raises(GoldenError, match="its digest does not match"):
+        Manifest.from_text(path.read_text(), path.name)
+
+
+def test_a_manifests_digest_stays_what_it_was(tmp_path: Path) -> None:
+    """Goldens live in version control: what was written years ago must be read."""
+    manifest = replace(keep(make_case(tmp_path)).manifest, reason="für später", tensors={}, facts={"b": 1, "a": (2,)})
+    content = json.loads(manifest.to_text())
+    digest = content.pop("digest")
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    assert text.isascii()
+    assert digest == hashlib.sha256(text.encode()).hexdigest()
+    assert Manifest.from_text(manifest.to_text(), "x").reason == "für später"
+
+
+def test_a_manifest_holds_no_number_that_json_has_not(tmp_path: Path) -> None:
+    manifest = replace(keep(make_case(tmp_path)).manifest, facts={"loss": float("nan")})
+    with pytest.raises(ValueError, match="JSON"):
+        manifest.to_text()
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"digest": "x"}', '{"version": 1}', "[" * 100_000])
+def test_what_is_no_manifest_is_an_error(text: str) -> None:
+    with pytest.raises(GoldenError, match="the golden x is not whole"):
+        Manifest.from_text(text, "x")
+
+
+def test_long_names_are_cut_to_what_a_file_may_be_called() -> None:
+    whole = name_case(f"{'a' * 140}[engine=h]")
+    assert whole == f"{'a' * 140}--engine=h" and len(whole) == 150
+    cut = name_case(f"{'a' * 140}[engine=hf]")
+    text = f"{'a' * 140}--engine=hf"
+    assert cut == f"{text[:133]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    assert len(cut) == 150
+
+
+def test_a_golden_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    case = make_case(tmp_path)
+    golden = keep(case)
+    for name in ("../x.safetensors", "/x.safetensors", "a\\b.safetensors", "x.json"):
+        text = replace(golden.manifest, tensors_file=name).to_text()
+        manifest_path(golden.slot).write_text(text)
+        with pytest.raises(GoldenError, match="names a file elsewhere"):
+            read_golden(golden.slot)
+    outside = replace(golden.slot, suite="../../elsewhere")
+    with pytest.raises(GoldenError, match="leads out of") as caught:
+        store.write_golden(outside, State.NEW, golden.manifest, b"")
+    assert caught.value.kind == "golden-refused"
+    assert not (tmp_path.parent / "elsewhere").exists()
 
 
 def test_a_manifest_changed_by_hand_is_an_error(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from specrunner.spec.coverage import (
     can_match,
+    count_numbers,
     find_uncovered,
     idle_patterns,
     needs_forward,
@@ -104,3 +105,26 @@ def test_the_vocabulary_is_shown_as_patterns() -> None:
     assert "layers.*.output" in vocabulary()
     assert all(can_match(pattern) for pattern in vocabulary())
     assert len(vocabulary()) == len(TEMPLATES)
+
+
+def test_numbers_that_a_pattern_mentions_are_among_its_samples() -> None:
+    found = sample_names(("layers.1234567.output", "layers.07.output", "layers.4*.output"))
+    layers = {name.split(".")[1] for name in found if name.startswith("layers.")}
+    assert {"1234567", "123456", "4", "40", "49", *"0123456789"} <= layers
+    assert not {"07", "00"} & layers, "a layer's number has no zero before it"
+    assert found == tuple(sorted(found, key=model_order))
+
+
+def test_rules_of_many_patterns_cover_as_each_alone_does() -> None:
+    """Beyond a few, one expression stands for all of them."""
+    for count in (8, 9, 30):
+        rules = tuple(f"layers.{number}.output" for number in range(count))
+        assert find_uncovered(rules, rules) == {}
+        assert find_uncovered((*rules, "logits", "layers.1.mlp.output"), rules) == {
+            "logits": "logits",
+            "layers.1.mlp.output": "layers.1.mlp.output",
+        }
+
+
+def test_the_number_of_layers_that_patterns_mention() -> None:
+    assert count_numbers(("layers.1.output", "layers.1.mlp.output", "layers.20.output", "logits")) == 2

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specrunner.spec import cases
 from specrunner.spec.loader import LoadedSpecs, load_specs
 from specrunner.spec.matrix import Axis, Choice, Exclusion, axis_fields, expand
 from specrunner.spec.tree import Map
@@ -184,3 +185,62 @@ def test_the_fields_that_can_be_axes() -> None:
     } <= set(fields)
     assert "prompt.text" not in fields
     assert "engines" not in fields
+    assert {"reference.peer.engine", "golden.top_k", "requires.memory_gb"} <= set(fields)
+    assert not {"prompt", "prompt.token_ids", "tensors", "tolerance", "options", "matrix", "name"} & set(fields)
+    assert max(name.count(".") for name in fields) == 2
+    assert len(fields) == len(set(fields))
+
+
+def test_every_field_that_can_be_an_axis_is_known_as_one(tmp_path: Path) -> None:
+    """Whatever the value is worth, the axis itself is not what is wrong."""
+    for start in range(0, len(axis_fields()), 6):
+        axes = ", ".join(f"{name}: [1]" for name in axis_fields()[start : start + 6])
+        codes = {diagnostic.code for diagnostic in one_case(tmp_path, f"matrix: {{{axes}}}").diagnostics}
+        assert "unknown-axis" not in codes
+        assert "unknown-key" not in codes
+
+
+BOUNDED = "matrix: {timeout: [1, 2], prompt.length: [1, 2, 3]}"
+
+
+@pytest.mark.parametrize(
+    ("most", "left", "told"),
+    [
+        (24, 24, []),
+        (23, 12, ["case `d` stands for 12 cases with those before it, more than 23"]),
+        (12, 12, ["case `d` stands for 12 cases with those before it, more than 12"]),
+        (11, 0, ["case `c` stands for 12 cases, more than 11", "case `d` stands for 12 cases, more than 11"]),
+    ],
+)
+def test_one_file_stands_for_so_many_cases(
+    tmp_path: Path, most: int, left: int, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cases, "MAX_CASES", most)
+    text = "cases:\n" + "".join(
+        f"  - {{name: {name}, prompt: hi, tolerance: {{logits: exact}}, {BOUNDED}}}\n" for name in "cd"
+    )
+    loaded = load(tmp_path, text)
+    assert [diagnostic.message for diagnostic in loaded.diagnostics] == told
+    assert {diagnostic.code for diagnostic in loaded.diagnostics} <= {"too-many-cases"}
+    assert {diagnostic.help for diagnostic in loaded.diagnostics} == (
+        set() if not told else {"split the file"} if most > 11 else {"make the matrix smaller"}
+    )
+    assert len(loaded.cases) == left
+
+
+@pytest.mark.parametrize(("most", "found"), [(24, []), (23, ["2 entries of `exclude` over 12 combinations"])])
+def test_exclusions_over_combinations_are_bounded(
+    tmp_path: Path, most: int, found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cases, "MAX_EXCLUDED", most)
+    fields = BOUNDED[:-1] + ", exclude: [{timeout: 1, engine: hf}, {prompt.length: 3}]}"
+    loaded = one_case(tmp_path, fields)
+    assert [diagnostic.code for diagnostic in loaded.diagnostics] == ["too-many-cases"] * len(found)
+    assert all(want in one.message for want, one in zip(found, loaded.diagnostics, strict=True))
+    assert len(loaded.cases) == (0 if found else 6)
+
+
+def test_marks_of_a_nested_axis_point_at_its_value(tmp_path: Path) -> None:
+    (case,) = one_case(tmp_path, "engines: [hf]\nmatrix:\n  reference.peer.dtype: [float16]").cases
+    assert (case.marks["reference.peer.dtype"].line, case.marks["reference.peer.dtype"].column) == (11, 30)
+    assert case.marks["reference.engine"].line == 4

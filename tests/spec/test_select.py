@@ -170,3 +170,67 @@ def test_parameters_are_read_from_text() -> None:
     for wrong in ("a", "=b", "a=", ""):
         with pytest.raises(UsageError, match="key=value"):
             parse_parameter(wrong)
+
+
+@pytest.mark.parametrize(
+    ("expression", "deep"),
+    [
+        ("not " * 99 + "x", False),
+        ("not " * 100 + "x", True),
+        ("(" * 99 + "x" + ")" * 99, False),
+        ("(" * 100 + "x" + ")" * 100, True),
+        (" and ".join(["x"] * 300), False),
+        (" or ".join(["x"] * 60) + " or " + "not " * 100 + "x", True),
+        (" or ".join(["(x)"] * 60) + " or " + "not " * 99 + "x", False),
+    ],
+)
+def test_only_what_stands_inside_another_is_nested(expression: str, deep: bool) -> None:
+    if deep:
+        with pytest.raises(UsageError, match="nested more than 100 deep"):
+            compile_keywords(expression)
+    else:
+        assert compile_keywords(expression)(["x"]) == (expression.count("not") % 2 == 0 or " or " in expression)
+
+
+@pytest.mark.parametrize(
+    ("expression", "column"),
+    [("", None), ("a b", 3), ("a and", 6), ("(a", 3), ("a )", 3), ("or a", 1), ("  a  not", 6)],
+)
+def test_a_mistake_in_an_expression_is_located(expression: str, column: int | None) -> None:
+    with pytest.raises(UsageError) as caught:
+        compile_keywords(expression)
+    assert column is None or f"(column {column} of `{expression}`)" in caught.value.message
+
+
+def test_parameters_of_every_case_and_of_some() -> None:
+    assert names(Selection(parameters=(("mode", "eager"),))) == ["tokens[engine=oracle,mode=eager]"]
+    assert len(names(Selection(parameters=(("dtype", "float32"), ("dtype", "float64"))))) == 2
+    with pytest.raises(NothingVerified, match="no case has `engine=oracle`"):
+        names(Selection(parameters=(("dtype", "float32"), ("engine", "oracle"))))
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("0.001", True),
+        ("1e-3", True),
+        ("1E-3", True),
+        ("0.0010", True),
+        ("0.002", False),
+        ("1e-3x", False),
+        ("9" * 999, False),
+    ],
+)
+def test_numbers_are_compared_as_numbers(value: str, found: bool) -> None:
+    selection = Selection(parameters=(("threshold", value),))
+    if found:
+        assert names(selection) == ["capital[engine=vllm,threshold=1e-3]"]
+    else:
+        with pytest.raises(NothingVerified):
+            names(selection)
+
+
+def test_true_is_no_number() -> None:
+    case = make("c", flag="1")
+    with pytest.raises(NothingVerified):
+        select_cases([case], Selection(parameters=(("flag", "true"),)))
