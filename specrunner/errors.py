@@ -5,6 +5,7 @@
     ├── ConfigurationError          a wrong setting, profile or environment variable (exit 4)
     ├── SpecError                   invalid specs; carries its diagnostics (exit 4)
     ├── NothingVerified             the selection is empty, or every case was skipped (exit 5)
+    ├── GoldenError                 a golden cannot be read, or must not be written (exit 4; verdict `error` in a case)
     └── EngineError                 no evidence could be had from an engine (verdict `error`, exit 10)
         ├── EngineMissing           the engine is not installed (verdict `skipped`, `error` under --strict)
         ├── CapabilityMissing       the machine or the engine lacks what the case requires (verdict `skipped`)
@@ -89,6 +90,20 @@ class NothingVerified(SpecrunnerError):
     """The selection is empty, or every selected case was skipped."""
 
     exit_code = ExitCode.NOTHING_VERIFIED
+
+
+class GoldenError(SpecrunnerError):
+    """A golden that cannot be read, or must not be written.
+
+    Args:
+        message: a lower-case fragment.
+        help: the remedy.
+        kind: what is the matter, for reports: `golden-missing`, `golden-damaged`, `golden-stale`, `golden-refused`.
+    """
+
+    def __init__(self, message: str, *, help: str | None = None, kind: str = "golden-damaged") -> None:
+        super().__init__(message, help=help)
+        self.kind = kind
 
 
 class EngineError(SpecrunnerError):

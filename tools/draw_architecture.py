@@ -30,7 +30,7 @@ FLOORS = (
     ("events", "machine"),
     ("sessions", "reporters"),
     ("benchmarks", "checks", "arrangement"),
-    ("golden", "calibration", "judging", "diagnoser"),
+    ("golden", "calibration", "judging", "diagnoser", "comparing"),
     ("cache",),
     ("runner",),
     ("proof",),

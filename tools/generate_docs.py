@@ -1,7 +1,7 @@
-"""Write docs/spec-reference.md from schema/spec.schema.json.
+"""Write docs/spec-reference.md from schema/spec.schema.json, and docs/python-api.md from the docstrings.
 
 python tools/generate_docs.py            write it
-python tools/generate_docs.py --check    exit 1 if it is out of date
+python tools/generate_docs.py --check    exit 1 if one is out of date
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "schema" / "spec.schema.json"
 TARGET = ROOT / "docs" / "spec-reference.md"
+API = ROOT / "docs" / "python-api.md"
 
 INTRODUCTION = """\
 <!-- Written by tools/generate_docs.py from schema/spec.schema.json; change those instead. -->
@@ -168,18 +169,20 @@ def quote(text: str) -> str:
 
 
 def main() -> int:
-    """Write or check the page."""
+    """Write or check the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 when the page is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 when a page is out of date")
     options = parser.parse_args()
-    text = render(load())
-    if options.check:
-        if not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text:
-            print(f"{TARGET.relative_to(ROOT)} is out of date: run python tools/generate_docs.py", file=sys.stderr)
-            return 1
-        return 0
-    TARGET.write_text(text, encoding="utf-8")
-    return 0
+    import describe_api
+
+    status = 0
+    for target, text in ((TARGET, render(load())), (API, describe_api.render())):
+        if not options.check:
+            target.write_text(text, encoding="utf-8")
+        elif not target.is_file() or target.read_text(encoding="utf-8") != text:
+            print(f"{target.relative_to(ROOT)} is out of date: run python tools/generate_docs.py", file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

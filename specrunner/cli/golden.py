@@ -163,8 +163,8 @@ def review_waiting(waiting: list[Waiting], *, as_json: bool) -> int:
 
 def settle(options: argparse.Namespace, waiting: Sequence[Waiting]) -> int:
     """Accept or reject what fits the pattern; all of it is tried, and the first refusal decides the exit status."""
+    from specrunner.errors import GoldenError
     from specrunner.golden.census import match_slot
-    from specrunner.golden.manifest import GoldenError
     from specrunner.golden.review import accept_waiting
     from specrunner.golden.store import reject
 

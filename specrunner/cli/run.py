@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -197,11 +196,14 @@ def keep_unverified(cases: Sequence[Case], last_run: Path) -> list[Case]:
     Raises:
         UsageError: there is no last run to read.
     """
+    from specrunner.reporters.json import read_run
+    from specrunner.results import Verdict
+
     try:
-        report = json.loads(last_run.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        report = read_run(last_run)
+    except ConfigurationError as error:
         raise UsageError(
-            f"--failed needs the last run's report {last_run}: {error}", help="run once without --failed"
+            f"--failed needs the last run's report {last_run}: {error.message}", help="run once without --failed"
         ) from error
-    passed = {case["node_id"] for case in report["cases"] if case["verdict"] in ("passed", "xfailed")}
+    passed = {case.node_id for case in report.cases if case.verdict in (Verdict.PASSED, Verdict.XFAILED)}
     return [case for case in cases if case.node_id not in passed]

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from specrunner.errors import GoldenError
 from specrunner.golden.diff import Change, compare_goldens
 from specrunner.golden.kept import Golden, read_golden
 from specrunner.golden.keys import SPECS, Slot, find_root, find_slot
-from specrunner.golden.manifest import GoldenError, digest_case
+from specrunner.golden.manifest import digest_case
 from specrunner.golden.store import MAKE, State, exists, list_slots, manifest_path
 from specrunner.spec.model import Case
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from specrunner.checks.evidence import LoadedCapture, find_tolerance
 from specrunner.checks.tokens import compare_prompt_ids, compare_tokens
+from specrunner.errors import GoldenError
 from specrunner.golden.judge import AGAINST, judge_tensor, measure_floor
 from specrunner.golden.kept import Golden, read_golden
 from specrunner.golden.keys import find_slot, name_device
-from specrunner.golden.manifest import GoldenError, Manifest, digest_case
+from specrunner.golden.manifest import Manifest, digest_case
 from specrunner.golden.store import MAKE, State, exists
 from specrunner.results import CheckResult
 from specrunner.spec.model import Case

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from specrunner.golden.manifest import GoldenError
+from specrunner.errors import GoldenError
 from specrunner.plan.model import REPEAT
 from specrunner.results import CheckResult, Failure
 from specrunner.spec.model import Case

@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from specrunner.checks.sources import MemorySource, TensorSource
+from specrunner.errors import GoldenError
 from specrunner.golden.keys import Slot
-from specrunner.golden.manifest import RESTORE, GoldenError, Manifest, TensorEntry
+from specrunner.golden.manifest import RESTORE, Manifest, TensorEntry
 from specrunner.golden.sketch import Sketch, compact_bytes, sketch_tensor
 from specrunner.golden.store import State, read_manifest, tensors_path
 from specrunner.spec.model import GoldenChoice

@@ -9,26 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from specrunner.errors import SpecrunnerError
+from specrunner.errors import GoldenError
 from specrunner.requests import digest_of
 from specrunner.spec.model import Case, Decode
 
 VERSION = 1
 """Version of the golden's layout."""
-
-
-class GoldenError(SpecrunnerError):
-    """A golden that cannot be read, or must not be written.
-
-    Args:
-        message: a lower-case fragment.
-        help: the remedy.
-        kind: what is the matter, for reports: `golden-missing`, `golden-damaged`, `golden-stale`, `golden-refused`.
-    """
-
-    def __init__(self, message: str, *, help: str | None = None, kind: str = "golden-damaged") -> None:
-        super().__init__(message, help=help)
-        self.kind = kind
 
 
 LATER_OPTIONS = frozenset({"accept", "fallback", "steps", "exclude_mask_id", "eos_early_stop"})

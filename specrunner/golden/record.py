@@ -10,10 +10,11 @@ from typing import Any
 
 import specrunner
 from specrunner.checks.evidence import LoadedCapture
+from specrunner.errors import GoldenError
 from specrunner.golden.check import check_golden
 from specrunner.golden.kept import Golden, KeptTensor, digest_content, keep_tensor, pack_tensors
 from specrunner.golden.keys import Slot, find_slot, name_device
-from specrunner.golden.manifest import GoldenError, Manifest, digest_case
+from specrunner.golden.manifest import Manifest, digest_case
 from specrunner.golden.store import State, write_golden
 from specrunner.results import CheckResult
 from specrunner.secrets import own_redactor

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from specrunner.errors import GoldenError
 from specrunner.golden.diff import Change, TensorChange, compare_goldens
 from specrunner.golden.kept import Golden, read_golden
 from specrunner.golden.keys import Slot
-from specrunner.golden.manifest import GoldenError
 from specrunner.golden.store import State, accept, exists, reject
 from specrunner.spec.model import Case
 

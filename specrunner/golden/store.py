@@ -16,11 +16,11 @@ from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
-from specrunner.errors import UsageError
+from specrunner.errors import GoldenError, UsageError
 from specrunner.folders import hold_lock
 from specrunner.golden.files import write_whole
 from specrunner.golden.keys import MANIFEST, Slot, parse_file
-from specrunner.golden.manifest import RESTORE, GoldenError, Manifest
+from specrunner.golden.manifest import RESTORE, Manifest
 
 LOCK = ".lock"
 TENSORS = ".safetensors"

@@ -14,8 +14,9 @@ import pytest
 import specrunner
 from specrunner.cache import stamps
 from specrunner.cache.digests import Digests
-from specrunner.cache.stamps import PART_NAMES, Stamp, Stamper, select_variables, stamp_session
+from specrunner.cache.stamps import PART_NAMES, Stamp, Stamper, stamp_session
 from specrunner.engines.base import Capabilities, Engine
+from specrunner.engines.stamp import select_variables
 from specrunner.environments.interpreters import Environment, find_editable_sources
 from specrunner.plan.model import Plan, PlannedSession
 from specrunner.requests import Evidence, Request, Session

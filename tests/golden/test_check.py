@@ -10,8 +10,8 @@ import torch
 
 from specrunner.checks.evidence import LoadedCapture
 from specrunner.checks.sources import MemorySource
+from specrunner.errors import GoldenError
 from specrunner.golden.check import check_golden
-from specrunner.golden.manifest import GoldenError
 from specrunner.spec.model import GoldenChoice, Rule, Tolerance
 from tests.golden.builders import keep, make, make_capture, make_case, sqnr
 

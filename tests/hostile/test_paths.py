@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specrunner.errors import GoldenError
 from specrunner.golden import manifest as manifests
 from specrunner.golden.keys import Slot, find_root, name_case, name_device
-from specrunner.golden.manifest import GoldenError, Manifest
+from specrunner.golden.manifest import Manifest
 from specrunner.golden.store import State, manifest_path, read_manifest, remove, write_golden
 from specrunner.spec.loader import read_spec
 from specrunner.spec.source import parse_text
