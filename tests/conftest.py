@@ -14,5 +14,8 @@ settings.load_profile("house")
 os.environ.setdefault("SPECRUNNER_NO_CACHE", "1")
 """Tests ask engines anew; those of the cache say otherwise."""
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+"""The hundreds of processes that tests start must not compile all of specrunner each."""
+
 collect_ignore = ["specs", "large"]
 """Specs that the pytest plugin must not take for cases: examples of the language, and what needs gigabytes."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import specrunner
+from tests.commands import Command
 
 CHECKPOINT = Path(specrunner.__file__).parent / "models" / "tiny_llada2"
 
@@ -55,6 +55,9 @@ BREAKS = {
     ),
 }
 
+FAST = ("nothing", "causal mask")
+"""One that passes and one that fails; the others take as long."""
+
 FINDINGS = {
     "causal mask": ("layers 0-3 are wrong without help, first at layers.0.attention.output", "suspect RoPE, the mask"),
     "expert bias ignored": ("replayed, layers.3.mlp.output is clean: the router is at fault", "suspect the choice"),
@@ -68,7 +71,9 @@ FINDINGS = {
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("broken", BREAKS)
+@pytest.mark.parametrize(
+    "broken", [*FAST, *(pytest.param(key, marks=pytest.mark.slow) for key in BREAKS if key not in FAST)]
+)
 def test_a_broken_line_turns_cases_red_at_the_right_tensor(tmp_path: Path, broken: str) -> None:
     model = tmp_path / "model"
     shutil.copytree(CHECKPOINT, model)
@@ -78,20 +83,20 @@ def test_a_broken_line_turns_cases_red_at_the_right_tensor(tmp_path: Path, broke
     assert not line or text.count(line) == 1
     modeling.write_text(text.replace(line, replacement) if line else text)
     (tmp_path / "spec.yaml").write_text(SPEC % model)
-    command = [sys.executable, "-m", "specrunner", "run", "spec.yaml", "--json", "r.json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = Command(["run", "spec.yaml", "--json", "r.json"], tmp_path, os.environ)
+    stdout, stderr = done.communicate(timeout=300)
     cases = {case["name"]: case for case in json.loads((tmp_path / "r.json").read_text())["cases"]}
     if first is None:
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == 0, stdout + stderr
         return
-    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.returncode == 1, stdout + stderr
     assert cases["every-tensor"]["verdict"] == "failed"
     red = [check["subject"] for check in cases["every-tensor"]["checks"] if not check["passed"]]
     assert red[0] == first
-    assert f"{first} is the first that went wrong" in done.stdout
+    assert f"{first} is the first that went wrong" in stdout
     diagnosis = cases["every-tensor"]["diagnosis"]
     assert diagnosis["tensor"] == first
     assert {row["tensor"] for row in diagnosis["local"]} >= {"embeddings", "layers.3.output", "logits"}
     for finding in FINDINGS[broken]:
         assert any(finding in found for found in diagnosis["findings"]), diagnosis["findings"]
-        assert finding in done.stdout
+        assert finding in stdout

@@ -9,7 +9,11 @@ import pytest
 from specrunner.testing import SpecRun, run_specs
 
 ROOT = Path(__file__).parents[1]
-ENGINES = ["hf", pytest.param("vllm", marks=pytest.mark.vllm), pytest.param("sglang", marks=pytest.mark.sglang)]
+ENGINES = [
+    pytest.param("hf", marks=pytest.mark.slow),
+    pytest.param("vllm", marks=pytest.mark.vllm),
+    pytest.param("sglang", marks=pytest.mark.sglang),
+]
 
 
 @pytest.fixture(scope="module", params=ENGINES)

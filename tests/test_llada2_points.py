@@ -38,7 +38,11 @@ def point_of(case: str) -> str:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "engine",
-    ["hf", pytest.param("vllm", marks=pytest.mark.vllm), pytest.param("sglang", marks=pytest.mark.sglang)],
+    [
+        pytest.param("hf", marks=pytest.mark.slow),
+        pytest.param("vllm", marks=pytest.mark.vllm),
+        pytest.param("sglang", marks=pytest.mark.sglang),
+    ],
 )
 def test_a_fault_in_a_point_shows_first_in_its_case(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.workplace import Workplace, count_junit, find_processes, hanging_workers, make_workplace, wait_for
+from tests.waiting import press, wait_for
+from tests.workplace import Workplace, count_junit, find_processes, hanging_workers, make_workplace
 
 
 @pytest.fixture
@@ -68,12 +68,15 @@ def test_kill_9_from_outside_in_the_middle(workplace: Workplace) -> None:
 @pytest.mark.parametrize("presses", [1, 2])
 def test_ctrl_c_leaves_whole_reports_and_no_process(workplace: Workplace, presses: int) -> None:
     workplace.write_spec({"first": "a", "stuck": "child hang", "last": "b"})
-    process = workplace.start("spec.yaml", "--timeout", "15" if presses == 1 else "100")
+    process = workplace.start("spec.yaml")
     wait_for(lambda: len(hanging_workers(workplace)) >= 2, "both engines are stuck")
     for _ in range(presses):
-        os.kill(process.pid, signal.SIGINT)
-        time.sleep(0.3)
-    outcome = workplace.finish(process)
+        press(process.pid)
+    if presses == 1:
+        assert len(hanging_workers(workplace)) == 2, "what has begun is not cut short"
+        outcome = workplace.finish_without_hanging(process)
+    else:
+        outcome = workplace.finish(process)
     assert outcome.code == 2
     verdicts = outcome.verdicts()
     assert verdicts["first"] == "passed"
@@ -116,21 +119,21 @@ def test_a_missing_tensor_is_no_evidence(workplace: Workplace) -> None:
 def test_a_selection_of_nothing_exits_5(workplace: Workplace) -> None:
     workplace.write_spec({"one": "a"})
     process = workplace.start("spec.yaml", "-k", "no_such_case")
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert process.returncode == 5
 
 
 def test_an_invalid_spec_exits_4_with_file_and_line(workplace: Workplace) -> None:
     (workplace.folder / "spec.yaml").write_text("version: 1\ncaes: []\n")
     process = workplace.start("spec.yaml")
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=240)
     assert process.returncode == 4
     assert "spec.yaml:2:1" in stderr
 
 
 def test_max_fail_stops_and_accounts_for_every_case(workplace: Workplace) -> None:
     workplace.write_spec({"bad": "wrong", **{f"later-{index}": f"hang {index}" for index in range(3)}})
-    outcome = workplace.run("spec.yaml", "-x", "--timeout", "5")
+    outcome = workplace.finish_without_hanging(workplace.start("spec.yaml", "-x"))
     assert outcome.code == 1
     assert outcome.verdicts()["bad"] == "failed"
     assert set(list(outcome.verdicts().values())[1:]) == {"error"}
@@ -146,7 +149,7 @@ def test_failed_runs_again_what_did_not_pass(workplace: Workplace) -> None:
 def test_plan_runs_nothing(workplace: Workplace) -> None:
     workplace.write_spec({"one": "a", "two": "a"})
     process = workplace.start("spec.yaml", "--plan")
-    stdout, _ = process.communicate(timeout=60)
+    stdout, _ = process.communicate(timeout=240)
     assert process.returncode == 0
     assert "2 cases on 2 sessions, 2 distinct requests of 4 asked for" in stdout
     assert not (workplace.folder / "r.json").exists()
@@ -155,6 +158,6 @@ def test_plan_runs_nothing(workplace: Workplace) -> None:
 def test_a_report_that_cannot_be_written_is_said_before_anything_runs(workplace: Workplace) -> None:
     workplace.write_spec({"one": "a"})
     process = workplace.start("spec.yaml", "--junit-xml", "/proc/no/such/r.xml")
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=240)
     assert process.returncode == 4
     assert "JUnit report" in stderr and "Traceback" not in stderr

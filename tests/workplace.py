@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
-import sys
 import textwrap
-import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from junitparser import JUnitXml
+
+from tests.commands import Command
+from tests.waiting import wait_for
 
 MISBEHAVING = Path(__file__).parent / "sessions" / "misbehaving.py"
 
@@ -58,35 +60,35 @@ class Workplace:
         )
         (self.folder / name).write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> Command:
         """Start a run."""
-        command = [sys.executable, "-m", "specrunner", "run", "--json", "r.json", "--junit-xml", "r.xml", *arguments]
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=self.environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        command = ["run", "--json", "r.json", "--junit-xml", "r.xml", *arguments]
+        return Command(command, self.folder, self.environment)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "specrunner", *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            text=True,
-            capture_output=True,
-            timeout=240,
-        )
+        process = Command(arguments, self.folder, self.environment)
+        stdout, stderr = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(arguments, process.returncode or 0, stdout, stderr)
 
-    def finish(self, process: subprocess.Popen[str]) -> Outcome:
+    def finish(self, process: Command) -> Outcome:
         """Wait for a run and read its reports."""
         stdout, stderr = process.communicate(timeout=240)
         report = json.loads((self.folder / "r.json").read_text())
+        assert process.returncode is not None
         return Outcome(process.returncode, stdout, stderr, report, self.folder / "r.xml")
+
+    def finish_without_hanging(self, process: Command) -> Outcome:
+        """End what hangs with SIGKILL, however often it is asked, until the run is over; then read its reports."""
+
+        def is_over() -> bool:
+            for pid in hanging_workers(self):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return process.poll() is not None
+
+        wait_for(is_over, "the run is over")
+        return self.finish(process)
 
     def run(self, *arguments: str) -> Outcome:
         """Run to the end."""
@@ -143,11 +145,3 @@ def hanging_workers(workplace: Workplace) -> list[int]:
         except OSError:
             continue
     return found
-
-
-def wait_for(condition: Callable[[], bool], what: str, patience: float = 120.0) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, f"never came true: {what}"
-        time.sleep(0.02)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 
 from specrunner.errors import ExitCode
 from tests.benchmarks.questions import QUESTIONS
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.engine,
@@ -66,10 +66,8 @@ def run(folder: Path, *arguments: str, interrupt: bool = False) -> tuple[int, di
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 240
-    while interrupt and time.monotonic() < deadline and process.poll() is None and not kept_answers(folder):
-        time.sleep(0.02)
     if interrupt:
+        wait_for(lambda: process.poll() is not None or kept_answers(folder), "the first answers are kept")
         process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=300)
     report = json.loads((folder / "out.json").read_text(encoding="utf-8"))

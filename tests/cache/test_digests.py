@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from specrunner.cache import digests
 from specrunner.cache.digests import Digests, digest_file
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -90,9 +90,14 @@ def test_a_change_that_keeps_size_and_date_is_seen(tmp_path: Path) -> None:
     file.write_text("one")
     settle(file)
     before = Digests(tmp_path / "memory").of(file.parent)
-    time.sleep(0.02)  # the kernel's clock for times of files ticks every few milliseconds
-    file.write_text("two")
-    settle(file)
+    changed = file.stat().st_ctime_ns
+
+    def change() -> bool:
+        file.write_text("two")
+        settle(file)
+        return file.stat().st_ctime_ns != changed
+
+    wait_for(change, "the kernel's clock for times of files ticks")
     assert Digests(tmp_path / "memory").of(file.parent) != before
 
 

@@ -2,51 +2,49 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.commands import find_server, start_process
+
 MEGABYTE = 1 << 20
-WORKER = """
-import json, sys
-import torch
-from specrunner.checks.sources import open_tensors
-from specrunner.checks.tensors import compare_tensors
-from specrunner.spec.model import Rule
 
-how, *paths = sys.argv[1:]
-candidate, reference, *peer = (open_tensors(path)["x"] for path in paths)
-rules = [
-    Rule("allclose", {"rtol": 1e-4, "atol": 1e-5, "outliers": 0.0}),
-    Rule("ulp", {"max": 1 << 40, "over_one": 1.0}),
-    Rule("cosine", {"min": 0.999}),
-    Rule("sqnr", {"min": 40.0}),
-    Rule("kl", {"mean": 1e-3, "p99": 1e-2}),
-    Rule("top_k", {"k": 3, "overlap": 0.5}),
-]
-if peer:
-    rules.append(Rule("noise_floor", {"k": 3.0}))
 
-# Not getrusage: its peak is handed on through exec, so it would hold the memory of the process that started this one.
-def read(name):
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name + ":"))
+def read_status(name: str) -> int:
+    """Return a number of bytes that the kernel keeps of this process; a forked one begins at what it has."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
-before = read("VmRSS")
-if how == "pieces":
-    results = compare_tensors("x", candidate, reference, rules, peer=peer[0] if peer else None)
-    assert all(result.passed for result in results), [result.message for result in results]
-else:
-    whole = [source.rows(0, source.row_count) for source in (candidate, reference)]
-    torch.testing.assert_close(*whole, rtol=1e-4, atol=1e-5)
-print(json.dumps(read("VmHWM") - before))
-"""
+
+def measure(how: str, paths: tuple[Path, ...], told: Connection) -> None:
+    """Compare in a process of its own, and tell by how many bytes it grew at most."""
+    from specrunner.checks.sources import open_tensors
+    from specrunner.checks.tensors import compare_tensors
+    from specrunner.spec.model import Rule
+
+    candidate, reference, *peer = (open_tensors(path)["x"] for path in paths)
+    rules = [
+        Rule("allclose", {"rtol": 1e-4, "atol": 1e-5, "outliers": 0.0}),
+        Rule("ulp", {"max": 1 << 40, "over_one": 1.0}),
+        Rule("cosine", {"min": 0.999}),
+        Rule("sqnr", {"min": 40.0}),
+        Rule("kl", {"mean": 1e-3, "p99": 1e-2}),
+        Rule("top_k", {"k": 3, "overlap": 0.5}),
+    ]
+    if peer:
+        rules.append(Rule("noise_floor", {"k": 3.0}))
+    before = read_status("VmRSS")
+    if how == "pieces":
+        results = compare_tensors("x", candidate, reference, rules, peer=peer[0] if peer else None)
+        assert all(result.passed for result in results), [result.message for result in results]
+    else:
+        whole = [source.rows(0, source.row_count) for source in (candidate, reference)]
+        torch.testing.assert_close(*whole, rtol=1e-4, atol=1e-5)
+    told.send(read_status("VmHWM") - before)
 
 
 def write(path: Path, shape: tuple[int, int], noise: float) -> Path:
@@ -59,11 +57,14 @@ def write(path: Path, shape: tuple[int, int], noise: float) -> Path:
 
 def grow(how: str, *paths: Path) -> int:
     """Return by how many bytes a process grew at most beyond the mapped files while comparing."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", WORKER, how, *map(str, paths)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return int(json.loads(done.stdout)) - sum(path.stat().st_size for path in paths)
+    receiver, sender = find_server().Pipe(duplex=False)
+    process = start_process(measure, how, paths, sender)
+    sender.close()
+    with receiver:
+        process.join()
+        assert process.exitcode == 0
+        grown: int = receiver.recv()
+    return grown - sum(path.stat().st_size for path in paths)
 
 
 @pytest.mark.parametrize("shape", [(4096, 2048), (1, 1 << 23), (1 << 20, 8)])

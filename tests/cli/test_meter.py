@@ -1,8 +1,16 @@
 import io
-import time
+from types import SimpleNamespace
+
+import pytest
 
 from specrunner.cli import meter
 from specrunner.cli.meter import Meter
+from tests.waiting import wait_for
+
+
+@pytest.fixture(autouse=True)
+def stopped_clock(monkeypatch):
+    monkeypatch.setattr(meter, "time", SimpleNamespace(monotonic=lambda: 7.0))
 
 
 class Terminal(io.StringIO):
@@ -35,7 +43,7 @@ def test_a_terminal_gets_one_line_that_is_redrawn():
     stream = Terminal()
     with Meter("toy", stream, {"TERM": "xterm"}) as shown:
         shown.show(3, 100, "unpacking " + "x" * 200)
-        time.sleep(0.5)
+        wait_for(stream.getvalue, "the line is drawn")
     drawn = [line for line in stream.getvalue().split("\r\x1b[2K") if line]
     assert drawn
     assert all("\n" not in line and len(line) <= 79 for line in drawn)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-WAIT = 60.0
+WAIT = 240.0
 
 
 class LanguageClient:

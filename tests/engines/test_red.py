@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from specrunner.requests import Evidence, Session
 from specrunner.runner import Run, RunOptions
 from specrunner.spec.loader import load_specs
 from specrunner.spec.model import Model
+from tests.waiting import wait_for
 
 PACKAGE = Path(specrunner.__file__).parent
 EVERY_TENSOR = 'tolerance: {embeddings: exact, "**": {sqnr: 80}}'
@@ -337,9 +337,9 @@ class TestFailures:
         write_spec(tmp_path / "killed.yaml", head, case)
         self.write_sound(tmp_path)
         process = start_run(tmp_path, marker, "killed.yaml", "sound.yaml", "-j", "1", TMPDIR=str(temporary))
-        while not list(temporary.glob("specrunner-*/sglang-*/sglang/order.json")):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
+        order = "specrunner-*/sglang-*/sglang/order.json"
+        wait_for(lambda: process.poll() is not None or list(temporary.glob(order)), "the engine has an order", 1500)
+        assert process.poll() is None, process.communicate()
         workers = [pid for pid, command in find_processes(marker).items() if "specrunner.sessions.worker" in command]
         (worker,) = [pid for pid in workers if os.getpgid(pid) == pid]  # the other one is its guardian
         schedulers = [pid for pid, command in list_group(worker).items() if "scheduler" in command]

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from specrunner.sessions.process import WorkerProcess
 from specrunner.spec.model import Decode, Model, Prompt
 from specrunner.spec.tensor_names import is_auxiliary, model_order
 from tests.engines.asked import LONG_ANSWER, find_stop, masked_questions, scored_questions
+from tests.waiting import wait_for
 
 
 def find_python() -> str | None:
@@ -168,12 +168,9 @@ def numbers(length: int, below: int = 300) -> Prompt:
     return Prompt(token_ids=tuple((7 * i * i + 3 * i + 5) % below for i in range(length)))
 
 
-def wait_for_end(served: Served, seconds: float = 10.0) -> None:
+def wait_for_end(served: Served) -> None:
     """Wait until no process of a session is left."""
-    deadline = time.monotonic() + seconds
-    while served.processes() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert served.processes() == {}
+    wait_for(lambda: served.processes() == {}, "every process of the session is gone")
 
 
 class TestGlass:

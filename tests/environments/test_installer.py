@@ -3,7 +3,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from specrunner.environments.interpreters import MARK, environment_folder, read_
 from specrunner.environments.pip import Pip
 from specrunner.errors import EngineMissing
 from tests.environments.conftest import write_wheel
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -36,13 +36,6 @@ def run_elsewhere(lock: locks.Lock, batch: int = 1) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-
-
-def wait_until(condition, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that in time"
-        time.sleep(0.05)
 
 
 def test_from_nothing(cache, wheels, make_lock):
@@ -126,7 +119,7 @@ def test_goes_on_after_it_was_killed(lock):
     folder = environment_folder(lock)
     process = run_elsewhere(lock)
     # Of three that pip has begun to write, two are finished.
-    wait_until(lambda: len(list(folder.glob("lib/*/*/*-1.0.dist-info/RECORD"))) >= 3)
+    wait_for(lambda: len(list(folder.glob("lib/*/*/*-1.0.dist-info/RECORD"))) >= 3, "three packages are there")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert read_mark(folder) is None

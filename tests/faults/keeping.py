@@ -8,7 +8,8 @@ from pathlib import Path
 
 from specrunner.cache.store import CAPTURES, Store
 from specrunner.sessions.captures import read_capture
-from tests.workplace import Workplace, find_processes, wait_for
+from tests.waiting import wait_for
+from tests.workplace import Workplace, find_processes
 
 
 def check_cache(folder: Path) -> int:
@@ -33,7 +34,7 @@ def digest_tree(folder: Path) -> dict[str, str]:
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def wait_until_alone(place: Workplace, patience: float = 30.0) -> None:
+def wait_until_alone(place: Workplace) -> None:
     """Wait until no process of the workplace lives."""
     marker = place.environment["SPECRUNNER_TEST"]
-    wait_for(lambda: not find_processes(marker), "every process is gone", patience)
+    wait_for(lambda: not find_processes(marker), "every process is gone")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from specrunner.sessions.process import LOG_LIMIT
-from tests.workplace import Workplace, count_junit, hanging_workers, wait_for
+from tests.waiting import wait_for
+from tests.workplace import Workplace, count_junit, hanging_workers
 
 
 def test_each_accident_costs_its_own_case(workplace: Workplace) -> None:
@@ -36,7 +37,7 @@ def test_a_hang_that_holds_the_interpreter_ends_by_its_timeout(workplace: Workpl
 @pytest.mark.parametrize("megabytes", [100, pytest.param(1000, marks=pytest.mark.endurance)])
 def test_a_flood_on_stdout_is_cut(workplace: Workplace, megabytes: int) -> None:
     workplace.write_spec({"loud": f"flood {megabytes}", "stuck": "hang"})
-    process = workplace.start("spec.yaml", "--timeout", "10", "-j", "1")
+    process = workplace.start("spec.yaml", "-j", "1")
 
     def is_cut() -> bool:
         logs = (Path(f"/proc/{pid}/fd/1").resolve() for pid in hanging_workers(workplace))
@@ -45,6 +46,6 @@ def test_a_flood_on_stdout_is_cut(workplace: Workplace, megabytes: int) -> None:
     wait_for(is_cut, "the log is cut")
     memory = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     assert memory < 1 << 30, "the log was read into memory"
-    outcome = workplace.finish(process)
+    outcome = workplace.finish_without_hanging(process)
     assert outcome.verdicts() == {"loud": "passed", "stuck": "error"}
     assert outcome.code == 10

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.workplace import Workplace, count_junit, find_processes, hanging_workers, wait_for
+from tests.commands import Command
+from tests.waiting import wait_for
+from tests.workplace import Workplace, count_junit, find_processes, hanging_workers
 
 PAUSE = """\
 import importlib, os, sys, time
@@ -30,7 +31,7 @@ if module and any("specrunner" in word for word in sys.orig_argv) and "sessions.
                 def slow(*arguments, **named):
                     if not os.path.exists(os.environ["FAULT_HERE"]):
                         open(os.environ["FAULT_HERE"], "w").close()
-                        until = time.monotonic() + 20
+                        until = time.monotonic() + 240
                         while time.monotonic() < until and not os.path.exists(os.environ["FAULT_HERE"] + ".go"):
                             time.sleep(0.05)
                     return real(*arguments, **named)
@@ -60,7 +61,7 @@ def hold_up(place: Workplace, stage: str) -> Path:
     return here
 
 
-def interrupt(place: Workplace, process: subprocess.Popen[str], number: int, here: Path) -> None:
+def interrupt(place: Workplace, process: Command, number: int, here: Path) -> None:
     """Send a signal when the stage is reached, and let the command go on."""
     wait_for(here.exists, "the stage is reached")
     os.kill(process.pid, number)
@@ -72,7 +73,7 @@ def test_sigterm_before_there_is_a_plan(workplace: Workplace) -> None:
     here = hold_up(workplace, "planning")
     process = workplace.start("spec.yaml")
     interrupt(workplace, process, signal.SIGTERM, here)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=240)
     assert (process.returncode, stderr.strip()) == (2, "interrupted")
     assert not (workplace.folder / "r.json").exists(), "there is nothing to report yet"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.keeping import check_cache, wait_until_alone
-from tests.workplace import Workplace, hanging_workers, wait_for
+from tests.waiting import wait_for
+from tests.workplace import Workplace, hanging_workers
 
 
 @pytest.mark.parametrize("stuck", ["child stubborn hang"])

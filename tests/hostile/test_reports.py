@@ -180,7 +180,7 @@ def test_a_browser_runs_and_loads_nothing_of_the_text(browser: Any, tmp_path: Pa
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(path.as_uri())
-    page.wait_for_selector("html[data-ready]", timeout=20_000)
+    page.wait_for_selector("html[data-ready]", timeout=120_000)
     for link in page.eval_on_selector_all("a.row", "rows => rows.map(row => row.getAttribute('href'))")[:12]:
         page.goto(page.url.split("#")[0] + link)
         page.wait_for_selector("#case:not([hidden]) h1")

@@ -35,7 +35,8 @@ def build(folder):
     with open({log!r}, "a") as log:
         log.write("built\\n")
     (folder / "model.safetensors").write_text("weights")
-    time.sleep(0.3)
+    while len(list(Path({log!r}).parent.glob("asked-*"))) % 3:  # until all three have asked, where processes ask
+        time.sleep(0.01)
     (folder / "config.json").write_text("{{}}")
 
 def fail(folder):
@@ -52,7 +53,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def slow_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """A recipe whose builder takes a moment and keeps a log of its calls."""
+    """A recipe whose builder waits for all who ask and keeps a log of its calls."""
     (tmp_path / "slow_builder.py").write_text(BUILDER.format(log=str(tmp_path / "log")))
     monkeypatch.syspath_prepend(str(tmp_path))
     recipe = Recipe("slow", "NoneForCausalLM", "for this test", builder="slow_builder:build")
@@ -180,7 +181,9 @@ def test_damaged_directory_is_built_again(slow_recipe: Recipe) -> None:
 
 def test_two_processes_build_once(slow_recipe: Recipe, tmp_path: Path) -> None:
     code = (
+        "import os; from pathlib import Path\n"
         "from specrunner.models.recipes import Recipe, build_recipe\n"
+        f"Path({str(tmp_path)!r}, f'asked-{{os.getpid()}}').touch()\n"
         "print(build_recipe(Recipe('slow', 'NoneForCausalLM', 'for this test', builder='slow_builder:build')))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}

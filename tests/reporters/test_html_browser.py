@@ -43,6 +43,7 @@ class Page:
     def __init__(self, browser: Any, path: Path, **options: Any) -> None:
         self.context = browser.new_context(**options)
         self.page = self.context.new_page()
+        self.page.set_default_timeout(120_000)
         self.expect = pytest.importorskip("playwright.sync_api").expect
         self.problems: list[str] = []
         self.requests: list[str] = []
@@ -50,7 +51,7 @@ class Page:
         self.page.on("console", lambda message: self.problems.append(message.text))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
-        self.page.wait_for_selector("html[data-ready]", timeout=20_000)
+        self.page.wait_for_selector("html[data-ready]", timeout=120_000)
 
     def open_case(self, name: str) -> str:
         self.page.goto(self.page.url.split("#")[0] + "#/")
@@ -61,11 +62,11 @@ class Page:
 
     def shows(self, selector: str, text: str) -> None:
         """Wait until an element holds a text: what a pointer or a key brings up is drawn a moment later."""
-        self.expect(self.page.locator(selector)).to_contain_text(text, use_inner_text=True, timeout=20_000)
+        self.expect(self.page.locator(selector)).to_contain_text(text, use_inner_text=True, timeout=120_000)
 
     def counts(self, selector: str, number: int) -> None:
         """Wait until so many elements are there."""
-        self.expect(self.page.locator(selector)).to_have_count(number, timeout=20_000)
+        self.expect(self.page.locator(selector)).to_have_count(number, timeout=120_000)
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
 
     def run(script: str, *files: Path) -> Any:
         (folder / "read.mjs").write_text(script)
-        done = subprocess.run([node, "read.mjs", *files], cwd=folder, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([node, "read.mjs", *files], cwd=folder, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

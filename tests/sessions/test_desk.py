@@ -8,6 +8,7 @@ import time
 from specrunner.requests import Evidence, Request
 from specrunner.sessions.desk import Desk
 from specrunner.spec.model import Prompt
+from tests.waiting import PATIENCE
 
 
 def request(text: str, follow: Evidence | None = None) -> Request:
@@ -44,7 +45,7 @@ def test_an_open_session_waits_for_more_until_it_is_closed() -> None:
     waiter = threading.Thread(target=lambda: found.append(desk.wait("a")))
     waiter.start()
     assert desk.add("a", FIRST)
-    waiter.join(5)
+    waiter.join(PATIENCE)
     assert (found, desk.count("a")) == ([True], 1)
     assert desk.take("a") == FIRST
     closer = threading.Timer(0.05, desk.close, ("a",))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 
 from specrunner.sessions.places import Need, Place, Places
+from tests.waiting import PATIENCE, wait_for
 
 GIB = 1 << 30
 
@@ -81,11 +81,10 @@ def test_a_resting_session_keeps_its_gpu_and_comes_back_before_those_who_are_not
     resumed: list[bool] = []
     thread = threading.Thread(target=lambda: resumed.append(places.resume(resting)))
     thread.start()
-    while resting.state.name != "RETURNING":
-        time.sleep(0.001)
+    wait_for(lambda: resting.state.name == "RETURNING", "it wants its place back")
     assert not resumed
     places.leave(working)
-    thread.join(5)
+    thread.join(PATIENCE)
     assert resumed == [True]
     assert not holds(waiting)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +19,13 @@ from specrunner.events import Event, SessionEnded, SessionReady, SessionStarted
 from specrunner.plan.model import PlannedSession
 from specrunner.requests import Evidence, Request, Session
 from specrunner.sessions.captures import StoredCapture, locate_capture, write_capture
+from specrunner.sessions.desk import Desk
 from specrunner.sessions.executor import Answer
 from specrunner.sessions.pool import Pool
 from specrunner.sessions.process import find_marked
 from specrunner.sessions.sizes import PROCESS_BYTES
 from specrunner.spec.model import Model, Prompt
+from tests.waiting import PATIENCE, wait_for
 
 HERE = Path(__file__).parent
 OWN = Environment(
@@ -69,8 +72,9 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
 
         again = Request(Prompt(text="a"), ("logits",), repeat=1)
         prompts[again.key] = "a again"
-        seconds = more.get("timeout", 60.0)
-        timeouts = {(one.session.key, request.key): seconds for one in planned for request in (*one.requests, again)}
+        seconds = more.get("timeout", 240.0)
+        timeouts = {(one.session.key, request.key): 240.0 for one in planned for request in (*one.requests, again)}
+        timeouts |= {key: seconds for key in timeouts if prompts[key[1]] == "hang"}
 
         def deliver(session: str, request: str, answer: Answer, facts: Any, seconds: float) -> None:
             assert prompts[request] not in served.answers, "a request was answered twice"
@@ -144,13 +148,12 @@ def test_stopping_starts_nothing_more(serve: Serve) -> None:
 
 def test_killing_ends_a_hanging_engine_at_once(serve: Serve) -> None:
     def kill_when_ready(pool: Pool, served: Served) -> None:
-        while not served.of(SessionReady):
-            time.sleep(0.01)
+        wait_for(lambda: served.of(SessionReady), "the engine is ready")
         pool.kill()
 
     started = time.monotonic()
-    served = serve(["child hang", "b"], during=kill_when_ready, timeout=120.0)
-    assert time.monotonic() - started < 60
+    served = serve(["child hang", "b"], during=kill_when_ready)
+    assert time.monotonic() - started < 200
     assert served.answers == {}
     assert [event.reason for event in served.of(SessionEnded)] == ["interrupted"]
 
@@ -180,8 +183,11 @@ def test_what_follows_a_supplied_capture_goes_on_and_looks_for_it_in_the_runs_di
         deliver=lambda session, request, answer, facts, seconds: served.answers.update({request: answer}),
     )
     assert not pool.add(session.key, follower), "it was not started"
+    waits = threading.Event()
+    wait = Desk.wait
+    monkeypatch.setattr(Desk, "wait", lambda desk, key: (waits.set(), wait(desk, key))[1])
     future = pool.start(PlannedSession(session, (follower,)))
-    time.sleep(0.05)
+    assert waits.wait(PATIENCE)
     assert not future.done()
     assert not served.events
     write_capture(locate_capture(tmp_path, "kept", "capture"), Capture(prompt_token_ids=[1, 2]))
@@ -234,8 +240,7 @@ def test_a_session_that_only_waits_makes_room_for_one_that_needs_its_memory(
     monkeypatch.setattr("specrunner.sessions.threads.GRACE", 0.05)
 
     def add_late(pool: Pool, served: Served) -> None:
-        while len(served.answers) < 2:
-            time.sleep(0.01)
+        wait_for(lambda: len(served.answers) == 2, "both are answered")
         assert pool.add(served.of(SessionStarted)[0].session, Request(Prompt(text="a"), ("logits",), repeat=1))
         pool.close(served.of(SessionStarted)[0].session)
 

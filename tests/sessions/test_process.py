@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from specrunner.requests import Request, Session
 from specrunner.sessions.captures import read_capture
 from specrunner.sessions.process import Cancelled, WorkerProcess, find_marked
 from specrunner.spec.model import Model, Prompt
+from tests.waiting import wait_for
 
 HERE = Path(__file__).parent
 Start = Callable[..., WorkerProcess]
@@ -175,7 +175,4 @@ def test_workers_end_when_their_caller_dies(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    deadline = time.monotonic() + 10
-    while find_marked("test-orphan") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert find_marked("test-orphan") == []
+    wait_for(lambda: find_marked("test-orphan") == [], "the worker ends")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from specrunner.plan.model import PlannedSession
 from specrunner.requests import Request, Session
 from specrunner.sessions.ray.cluster import connect
 from specrunner.spec.model import Model, Prompt
+from tests.waiting import press, wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -128,13 +127,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
             cluster.shutdown()
 
 
-def wait_for(condition: Callable[[], bool], what: str, patience: float = 60.0) -> None:
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come"
-        time.sleep(0.02)
-
-
 def is_running(pid: int) -> bool:
     """Tell whether a process runs; one that is dead and not reaped does not."""
     try:
@@ -185,7 +177,7 @@ def test_the_report_is_the_local_one(workplace: Workplace, local: dict[str, Any]
         ("reference", "plain"): len(FRUIT),
         ("candidate", "led"): 1,
     }
-    wait_for(lambda: not any(is_running(pid) for pid, *_ in noted), "the end of the engines", 10)
+    wait_for(lambda: not any(is_running(pid) for pid, *_ in noted), "the end of the engines")
 
 
 def test_a_node_that_is_lost_costs_no_verdict_and_no_answer_is_asked_for_twice(
@@ -211,7 +203,7 @@ def test_a_node_that_is_lost_costs_no_verdict_and_no_answer_is_asked_for_twice(
     asked_for = Counter((role, what, text) for *_, role, what, text in noted if what != "load")
     assert sum(asked_for.values()) - len(asked_for) <= 1, "only what had no answer was asked again"
     assert len(before) < len(noted)
-    wait_for(lambda: not any(is_running(pid) for pid, *_ in noted), "the end of the engines", 10)
+    wait_for(lambda: not any(is_running(pid) for pid, *_ in noted), "the end of the engines")
     workplace.nodes.append(workplace.cluster.add_node(num_cpus=1, object_store_memory=STORE))
 
 
@@ -220,15 +212,14 @@ def test_ctrl_c_ends_the_run_and_its_engines_on_all_nodes(workplace: Workplace, 
     process = workplace.start_on_ray()
     wait_for(lambda: len(workplace.noted()) >= 4, "the first requests")
     for _ in range(presses):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.1)
+        press(process.pid)
     report = workplace.finish(process)
     assert process.returncode == 2
     assert len(report["cases"]) == len(FRUIT)
     assert "error" in {case["verdict"] for case in report["cases"]}
     noted = workplace.noted()
     assert len(noted) < 2 * len(FRUIT)
-    wait_for(lambda: not any(is_running(pid) for pid, *_ in noted), "the end of the engines", 10)
+    wait_for(lambda: not any(is_running(pid) for pid, *_ in noted), "the end of the engines")
 
 
 def test_a_caller_that_is_killed_leaves_no_engine_on_any_node(workplace: Workplace) -> None:
@@ -236,7 +227,7 @@ def test_a_caller_that_is_killed_leaves_no_engine_on_any_node(workplace: Workpla
     wait_for(lambda: len(workplace.noted()) >= 4, "the first requests")
     process.kill()
     process.communicate()
-    wait_for(lambda: not any(is_running(pid) for pid, *_ in workplace.noted()), "the end of the engines", 30)
+    wait_for(lambda: not any(is_running(pid) for pid, *_ in workplace.noted()), "the end of the engines")
 
 
 def test_an_address_without_a_cluster_is_said_before_anything_runs(workplace: Workplace) -> None:

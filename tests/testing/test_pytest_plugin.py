@@ -89,7 +89,7 @@ def test_the_first_failure_ends_the_engines(place: Any) -> None:
     done = place.pytest("a.yaml", "-x")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 failed in" in done.stdout
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 300
 
 
 def test_strict_makes_a_skip_an_error(place: Any) -> None:
