@@ -14,6 +14,9 @@ from specrunner.spec.tensor_names import TEMPLATES, model_order
 CLEAN = 0.1
 """A local error is clean when it is at most this share of the module's error in the run."""
 
+_SUSPECT = "first wrong at "
+"""How the finding begins that suspects a part; nobody is suspected when every layer is right by itself."""
+
 _CULPRITS = {
     "embeddings": "the embedding table, or the token ids that reached it",
     "attention.query": "the query projection or the norm of the queries",
@@ -86,12 +89,13 @@ def add_local_errors(
         return diagnosis
     guilty = _find_guilty(diagnosis, local, checks)
     findings = [_read_local(guilty), *_read_replay(guilty, local, errors.get("routing", {}))]
+    pattern = diagnosis.findings if guilty else [one for one in diagnosis.findings if not one.startswith(_SUSPECT)]
     rows = tuple({"tensor": name, "error": encode_number(error)} for name, error in local.items())
     return Diagnosis(
         diagnosis.tensor,
         diagnosis.token,
         diagnosis.factor,
-        (*findings, *diagnosis.findings),
+        (*findings, *pattern),
         diagnosis.growth,
         rows,
     )
@@ -182,12 +186,12 @@ def _name_culprit(subject: str, compared: set[str], failing: set[str]) -> str:
         inner = {name for name in compared if _layer_of(name) == layer} - {subject}
         if not inner:
             parts = f"layers.{layer}.attention.* and layers.{layer}.mlp.output"
-            return f"first wrong at {subject}: compare {parts} to see which part"
+            return f"{_SUSPECT}{subject}: compare {parts} to see which part"
     if kind == "mlp.output" and layer is not None:
         router = [name for name in compared if name.startswith(f"layers.{layer}.router.")]
         if router and not failing.intersection(router):
             suspects = "the experts, the shared expert or their sum, since the router agrees"
-    return f"first wrong at {subject}: suspect {suspects}"
+    return f"{_SUSPECT}{subject}: suspect {suspects}"
 
 
 def _read_tokens(first: CheckResult) -> list[str]:

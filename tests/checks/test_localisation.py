@@ -252,7 +252,7 @@ def test_errors_that_only_accumulate(tmp_path: Path) -> None:
     found = localise(tmp_path, run, {"layers.0.output": 0.02, "layers.1.output": 0.02})
     assert found.findings == (
         "fed with the reference's inputs, every layer is within its limit: the errors only accumulate",
-        *run.findings,
+        *(one for one in run.findings if not one.startswith("first wrong at ")),
     )
     assert (found.tensor, found.token, found.factor, found.growth) == (run.tensor, run.token, run.factor, run.growth)
     assert [(row["tensor"], pytest.approx(row["error"], abs=1e-6)) for row in found.local] == [
