@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from specrunner.reporters.json import LAST_RUN
 
     parser.add_argument("case", nargs="?", metavar="CASE", help="a case's id, or a part of it that fits only one")
-    parser.add_argument("--report", type=Path, default=LAST_RUN, metavar="F", help="a JSON report (%(default)s)")
+    parser.add_argument(
+        "--report", type=Path, default=LAST_RUN, metavar="F", help="a JSON report (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, in the layout of the JSON report")
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="when to colour")
 
