@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from specrunner.checks.sources import open_tensors
 from specrunner.cli import main
-from specrunner.cli.compare import read_side
+from specrunner.comparing import read_side
 from specrunner.errors import ModelUnavailable, ModelUnsupported, UsageError
 from specrunner.models.checkpoint import Checkpoint
 
