@@ -110,11 +110,11 @@ def find_unreferenced(paths: Sequence[str], files: Sequence[str], cases: Iterabl
     """
     named = {(slot.root.resolve(), slot.suite, slot.case) for slot in _named(cases)}
     folders = [path for path in paths if Path(path).is_dir()]
-    roots = {find_root(f"{Path(path).as_posix()}/x.yaml")[0] for path in folders}
-    roots |= {find_root(file)[0] for file in files}
+    roots = [find_root(f"{Path(path).as_posix()}/x.yaml")[0] for path in folders]
+    roots += [find_root(file)[0] for file in files]
     places = [Path(path).resolve() for path in paths]
     found = []
-    for root in sorted(roots):
+    for root in _distinct(roots):
         for slot in list_slots(root):
             if (root.resolve(), slot.suite, slot.case) not in named and _is_under(slot, places):
                 found.append(slot)
@@ -134,7 +134,12 @@ def _is_under(slot: Slot, places: Sequence[Path]) -> bool:
 
 def find_waiting(roots: Iterable[Path]) -> list[Slot]:
     """Return the goldens that wait for a review."""
-    return [slot for root in sorted(set(roots)) for slot in list_slots(root) if exists(slot, State.NEW)]
+    return [slot for root in _distinct(roots) for slot in list_slots(root) if exists(slot, State.NEW)]
+
+
+def _distinct(roots: Iterable[Path]) -> list[Path]:
+    """Return folders once each, whatever they are called: a user may name `specs` by its full path."""
+    return sorted({root.resolve(): root for root in roots}.values())
 
 
 def measure_bytes(slot: Slot) -> int:

@@ -240,3 +240,12 @@ def test_prune_leaves_the_goldens_of_other_specs_alone(capsys: pytest.CaptureFix
     assert exists(slot)
     assert "deleted b/other/one" in run(capsys, "prune", "specs")[1]
     assert not exists(slot)
+
+
+def test_a_folder_named_by_its_full_path_is_the_same(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    keep(cases()["two"])
+    wait("one", 0)
+    Path("specs/a/spec.yaml").write_text(SPEC.replace("  - {name: two}\n", ""))
+    status, out, _ = run(capsys, "status", str(folder / "specs"))
+    assert status == 0
+    assert (out.count("two--engine=hf@"), out.count("one--engine=hf@")) == (1, 1)

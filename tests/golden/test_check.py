@@ -146,3 +146,41 @@ def test_bfloat16_comes_back(tmp_path: Path) -> None:
     golden = keep(case, capture)
     assert golden.manifest.tensors["logits"].dtype == "bfloat16"
     assert all(check.passed for check in check_golden(case, capture, golden))
+
+
+def test_a_tensor_that_a_wildcard_selects_on_one_side_only_is_missing(tmp_path: Path) -> None:
+    case = make_case(tmp_path, tensors=("**",))
+    golden, capture = keep(case), make_capture()
+    logits = {"logits": capture.tensors["logits"]}
+    checks = check_golden(case, replace(capture, tensors=logits), golden)
+    assert [(one.subject, one.message) for one in checks if one.fails] == [("embeddings", "missing in candidate")]
+    more = {**capture.tensors, "final_norm": MemorySource("final_norm", torch.ones(12, 4))}
+    checks = check_golden(case, replace(capture, tensors=more), golden)
+    assert [(one.subject, one.message) for one in checks if one.fails] == [("final_norm", "missing in golden")]
+    unknown = replace(case, tensors=("logits", "layers.*.output", "router"))
+    checks = check_golden(unknown, capture, golden)
+    assert [one.subject for one in checks if one.fails] == ["layers.*.output", "router"]
+
+
+def test_each_check_says_where_its_rule_stands(tmp_path: Path) -> None:
+    case = make_case(tmp_path)
+    elsewhere = replace(case.location, line=99)
+    case = replace(case, tolerance=(Tolerance("logits", sqnr(80), elsewhere),))
+    places = {one.subject: one.location for one in check_golden(case, make_capture(), keep(case))}
+    assert places == {
+        "tokenization": str(case.location),
+        "embeddings": str(case.location),
+        "logits": str(elsewhere),
+        "tokens": str(case.location),
+    }
+    bare = [one for one in check_golden(case, make_capture(), keep(case)) if one.subject == "embeddings"]
+    assert [(one.rule, one.fails) for one in bare] == [("evidence", True)], "a tensor without a rule was not compared"
+
+
+def test_a_floor_needs_both_the_reference_and_the_peer(tmp_path: Path) -> None:
+    case = make_case(tmp_path, tensors=("logits",))
+    case = replace(case, tolerance=(Tolerance("logits", (Rule("noise_floor", {"k": 2.0}),), case.location),))
+    golden, capture = keep(case), make_capture()
+    for sides in ({"reference": capture}, {"peer": capture}):
+        (missing,) = (one for one in check_golden(case, capture, golden, **sides) if one.fails)
+        assert "no floor" in missing.message

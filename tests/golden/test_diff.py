@@ -179,9 +179,9 @@ LONG = tuple(range(30))
     ("new", "old", "expected"),
     [
         (
-            (*LONG[:10], 99, *LONG[11:]),
+            (*LONG[:15], 99, *LONG[16:]),
             LONG,
-            {"prefix": 10, "start": 4, "old": list(range(4, 17)), "new": [*range(4, 10), 99, *range(11, 17)]},
+            {"prefix": 15, "start": 9, "old": list(range(9, 22)), "new": [*range(9, 15), 99, *range(16, 22)]},
         ),
         ((9, 2, 3), (1, 2, 3), {"prefix": 0, "start": 0, "old": [1, 2, 3], "new": [9, 2, 3]}),
         (LONG[:8], LONG[:7], {"prefix": 7, "start": 1, "old": [1, 2, 3, 4, 5, 6], "new": [1, 2, 3, 4, 5, 6, 7]}),

@@ -13,6 +13,7 @@ from specrunner.catalogue import engines
 from specrunner.engines import registry
 from specrunner.engines.base import Capabilities, Engine
 from specrunner.errors import ConfigurationError
+from specrunner.plan import capabilities
 from specrunner.plan.capabilities import architecture_of, check_capabilities
 from specrunner.spec.diagnostics import Diagnostic
 from specrunner.spec.loader import LoadedSpecs, load_specs
@@ -260,3 +261,68 @@ def test_a_diffusion_model_has_no_log_likelihood_of_a_continuation(
     assert loaded.diagnostics == ()
     checked = check_capabilities(loaded, ENGINES.__getitem__)
     assert [shown(diagnostic) for diagnostic in checked.diagnostics] == found
+
+
+SHOWN = "decode: {max_new_tokens: 4, algorithm: low_confidence, block_length: 4, threshold: 0.5}\n"
+HIDDEN = "reference: {engine: fixed, device: cuda, options: {hidden: true}}\nengines: [both]\n"
+OPEN = "options: {fixed: {hidden: true}}\nreference: {engine: both, device: cuda}\nengines: [fixed]\n"
+ALONE = OPEN.replace("{engine: both, device: cuda}", "null")
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        (HIDDEN + "tokens: exact", []),
+        (HIDDEN + "tokens: near_tie", ["tokens"]),
+        (OPEN + "tokens: near_tie", []),
+        (HIDDEN + "tolerance: {logits: exact}\nat: {step: 1}", ["at"]),
+        (OPEN + "tolerance: {logits: exact}\nat: {step: 1}", []),
+        (ALONE + "tolerance: {logits: {sqnr: 9}}\ngolden: true\nat: {step: 1}", ["at"]),
+        (HIDDEN + "trajectory: exact", ["trajectory"]),
+        (OPEN + "trajectory: exact", ["trajectory"]),
+    ],
+)
+def test_whose_steps_must_be_shown(tmp_path: Path, fields: str, found: list[str]) -> None:
+    """A candidate that is led to a state or through ties need not show its own steps; a reference does."""
+    head = HEAD.replace("glass-0.8m", "tiny-llada2") if "logits" not in fields else HEAD
+    diagnostics = [one for one in check(tmp_path, SHOWN + fields, head) if one.code == "impossible-trajectory"]
+    named = [one.line_text.strip().partition(":")[0] for one in diagnostics]
+    assert named == found
+    assert all("does not show the steps of its decode" in one.message for one in diagnostics)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "help"),
+    [
+        ("engines: [cpu]\ndtype: float16", "engine `cpu` does not compute in float16", "dtypes: `float32`, `bfloat16`"),
+        (
+            "engines: [both]\ndevice: cpu\ndtype: float16",
+            "engine `both` does not compute in float16 on cpu",
+            "dtypes: `float32`",
+        ),
+        ("engines: [cpu]\ndevice: cuda", "engine `cpu` does not run on cuda", "devices: `cpu`"),
+    ],
+)
+def test_what_an_engine_computes_in_instead(tmp_path: Path, fields: str, message: str, help: str) -> None:
+    (diagnostic,) = check(tmp_path, f"{fields}\ntolerance: {{logits: exact}}")
+    assert (diagnostic.message, diagnostic.help) == (message, help)
+
+
+def test_enough_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capabilities, "ENOUGH", 2)
+    text = f"{HEAD}cases:\n" + "".join(
+        f"  - {{name: c{number}, prompt: hi, engines: [cpu], device: cuda, tolerance: {{logits: exact}}}}\n"
+        for number in range(4)
+    )
+    (tmp_path / "many.yaml").write_text(text, encoding="utf-8")
+    loaded = load_specs([str(tmp_path / "many.yaml")], engines=tuple(ENGINES))
+    assert len(check_capabilities(loaded, ENGINES.__getitem__).diagnostics) == 2
+
+
+def test_diagnostics_come_in_the_order_of_the_files(tmp_path: Path) -> None:
+    text = f"{HEAD}cases:\n  - {{name: c, prompt: hi, engines: [cpu], device: cuda, tolerance: {{logits: exact}}}}\n"
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "b.yaml").write_text(text.replace("version: 1", "version: 2"), encoding="utf-8")
+    loaded = load_specs([str(tmp_path / name) for name in ("a.yaml", "b.yaml")], engines=tuple(ENGINES))
+    found = check_capabilities(loaded, ENGINES.__getitem__).diagnostics
+    assert [Path(one.location.path).name for one in found] == ["a.yaml", "b.yaml"]
