@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,13 +14,15 @@ from scipy.stats import beta
 from specrunner.calibration.noise import (
     Limit,
     Noise,
+    NoiseLog,
     bound_rate,
     merge_suggestions,
     quantile,
     round_outwards,
     scale_limit,
 )
-from specrunner.spec.model import Location
+from specrunner.results import CaseResult, CheckResult, Verdict
+from specrunner.spec.model import Case, EngineChoice, Location, Model, Prompt, Rule, Tolerance
 
 PLACE = Location("a.yaml", 3, 5)
 
@@ -88,3 +92,58 @@ def test_of_two_measurements_under_one_limit_the_generous_one_is_written() -> No
 def test_scaling_by_one_changes_nothing() -> None:
     for best in (0.0, 1.0, math.inf):
         assert scale_limit(noise([1.0], 0.5, best).limit, 1.0) == pytest.approx(0.5)
+
+
+def make_case(*entries: Tolerance) -> Case:
+    engine = EngineChoice("hf", "float32")
+    return Case("specs/x", "one", (), PLACE, engine, engine, Model(recipe="tiny"), Prompt(text="a"), tolerance=entries)
+
+
+def measured(subject: str, rule: str, passed: bool, limits: dict[str, float], **numbers: Any) -> CheckResult:
+    return CheckResult(subject, rule, passed, "" if passed else "x", numbers, limits, "a.yaml:3")
+
+
+def test_the_noise_of_a_run_is_its_largest_share_over_the_tensors_of_an_entry() -> None:
+    deep = Tolerance("layers.**", (Rule("cosine", {"min": 0.9}), Rule("exact")), PLACE)
+    case = make_case(deep, Tolerance("*", (Rule("kl", {"mean": 0.2}),), Location("a.yaml", 9, 5)))
+    log = NoiseLog()
+    for prompt, cosines in (("p", (0.99, 0.95)), ("q", (0.8, 0.98))):
+        checks = [
+            measured(f"layers.{layer}.output", "cosine", cosine >= 0.9, {"min": 0.9}, min_cosine=cosine)
+            for layer, cosine in enumerate(cosines)
+        ]
+        checks.append(measured("layers.0.output", "exact", prompt == "p", {}, differing=int(prompt != "p")))
+        checks.append(measured("logits", "cosine", True, {"min": 0.9}, min_cosine=0.91))  # no entry selects it
+        elsewhere = dataclasses.replace(checks[0], location="b.yaml:3")
+        log.add(case, CaseResult(case, Verdict.PASSED, (*checks, elsewhere)), prompt)
+    cosine, exact = log.noises()
+    assert cosine.limit == Limit(PLACE, "layers.**", "cosine", "min", 0.9, 1.0)
+    assert (cosine.shares, cosine.groups) == ([pytest.approx(0.5), pytest.approx(2.0)], ["p", "q"])
+    assert (cosine.largest, cosine.high, cosine.alarms) == (pytest.approx(2.0), pytest.approx(2.0), 1)
+    assert (exact.limit.parameter, exact.limit.stated) == ("", 0.0)
+    assert exact.shares == [0.0, math.inf], "a rule that allows nothing is kept or broken"
+    assert exact.suggested is None
+
+
+def test_entries_of_one_line_are_told_apart_by_their_column() -> None:
+    entries = [
+        Tolerance(name, (Rule("cosine", {"min": 0.9}),), Location("a.yaml", 3, column))
+        for name, column in (("logits", 5), ("embeddings", 40))
+    ]
+    case, log = make_case(*entries), NoiseLog()
+    checks = [
+        measured(name, "cosine", True, {"min": 0.9}, min_cosine=value)
+        for name, value in (("logits", 0.95), ("embeddings", 0.99))
+    ]
+    log.add(case, CaseResult(case, Verdict.PASSED, tuple(checks)), "p")
+    assert [(one.limit.pattern, one.largest) for one in log.noises()] == [
+        ("logits", pytest.approx(0.5)),
+        ("embeddings", pytest.approx(0.1)),
+    ]
+
+
+def test_no_error_is_rounded_to_none() -> None:
+    assert round_outwards(1.0, 1.0) == 1.0
+    assert round_outwards(0.0, 0.0) == 0.0
+    assert round_outwards(0.0701, 0.0) == 0.071
+    assert round_outwards(0.07, 0.0) == 0.07

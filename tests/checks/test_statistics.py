@@ -164,3 +164,33 @@ def test_bounds_of_a_drop_hold_as_often_as_stated(drop: float) -> None:
     here, there = random.binomial(300, 0.6 - drop, 2000), random.binomial(300, 0.6, 2000)
     upper = [bound_recorded_drop(int(n), 300, int(m), 300, ALPHA)[1] for n, m in zip(here, there, strict=True)]
     assert np.mean(np.array(upper) < drop) == pytest.approx(ALPHA, abs=0.02)
+
+
+def test_where_nothing_can_drop_nothing_is_detectable() -> None:
+    assert smallest_paired_drop(0.0, 500, ALPHA) is None
+    assert smallest_drop_below_floor(0.0, 500, ALPHA) is None
+    assert smallest_drop_from_recorded(0.0, 500, 500, ALPHA) is None
+    assert smallest_paired_drop(0.001, 500, ALPHA) is None, "even if all flips were losses"
+
+
+@pytest.mark.parametrize(("right", "low", "high"), [(0, 0.0, None), (40, None, 1.0)])
+def test_bounds_of_none_and_of_all_are_closed(right: int, low: float | None, high: float | None) -> None:
+    found = bound_score(right, 40, ALPHA)
+    assert (found[0] if low is not None else found[1]) == (low if low is not None else high)
+    assert weigh_against_floor(0, 10, 0.0) == weigh_against_floor(10, 10, 1.0) == 1.0
+    assert weigh_against_floor(9, 10, 1.0) == 0.0
+
+
+@pytest.mark.parametrize(("regressed", "improved", "bounds"), [(30, 0, (None, 1.0)), (0, 30, (-1.0, None))])
+def test_runs_that_part_on_every_question(regressed: int, improved: int, bounds: tuple[float | None, ...]) -> None:
+    found = bound_paired_drop(regressed, improved, 30, ALPHA)
+    assert [one for one, bound in zip(found, bounds, strict=True) if bound is not None] == [
+        bound for bound in bounds if bound is not None
+    ]
+    assert -1.0 <= found[0] <= (regressed - improved) / 30 <= found[1] <= 1.0
+
+
+def test_holm_never_exceeds_one_nor_falls_with_the_rank() -> None:
+    assert adjust_by_holm({"a": 0.6, "b": 0.5}) == {"a": 1.0, "b": 1.0}
+    assert adjust_by_holm({"a": 0.02, "b": 0.019}) == pytest.approx({"a": 0.038, "b": 0.038})
+    assert adjust_by_holm({}) == {}

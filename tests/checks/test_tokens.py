@@ -64,3 +64,14 @@ def test_prompts() -> None:
 
 def test_common_prefix() -> None:
     assert [common_prefix(*pair) for pair in (([], []), ([1], []), ([1, 2], [1, 2]), ([1, 2], [1, 3]))] == [0, 0, 2, 1]
+
+
+@pytest.mark.parametrize(("place", "start"), [(0, 0), (3, 0), (6, 2), (19, 15)])
+def test_the_ids_around_a_mismatch_are_kept_for_the_reader(place: int, start: int) -> None:
+    reference = list(range(100, 120))
+    candidate = [*reference[:place], 7, *reference[place + 1 :]]
+    numbers = compare_tokens(candidate, reference).measurements
+    assert (numbers["window_start"], numbers["common_prefix"]) == (start, place)
+    assert numbers["candidate_window"] == candidate[start : place + 5]
+    assert numbers["reference_window"] == reference[start : place + 5]
+    assert (numbers["candidate_length"], numbers["reference_length"]) == (20, 20)

@@ -181,3 +181,58 @@ def test_logits_that_are_no_numbers_are_seen(value: float) -> None:
         json.dumps(dict(result.measurements), allow_nan=False)
         parted = Walk(PROMPT, made.output, tensors, walk(PLAIN, 1).facts)
         json.dumps(dict(compare_walks(parted, made, PLAIN, gates=True).measurements), allow_nan=False)
+
+
+def confident(*shares: float) -> torch.Tensor:
+    """Logits in bfloat16's range whose likeliest token, 3, has about this probability among ten."""
+    logits = torch.zeros(len(shares), VOCABULARY, dtype=torch.float64)
+    for row, share in enumerate(shares):
+        logits[row, 3] = math.log(9 * share / (1 - share))
+    return logits.float()
+
+
+def object_by(rule: SamplingRule, logits: torch.Tensor, accepted: list[int], kappa: float = 0.0, step: int = 0) -> str:
+    before = torch.full((len(logits),), MASK)
+    found = object_to(logits, before, dict.fromkeys(accepted, 3), rule, mask_id=MASK, step=step, kappa=kappa)
+    return "" if found is None else f"{found.offset} {found.reason}"
+
+
+def test_all_positions_within_the_noise_of_the_threshold_may_be_accepted() -> None:
+    rule, wide = SamplingRule(0.6), 4.0 * 2**16  # units of float32 that make those of bfloat16
+    logits = confident(0.601, 0.599, 0.2)
+    assert object_by(rule, logits, [0]) == ""
+    assert object_by(rule, logits, [0, 1]).startswith("1 is accepted, and its confidence 0.599")
+    for accepted in ([0], [1], [0, 1]):
+        assert object_by(rule, logits, accepted, wide) == ""
+    assert object_by(rule, logits, [0, 1, 2], wide).startswith("2 is accepted, and its confidence 0.2 is below that")
+
+
+def test_a_quota_takes_the_surest() -> None:
+    rule, wide = SamplingRule(0.9, steps=2), 2**16
+    logits = confident(0.5, 0.3, 0.2999, 0.1)
+    assert object_by(rule, logits, [0, 1]) == ""
+    assert object_by(rule, logits, [0, 1, 2]).startswith("2 is accepted, and its confidence 0.2999 is below that of")
+    assert object_by(rule, logits, [0, 2]).startswith("2 is accepted, and its confidence 0.2999 is below that of")
+    assert object_by(rule, logits, [0, 2], wide) == ""
+    assert object_by(rule, logits, [1, 2], wide).startswith("0 stays masked, and is among the surest, 0.5 against 0.3")
+    assert object_by(rule, logits, [0, 3], wide).startswith("3 is accepted, and its confidence 0.1 is below that of")
+    assert object_by(rule, logits, [0], wide).startswith("0 is one of 1 accepted, where none is above the threshold")
+    assert object_by(rule, logits, [0, 1, 2], wide).startswith("0 is one of 3 accepted")
+
+
+@pytest.mark.parametrize(("steps", "quotas"), [(None, [1, 1]), (1, [5]), (2, [3, 2]), (3, [2, 2, 1]), (5, [1] * 5)])
+def test_a_schedule_spreads_a_block_over_its_steps(steps: int | None, quotas: list[int]) -> None:
+    rule = SamplingRule(0.9, steps=steps)
+    assert [rule.quota(step, 5) for step in range(len(quotas))] == quotas
+    assert SamplingRule(0.9, fallback="best", steps=steps).quota(0, 5) == 1
+
+
+def test_near_best_lowers_the_threshold_to_the_highest_confidence() -> None:
+    rule = SamplingRule(0.9, fallback="near_best")
+    logits = confident(0.5, 0.499995, 0.49, 0.3)
+    assert object_by(rule, logits, [0, 1]) == ""
+    assert object_by(rule, logits, [0]).startswith("1 stays masked, and its confidence 0.499995 is above 0.49999")
+    assert object_by(rule, logits, [0, 1, 2]).startswith("2 is accepted, and its confidence 0.49 is below 0.49999")
+    sure = confident(0.95, 0.91, 0.89, 0.3)
+    assert object_by(rule, sure, [0, 1]) == ""
+    assert object_by(rule, sure, [0]).startswith("1 stays masked, and its confidence 0.91 is above 0.9")
