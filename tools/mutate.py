@@ -288,8 +288,9 @@ def judge(mutant: Mutant, changed: str, copy: Path, reach: Reach, stamp: int) ->
     found = set(by_line.get(mutant.line) or by_line.get(last, ()))
     if not found:
         return "unreached"
-    if "" in found:  # an import runs it: whoever runs any of the module may notice
-        found = {test for tests in by_line.values() for test in tests}
+    if "" in found:  # an import runs it: whoever runs any of the module may notice, or looks at modules from outside
+        busy = {test for lines in reach.tests.values() for tests in lines.values() for test in tests}
+        found = {test for tests in by_line.values() for test in tests} | (reach.seconds.keys() - busy)
     chosen = sorted((test for test in found if test), key=lambda test: reach.seconds[test])
     if not chosen:
         return "unreached"

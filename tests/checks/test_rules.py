@@ -395,3 +395,13 @@ def test_both_bounds_of_the_noise_floor_hold_by_themselves() -> None:
     assert result.measurements["margin"] == pytest.approx(0.8, rel=1e-3)
     assert result.measurements["floor_ratio_by_token"] == pytest.approx(2.5, rel=1e-3)
     assert result.measurements["floor_ratio"] == pytest.approx(2.5 / 2**0.5, rel=1e-3)
+
+
+def test_a_small_row_without_a_floor_does_not_hide_in_the_whole() -> None:
+    # Over the whole tensor the error is below what float32 resolves; in the second row it is not.
+    reference = torch.tensor([[1e6, 1e6], [1.0, 1.0]])
+    candidate = torch.tensor([[1e6, 1e6], [1.001, 1.0]])
+    result = compare(candidate, reference, "noise_floor", {"k": 1e9}, peer=reference)
+    assert "at token 1 is inf times the floor 0 and exceeds 1e+09 times" in result.message
+    assert (result.measurements["floor_needed"], result.measurements["floor_needed_by_token"]) == (0.0, "inf")
+    assert result.measurements["margin"] == 0.0

@@ -54,6 +54,8 @@ def test_rows_of_axes() -> None:
     assert counts["vector"] == (1, 6, 1)
     assert counts["scalar"] == (1, 1, 1)
     assert counts["empty"] == (0, 4, 1)
+    hollow = MemorySource("hollow", torch.zeros(2, 0, 3))
+    assert (hollow.row_count, hollow.rows_per_token) == (0, 1), "nothing is divided by no rows"
 
 
 def test_rows_are_views(path: Path) -> None:
