@@ -60,5 +60,5 @@ def _unequal(candidate: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     sides = [side.to(torch.int64) for side in (candidate, reference)]
     unequal = sides[0] != sides[1]
     if torch.uint64 in (candidate.dtype, reference.dtype):
-        unequal |= (sides[0] < 0) | (sides[1] < 0)
+        unequal |= sides[0] < 0  # where both are, the same bits are two numbers
     return unequal

@@ -42,6 +42,8 @@ def test_blocks_make_up_the_tensors(rows: int, width: int, most: int, slab: int)
             seen.append((block.row, block.column))
         assert torch.equal(made, torch.stack(sides))
         assert seen == sorted(set(seen))
+        if 0 < width <= most:
+            assert len(seen) == -(-rows // (most // width)), "a slab ends where a block does"
         # A slab holds whole blocks, and one block at least.
         assert all(source.most <= max(slab, most, width) for source in sources)
 

@@ -57,3 +57,12 @@ def test_widths_are_compared_as_the_numbers_they_hold(one: torch.dtype, other: t
             MemorySource("x", torch.tensor([value], dtype=dtype)) for value, dtype in ((left, one), (right, other))
         ]
         assert (compare_integers(*sources)[0] == "") == (left == right), (left, right)
+
+
+def test_the_first_difference_is_found_in_the_middle_of_a_later_block() -> None:
+    reference = torch.zeros(6, 3, dtype=torch.int64)
+    candidate = reference.clone()
+    candidate[3, 0] = candidate[5, 2] = 7
+    _, numbers = compare_integers(MemorySource("x", candidate), MemorySource("x", reference), block_elements=6)
+    assert numbers["first_difference"] == {"index": 9, "token": 3, "candidate": 7, "reference": 0}
+    assert (numbers["differing"], numbers["tokens_differing"]) == (2, 2)

@@ -236,3 +236,69 @@ def test_near_best_lowers_the_threshold_to_the_highest_confidence() -> None:
     sure = confident(0.95, 0.91, 0.89, 0.3)
     assert object_by(rule, sure, [0, 1]) == ""
     assert object_by(rule, sure, [0]).startswith("1 stays masked, and its confidence 0.91 is above 0.9")
+
+
+def test_decisions_within_the_noise_are_counted() -> None:
+    decode = Decode(2, "low_confidence", 2, 0.6, True)
+    made = Walk(
+        [1, 2],
+        None,
+        {"passes.0.logits": MemorySource("x", confident(0.95, 0.599))},
+        {
+            "trajectory": [
+                {"block_start": 2, "tokens_before": [MASK] * 2, "accepted": [2, 3], "accepted_token_ids": [3, 3]}
+            ],
+            "mask_token_id": MASK,
+        },
+    )
+    numbers = check_sampler(made, decode, kappa=4.0 * 2**16).measurements
+    assert (numbers["decisions"], numbers["within_noise"], numbers["violations"], numbers["first"]) == (2, 1, 0, None)
+    (step,) = numbers["trajectory"]
+    assert (step["step"], step["accepted"], step["tokens"]) == (0, [2, 3], [3, 3])
+    assert step["confidence"] == [pytest.approx(0.95, rel=1e-5), pytest.approx(0.599, rel=1e-5)]
+    failed = check_sampler(made, decode, kappa=4.0)
+    assert failed.message.startswith("position 3 in step 0: is accepted, and its confidence 0.599 is below 0.6")
+    assert (failed.measurements["violations"], failed.measurements["first"]["position"]) == (1, 3)
+    exact = walk(PLAIN)
+    numbers = check_sampler(exact, PLAIN, kappa=0.0).measurements
+    assert (numbers["within_noise"], numbers["violations"]) == (0, 0)
+
+
+def test_the_side_that_goes_on_is_named() -> None:
+    made = walk(PLAIN)
+    shorter = Walk(PROMPT, None, made.tensors, made.facts | {"trajectory": list(made.steps)[:-1]})
+    last = len(made.steps) - 1
+    for candidate, reference, side in ((made, shorter, "candidate"), (shorter, made, "reference")):
+        result = compare_walks(candidate, reference, PLAIN, gates=True)
+        assert result.message == f"the free runs part at step {last}: the {side} alone goes on"
+        assert result.measurements["parting"] == {"step": last, "kind": "end", "goes_on": side}
+        assert result.measurements["common_steps"] == last
+
+
+def test_the_margin_of_a_parting_is_each_sides_distance_from_its_boundary() -> None:
+    decode = Decode(2, "low_confidence", 2, 0.6, True)
+
+    def side(accepted: list[int], *shares: float) -> Walk:
+        entry = {
+            "block_start": 2,
+            "tokens_before": [MASK] * 2,
+            "accepted": accepted,
+            "accepted_token_ids": [3] * len(accepted),
+        }
+        tensors = {"passes.0.logits": MemorySource("x", confident(*shares))}
+        return Walk([1, 2], None, tensors, {"trajectory": [entry], "mask_token_id": MASK})
+
+    result = compare_walks(side([2, 3], 0.95, 0.61), side([2], 0.95, 0.57), decode, gates=False)
+    parting = result.measurements["parting"]
+    assert (parting["kind"], parting["position"], parting["positions"]) == ("position", 3, 1)
+    assert (parting["candidate_token"], parting["reference_token"]) == (3, None)
+    assert (parting["candidate_confidence"], parting["candidate_margin"]) == (
+        pytest.approx(0.61, rel=1e-5),
+        pytest.approx(0.01, rel=1e-3),
+    )
+    assert (parting["reference_confidence"], parting["reference_margin"]) == (
+        pytest.approx(0.57, rel=1e-5),
+        pytest.approx(-0.03, rel=1e-3),
+    )
+    assert "at step 0, position 3: token 3 against nothing" in result.message
+    assert (result.rule, result.gates, result.passed) == ("free_run", False, False)

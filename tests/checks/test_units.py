@@ -64,3 +64,10 @@ def test_opposite_signs_do_not_overflow() -> None:
 def test_the_reference_is_rounded_first() -> None:
     reference = torch.tensor([1.0 + 2**-9, 1.0 + 2**-7])
     assert ulp_distances(torch.tensor([1.0, 1.0], dtype=torch.bfloat16), reference).tolist() == [0, 1]
+
+
+def test_numbers_of_opposite_signs_whose_bits_are_all_opposite() -> None:
+    one = torch.tensor([1.0])
+    other = torch.bitwise_not(one.view(torch.int32)).view(torch.float32)  # just above -4
+    assert float(other) < -3.9
+    assert ulp_distances(one, other).tolist() == [0x3F800000 + 0x407FFFFF]
