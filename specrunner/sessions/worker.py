@@ -72,13 +72,26 @@ def describe_error(error: BaseException) -> dict[str, Any]:
         sys.stderr.flush()
     if isinstance(error, EngineError):
         lost = isinstance(error, WorkerDied | EngineOutOfMemory)  # the adapter's engine cannot answer any more
-        return {"type": "failed", "kind": error.kind, "message": error.message, "help": error.help, "fatal": lost}
+        remedy = error.help or advise(error)
+        return {"type": "failed", "kind": error.kind, "message": error.message, "help": remedy, "fatal": lost}
     name = type(error).__name__
     text = str(error).strip().splitlines()
     message = f"{name}: {text[0] if text else 'no message'}"
     out_of_memory = isinstance(error, MemoryError) or "OutOfMemory" in name or "can't allocate memory" in str(error)
     kind = EngineOutOfMemory.kind if out_of_memory else EngineError.kind
-    return {"type": "failed", "kind": kind, "message": message, "help": None, "fatal": out_of_memory}
+    return {"type": "failed", "kind": kind, "message": message, "help": advise(error), "fatal": out_of_memory}
+
+
+def advise(error: BaseException) -> str | None:
+    """Return what to do about an error whose cause is known whichever engine raised it, or None."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ImportError):
+            return "`specrunner engines doctor` says what the engine's interpreter lacks"
+        if isinstance(cause, TypeError) and "unexpected keyword argument" in str(cause):
+            return "look at `options` in the spec: they go to the engine as they are"
+        cause = cause.__cause__
+    return None
 
 
 def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
