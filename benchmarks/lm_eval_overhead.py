@@ -13,15 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+
+from timing import Cost, time_processes
 
 from specrunner.benchmark_record import read_record
 from specrunner.benchmarks.data import choose_questions, load_questions
@@ -48,28 +46,6 @@ dataset_path: json
 dataset_name: null
 dataset_kwargs: {{data_files: {{train: {data}, validation: {data}, test: {data}}}}}
 """
-
-
-class Cost(NamedTuple):
-    """What a command took.
-
-    Attributes:
-        wall: seconds from start to end.
-        cpu: seconds of all processors, in the command and all processes it has waited for.
-    """
-
-    wall: float
-    cpu: float
-
-
-def time_processes(command: list[str], folder: Path, environment: dict[str, str]) -> Cost:
-    """Run a command and return its cost; a failing one is an error with the end of its output."""
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def write_task(folder: Path, name: str) -> int:
@@ -129,7 +105,7 @@ def main() -> None:
         costs: dict[str, list[Cost]] = {subject: [] for subject in commands}
         for number in range(options.rounds + 1):
             for subject, (command, variables) in sorted(commands.items(), reverse=bool(number % 2)):
-                cost = time_processes(command, folder, variables)
+                cost, _ = time_processes(command, variables, folder)
                 print(f"round {number}, {subject}: {cost.wall:.1f} s, {cost.cpu:.1f} s of processors", file=sys.stderr)
                 if number:  # the first round fills the page cache
                     costs[subject].append(cost)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 
 def time_command(command: Sequence[str], environment: Mapping[str, str] | None = None) -> float:
@@ -25,3 +28,27 @@ def compare(first: Callable[[], float], second: Callable[[], float], rounds: int
     pairs = [(first(), second()) for _ in range(rounds)]
     ratios = [a / b for a, b in pairs]
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), statistics.median(ratios)
+
+
+class Cost(NamedTuple):
+    """What a command took.
+
+    Attributes:
+        wall: seconds from start to end.
+        cpu: seconds of all processors, in the command and all processes it has waited for.
+    """
+
+    wall: float
+    cpu: float
+
+
+def time_processes(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> tuple[Cost, str]:
+    """Run a command; return its cost and what it printed. A failing one ends us with the end of its output."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime), done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
         "weights_digested": "whole" if whole else "sampled",
         "weights_bytes": size,
     }
+
+
+def start_describing(folder: Path) -> Future[dict[str, Any]]:
+    """Begin `describe_checkpoint` in a thread, so that an engine that loads meanwhile does not wait for it."""
+    threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+    described = threads.submit(describe_checkpoint, folder)
+    threads.shutdown(wait=False)
+    return described
 
 
 def digest_files(files: list[Path], whole: bool) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,9 +20,11 @@ from specrunner.engines.vllm.worker import (
     available_points,
     drop_causality,
     gather_ranks,
+    hand_over,
     join_chunks,
     keep_request,
     list_requests,
+    take_tensors,
 )
 from specrunner.errors import CaptureIncomplete
 
@@ -164,3 +168,19 @@ def test_a_lone_request_is_not_prefilled_in_a_hurry() -> None:
     scheduler = Scheduler()
     keep_chunks(scheduler)
     assert (scheduler.schedule(), scheduler.get_request_counts()) == ((1, 1), (1, 0))
+
+
+def test_tensors_reach_the_adapter_through_memory_or_a_file(tmp_path: Path) -> None:
+    with torch.inference_mode():
+        buffer = torch.arange(6.0).reshape(2, 3)
+    for caller, files in ((os.getpid(), []), (-1, ["c.0"])):
+        hand_over({"logits": buffer[:1]}, str(tmp_path / "c.0"), caller)
+        assert [file.name for file in tmp_path.iterdir()] == files
+        taken = take_tensors(str(tmp_path / "c.0"))["logits"]
+        assert taken.tolist() == [[0.0, 1.0, 2.0]]
+        assert taken.untyped_storage().nbytes() == 12, "nothing of a larger buffer is kept alive"
+        taken += 1  # not one of inference mode
+        assert buffer[0, 0] == 0
+        assert list(tmp_path.iterdir()) == []
+        with pytest.raises(FileNotFoundError):
+            take_tensors(str(tmp_path / "c.0"))

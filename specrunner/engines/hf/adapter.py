@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.base import Capabilities, Capture, Engine
-from specrunner.engines.checkpoint_digest import describe_checkpoint
+from specrunner.engines.checkpoint_digest import start_describing
 from specrunner.engines.denoising import OWN_LOOP, PassLog
 from specrunner.engines.hf.batches import (
     denoise_together,
@@ -96,6 +96,7 @@ class HfEngine(Engine):
 
         device = choose_device(self.session.device)
         folder = resolve_folder(self.session.model, self.model_path)
+        checkpoint = start_describing(folder)
         dtype = getattr(torch, self.session.dtype)
         self._model, unused = load_model(self.session.model, self.model_path, dtype, device, options)
         own_code = options.get("specrunner_code") == "own"
@@ -120,7 +121,7 @@ class HfEngine(Engine):
             "options": dict(self.session.options),
             "patches": ["specrunner's own modeling files"] if own_code else [],
             "revision": getattr(self._model.config, "_commit_hash", None),
-            **describe_checkpoint(folder),
+            **checkpoint.result(),
         }
 
     def capture(self, request: Request) -> Capture:

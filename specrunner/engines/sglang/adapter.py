@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.base import Capabilities, Capture, Engine
-from specrunner.engines.checkpoint_digest import describe_checkpoint
+from specrunner.engines.checkpoint_digest import start_describing
 from specrunner.engines.denoising import PassLog
 from specrunner.engines.hf.checkpoint import resolve_folder
 from specrunner.engines.name_maps import tensor_templates
@@ -95,6 +95,7 @@ class SglangEngine(Engine):
     def load(self) -> dict[str, Any]:
         """Load the model into the worker, or start the full Engine around it."""
         folder = resolve_folder(self.session.model, self.model_path)
+        checkpoint = start_describing(folder)
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         except ValueError as error:
@@ -150,7 +151,7 @@ class SglangEngine(Engine):
             "options": dict(self.session.options),
             "engine_arguments": {name: plain(value) for name, value in keywords.items() if name != "model_path"},
             "patches": list_patches(setup),
-            **describe_checkpoint(folder),
+            **checkpoint.result(),
         }
 
     def capture(self, request: Request) -> Capture:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.base import Capabilities, Capture, Engine, ScoredPrompt
-from specrunner.engines.checkpoint_digest import describe_checkpoint
+from specrunner.engines.checkpoint_digest import start_describing
 from specrunner.engines.hf.checkpoint import resolve_folder
 from specrunner.engines.name_maps import load_maps, tensor_templates
 from specrunner.engines.prompts import encode_prompt
@@ -94,6 +94,7 @@ class VllmEngine(Engine):
         label = self.session.model.label
         with translate_failures(f"load {label}", self._log):
             folder = resolve_folder(self.session.model, self.model_path)
+            checkpoint = start_describing(folder)
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             import torch
             import transformers
@@ -148,7 +149,7 @@ class VllmEngine(Engine):
             "options": dict(self.session.options),
             "engine_arguments": {name: plain(value) for name, value in setup.keywords.items() if name != "model"},
             "patches": patches,
-            **describe_checkpoint(folder),
+            **checkpoint.result(),
         }
 
     def capture(self, request: Request) -> Capture:

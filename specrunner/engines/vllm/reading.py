@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from specrunner.engines.hooks import finish_tensors
 from specrunner.engines.name_maps import HookPoint, NameMap
 from specrunner.engines.served_routers import BIAS
-from specrunner.engines.vllm.worker import gather_ranks
+from specrunner.engines.vllm.worker import gather_ranks, take_tensors
 from specrunner.errors import CaptureIncomplete
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ class PromptReader:
         Raises:
             CaptureIncomplete: no name map, no match, a hook that did not fire, or missing rows.
         """
-        from safetensors.torch import load_file
         from vllm import SamplingParams
 
         if not self._map.entries:
@@ -72,10 +72,8 @@ class PromptReader:
             prompts = [{"prompt_token_ids": list(prompt)} for prompt in (ids, *companions)]
             llm.generate(prompts, once, use_tqdm=False)
         finally:
-            ends = llm.collective_rpc("specrunner_end", args=(str(prefix), gathered))
-            ranks = [load_file(f"{prefix}.{rank}") for rank in range(len(ends))]
-            for rank in range(len(ends)):
-                Path(f"{prefix}.{rank}").unlink()
+            ends = llm.collective_rpc("specrunner_end", args=(str(prefix), gathered, os.getpid()))
+            ranks = [take_tensors(f"{prefix}.{rank}") for rank in range(len(ends))]
         for end in ends:
             if end["error"] is not None:
                 raise CaptureIncomplete(f"a hook failed: {end['error']}")

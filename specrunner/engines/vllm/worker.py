@@ -1,12 +1,14 @@
 """The capture extension: what runs inside vLLM's worker processes, next to the model.
 
 vLLM mixes `CaptureExtension` into its worker class (`worker_extension_cls`), and the adapter calls its methods on every
-rank through `collective_rpc`. Tensors leave as safetensors files, since an RPC does not keep their types.
+rank through `collective_rpc`. Tensors leave other processes as safetensors files: an RPC does not keep their types.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.hooks import Geometry, Recorder, select_points
@@ -21,6 +23,34 @@ if TYPE_CHECKING:
 
 LOGITS = "logits"
 FINAL_NORM = "final_norm"
+
+
+HELD: dict[str, dict[str, torch.Tensor]] = {}
+"""Tensors, by the file they would be in, of workers that live in the adapter's own process."""
+
+
+def hand_over(tensors: Mapping[str, torch.Tensor], path: str, caller: int) -> None:
+    """Give tensors to the adapter: through memory where it is this process (`caller`), else through the file `path`.
+
+    What goes through memory is copied, as a file would do: it may be part of a larger buffer, or made for inference.
+    """
+    if os.getpid() != caller:
+        from safetensors.torch import save_file
+
+        save_file(dict(tensors), path)
+        return
+    HELD[path] = {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def take_tensors(path: str) -> dict[str, torch.Tensor]:
+    """Return what `hand_over` gave under this path, once."""
+    if path in HELD:
+        return HELD.pop(path)
+    from safetensors.torch import load_file
+
+    tensors: dict[str, torch.Tensor] = load_file(path)
+    Path(path).unlink()
+    return tensors
 
 
 class QuietRecorder(Recorder):
@@ -112,12 +142,13 @@ class CaptureExtension:
         self._specrunner_recorder = recorder
         return self._specrunner_names
 
-    def specrunner_end(self, path: str, gathered: list[str]) -> dict[str, Any]:
-        """Take the hooks off and write what they recorded to `path` + `.` + this rank.
+    def specrunner_end(self, path: str, gathered: list[str], caller: int) -> dict[str, Any]:
+        """Take the hooks off and hand over what they recorded, see `take_tensors`.
 
         Args:
             path: prefix of the files, in a directory that every rank can write.
-            gathered: names that every rank has to write; the others come from rank 0 alone.
+            gathered: names that every rank has to hand over; the others come from rank 0 alone.
+            caller: process id of the adapter.
 
         Returns:
             `rows`: by name, the rows of each forward; `error`: the first error in a hook, or None. Of a batch, rows and
@@ -125,7 +156,6 @@ class CaptureExtension:
             and `together` counts the forwards that had several prompts.
         """
         import torch
-        from safetensors.torch import save_file
 
         recorder = self._specrunner_recorder
         recorder.remove()
@@ -152,7 +182,7 @@ class CaptureExtension:
                     wanted[name] = logits
         if self.rank == 0:
             wanted |= self._specrunner_biases
-        save_file({name: tensor.contiguous().cpu() for name, tensor in wanted.items()}, f"{path}.{self.rank}")
+        hand_over({name: tensor.contiguous().cpu() for name, tensor in wanted.items()}, f"{path}.{self.rank}", caller)
         rows = {name: [int(chunk.shape[0]) for chunk in chunks] for name, chunks in records.items()}
         return {"rows": rows, "error": recorder.error, "together": together}
 
