@@ -4,8 +4,9 @@
 
 The run holds every other engine against the first, SmolLM2-135M in float32: with three engines, 200 cases are 100
 prompts through each of the three, with the output of every layer and the logits of every token captured, written,
-compared and kept in a cache without captures (which knows the environments' files from an earlier run). The scripts in `bare/` load the same model in the same interpreters with the same
-arguments, variables and threads, run the same prompts, and hold the same tensors; they write and compare nothing.
+compared and kept in a cache without captures, which knows the environments' files from an earlier run. The scripts in
+`bare/` load the same model in the same interpreters with the same arguments, variables and threads, run the same
+prompts, and hold the same tensors; they write and compare nothing.
 
 Both take turns, and which goes first changes from round to round; a round before them only fills the page cache.
 Beside the wall time stands the processor time of all processes, which other work on the machine disturbs less, and
