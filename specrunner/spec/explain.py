@@ -274,8 +274,7 @@ def _excluded(error: ValidationError, path: Path) -> Iterator[Finding]:
         if isinstance(step, dict) and "if" in step:
             others = list(step["if"].get("required", ()))
     reason = " and ".join(f"`{name}`" for name in others)
-    message = f"`{path[-1]}` cannot stand beside {reason}" if reason else f"`{path[-1]}` is not allowed here"
-    yield Finding("conflicting-keys", message, path, True, "keep one of the two" if reason else None)
+    yield Finding("conflicting-keys", f"`{path[-1]}` cannot stand beside {reason}", path, True, "keep one of the two")
 
 
 def _steps(error: ValidationError) -> Iterator[Any]:

@@ -18,7 +18,7 @@ Matcher = Callable[[Sequence[str]], bool]
 """Takes the names of a case, in lower case."""
 
 MAX_DEPTH = 100
-_TOKEN = re.compile(r"(?P<paren>[()])|(?P<word>[^\s()]+)")
+_TOKEN = re.compile(r"[()]|[^\s()]+")
 
 
 def compile_keywords(text: str) -> Matcher:
@@ -35,7 +35,7 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._tokens = [(m.group(m.lastgroup or 0), m.start(m.lastgroup or 0)) for m in _TOKEN.finditer(text)]
+        self._tokens = [(match.group(), match.start()) for match in _TOKEN.finditer(text)]
         self._next = 0
         self._depth = 0
 

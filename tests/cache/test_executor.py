@@ -11,6 +11,7 @@ from specrunner.cache.executor import look_ahead
 from specrunner.cache.store import CAPTURES, SESSIONS
 from specrunner.errors import EngineError
 from specrunner.plan.model import PlannedSession
+from specrunner.spec.model import Evaluation
 from tests.cache.fakes import FACTS, OTHER, SESSION, World, ask, evidence, make_world
 
 A, B = ask("a"), ask("bb")
@@ -196,3 +197,14 @@ def test_sources_that_cannot_be_read_cost_no_answer(world: World) -> None:
     run.start(A)
     assert set(run.delivered) == {A.key}
     assert list(world.store.list_items()) == []
+
+
+def test_a_benchmark_whose_data_lies_elsewhere_is_asked_each_time(world: World) -> None:
+    asked = ask("", tensors=(), evaluation=Evaluation(("mmlu",), hub=True))
+    fill(world, A)
+    for _ in range(2):
+        run = world.run(A, asked)
+        told = run.start(A, asked)
+        assert (told.kept, told.why) == (1, "1 request of data that is not on this machine")
+        assert run.engine.asked == [""]
+        run.executor.shutdown()

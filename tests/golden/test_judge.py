@@ -480,3 +480,17 @@ def test_minus_zero_is_zero_to_a_digest() -> None:
 def test_nothing_is_kept_of_an_empty_tensor() -> None:
     with pytest.raises(GoldenError, match="holds no element"):
         keep(torch.ones(0, 4))
+
+
+def test_the_smallest_cosine_that_the_bound_allows() -> None:
+    """The law of cosines, with the bounded distance as the third side."""
+    candidate = WIDE + 0.1 * torch.randn(WIDE.shape, generator=torch.Generator().manual_seed(8))
+    made = [sketch_tensor(source(value), projections=640, seed=5) for value in (candidate, WIDE)]
+    found = estimate(made[0], made[1])
+    for row in range(3):
+        a, r = float(candidate[row].double().norm()), float(WIDE[row].double().norm())
+        side = float(found.distances[row]) * bound_factor(640)
+        lowest = (a * a + r * r - side * side) / (2 * a * r)
+        assert float(found.cosines[row]) == pytest.approx(lowest, rel=1e-9)
+        true = float(torch.nn.functional.cosine_similarity(candidate[row].double(), WIDE[row].double(), dim=0))
+        assert 0.98 < lowest <= true < 1

@@ -333,6 +333,12 @@ def test_never_under_ci() -> None:
     refuse_under_ci("it", {})
 
 
+def test_files_can_be_read_by_whoever_has_the_checkout(tmp_path: Path) -> None:
+    slot = keep(make_case(tmp_path)).slot
+    modes = {file.stat().st_mode & 0o777 for file in slot.stem.parent.iterdir()}
+    assert modes == {0o644}
+
+
 def test_where_goldens_lie() -> None:
     assert find_root("specs/llada2/tiny.yaml") == (Path("golden"), "llada2/tiny")
     assert find_root("/x/specs/tiny.yml") == (Path("/x/golden"), "tiny")

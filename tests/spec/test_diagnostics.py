@@ -126,3 +126,14 @@ def test_controls_are_escaped() -> None:
 
 def test_counts() -> None:
     assert [count(n, "case") for n in (0, 1, 2, 5000)] == ["0 cases", "1 case", "2 cases", "5,000 cases"]
+
+
+@pytest.mark.parametrize(("length", "shown"), [(1000, "x" * 1000), (1001, f"{'x' * 500} … {'x' * 500}")])
+def test_a_long_message_is_cut_in_the_middle(length: int, shown: str) -> None:
+    found = Diagnostic("code", "x" * length, Location("a.yaml", 1, 1), help="y" * length, notes=("z" * length,))
+    assert found.render().splitlines() == [
+        f"error[code]: {shown}",
+        " --> a.yaml:1:1",
+        f"  = note: {shown.replace('x', 'z')}",
+        f"  = help: {shown.replace('x', 'y')}",
+    ]
