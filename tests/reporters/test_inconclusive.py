@@ -56,7 +56,7 @@ def test_every_report_tells_it() -> None:
     files: list[FileReporter] = []
     play(make_events([make_open_result()], exit_code=5), TerminalReporter(out, PLAIN, Progress(), files))
     assert "INCONCLUSIVE\n  1 case: gsm8k: too few samples\n" in out.getvalue()
-    assert out.getvalue().endswith("1 inconclusive in 3.25 s\n")
+    assert out.getvalue().endswith("1 inconclusive in 3.25 s: nothing was verified\n")
 
 
 def test_a_message_needs_no_failed_check() -> None:
