@@ -155,9 +155,6 @@ class _Survey:
             self.census.count_peer(peer)
         return squares
 
-    def _token(self, row: int | None) -> int | None:
-        return None if row is None else row // self.reference.rows_per_token
-
     def _at(self, peak: Peak, per_token: int, sign: float = 1.0) -> At:
         return At(sign * peak.value, None if peak.index is None else peak.index // per_token)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from specrunner.checks import blocks
@@ -23,6 +23,7 @@ class Counted(MemorySource):
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 40), st.sampled_from([1, 8, 16, 1 << 22]))
+@example(9, 2, 6, 16)  # a slab of eight rows would end within a block of three
 def test_blocks_make_up_the_tensors(rows: int, width: int, most: int, slab: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "SLAB_ELEMENTS", slab)

@@ -55,6 +55,7 @@ def test_deciding_is_what_the_oracles_sampler_does(seed: int, threshold: float) 
 
 def test_equal_decisions_pass_and_are_counted() -> None:
     logits = peaked((3, 20.0), (4, 20.0))
+    assert ForcedPass.read(entry([MASK, MASK], {0: 3}), logits, logits).step == 0
     result = judge([ForcedPass.read(entry([MASK, MASK], {0: 3, 1: 4}), logits, logits)])
     assert result.passed
     assert (result.measurements["decisions"], result.measurements["share"], result.gates) == (2, 0.0, True)
