@@ -178,7 +178,7 @@ def compare_attention(
 
 
 def mask_at(mask: torch.Tensor, label: str, depth: int, layers: int) -> torch.Tensor:
-    """Return the geometry that a reading should show: behind its own layer, or behind all of them.
+    """Return the geometry, bool [queries, keys], that a reading should show: behind its own layer, or behind all.
 
     An engine that shows its logits alone does not say how many layers they are behind: a geometry that grows from layer
     to layer is then taken at its closure.
@@ -200,7 +200,7 @@ def _describe(attention: Attention, label: str, wrong: torch.Tensor, found: torc
 
 
 def name_geometry(found: torch.Tensor, layers: int) -> str:
-    """Return the geometry that a found matrix has, as `block_causal(32)`, or "" when it is none of the known ones."""
+    """Return the geometry of a found matrix, bool [queries, keys], as `block_causal(32)`, or "" when it is unknown."""
     tokens = len(found)
     known = [Attention("causal"), Attention("bidirectional")]
     known += [Attention("block_causal", block_length=length) for length in range(2, tokens)]

@@ -54,7 +54,7 @@ class Census:
         return bad, int(unmatched.view(-1).int().argmax()) if lonely else None
 
     def count_peer(self, peer: torch.Tensor) -> None:
-        """Count the peer's."""
+        """Count the peer's NaN and infinities; its rows are [rows, width] of any float dtype."""
         found = int(torch.count_nonzero(~torch.isfinite(peer)))
         if found:
             self.counts = replace(self.counts, peer=self.counts.peer + found)

@@ -22,7 +22,12 @@ class Peak:
         self.index: int | None = None
 
     def update(self, values: torch.Tensor, start: int) -> float:
-        """Take in `values` (not empty), the first of which has the index `start`, and return their largest."""
+        """Take in values of any float or integer dtype and shape [n, …], n > 0; return their largest.
+
+        Args:
+            values: in the order of their indices.
+            start: the index of the first of them.
+        """
         top = float(values.amax())
         if self.index is None or top > self.value or (math.isnan(top) and not math.isnan(self.value)):
             self.value = top
@@ -48,7 +53,7 @@ class HighPercentile:
         self._held = 0
 
     def update(self, values: torch.Tensor) -> None:
-        """Take in a vector of values; NaN counts as larger than everything."""
+        """Take in values [n] of any float dtype; NaN counts as larger than everything."""
         room = max(1, self._buffer.numel() - self._keep)
         for start in range(0, values.numel(), room):
             part = values[start : start + room]

@@ -44,7 +44,7 @@ class ForcedPass:
     def read(
         cls, entry: Mapping[str, Any], candidate: torch.Tensor, reference: torch.Tensor, step: int = 0
     ) -> ForcedPass:
-        """Read an entry of a trajectory (`PassLog.facts`) with the logits of both sides."""
+        """Read an entry of a trajectory (`PassLog.facts`) with both sides' logits, [block_length, vocabulary]."""
         before = torch.tensor(entry["tokens_before"])
         accepted = torch.zeros(len(before), dtype=torch.bool)
         tokens = torch.zeros(len(before), dtype=torch.int64)

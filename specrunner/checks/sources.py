@@ -65,7 +65,7 @@ class MemorySource(TensorSource):
         self._matrix = tensor.reshape(self.row_count, self.width)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Return a view of the rows."""
+        """Return a view of the rows, [stop - start, width], in the tensor's dtype."""
         return self._matrix[start:stop]
 
 
@@ -83,7 +83,7 @@ class FileSource(TensorSource):
         self._matrix: torch.Tensor = tensor.reshape(self.row_count, self.width)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Return a view of the mapped rows."""
+        """Return a view of the mapped rows, [stop - start, width], in the tensor's dtype."""
         return self._matrix[start:stop]
 
 

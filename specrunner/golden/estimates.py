@@ -55,7 +55,7 @@ class Estimates:
 
     @property
     def bounds(self) -> torch.Tensor:
-        """Errors that the true ones exceed at most once in `1 / CONFIDENCE` rows."""
+        """Errors, float64 [rows], that the true ones exceed at most once in `1 / CONFIDENCE` rows."""
         return self.errors * self.factor
 
     @property
@@ -203,7 +203,7 @@ def _bound_kl(source: TensorSource, golden: Sketch, bound: torch.Tensor) -> torc
 
 
 def percentile(values: torch.Tensor) -> float:
-    """Return the nearest-rank 99th percentile."""
+    """Return the nearest-rank 99th percentile of values [n] of any float dtype."""
     tracker = HighPercentile(values.numel())
     tracker.update(values)
     return tracker.value()

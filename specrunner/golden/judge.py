@@ -149,7 +149,7 @@ def _describe_routing(
 def judge_floor(
     errors: torch.Tensor, whole: float, floor: NoiseFloor | None, rule: Rule, rows_per_token: int
 ) -> tuple[str, dict[str, Any]]:
-    """Judge errors of rows (or their bounds) under `noise_floor`; return what is wrong, and the numbers."""
+    """Judge relative L2 errors, float64 [rows], or their bounds, under `noise_floor`: what is wrong, the numbers."""
     if floor is None or floor.errors.shape != errors.shape:
         return "no floor: the peer or the reference of this tensor was not measured", {}
     k = float(rule.parameters["k"])

@@ -36,7 +36,7 @@ class KeptTensor:
     sketch: Sketch | None = None
 
     def parts(self) -> dict[str, torch.Tensor]:
-        """Return what is stored of it."""
+        """Return what is stored of it: `values` in its own shape [tokens, …] and dtype, or the parts of its sketch."""
         if self.sketch is not None:
             return self.sketch.to_parts()
         assert self.source is not None

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from specrunner.errors import GoldenError
@@ -140,13 +140,6 @@ class Manifest:
             name: TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for name, entry in values["tensors"].items()
         }
         return cls(**values)
-
-    @property
-    def same_content(self) -> str:
-        """Digest of tokens and tensors alone, without the provenance."""
-        bare = replace(self, tensors_file="", tensors_sha256="")
-        kept = {name: (entry.form, entry.content) for name, entry in bare.tensors.items()}
-        return digest_of([self.prompt_token_ids, self.output_token_ids, kept, dict(self.settings)])
 
 
 _NUMBERS = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")

@@ -42,19 +42,14 @@ class Sketch:
         tokens = self.shape[0] if len(self.shape) > 1 else 1
         return max(1, self.norms.numel() // max(1, tokens))
 
-    @property
-    def resolution(self) -> float:
-        """The relative L2 error that rounding the stored projections alone can show."""
-        return float(torch.finfo(self.projections.dtype).eps)
-
     def to_parts(self) -> dict[str, torch.Tensor]:
-        """Return the tensors to store."""
+        """Return the tensors to store by attribute, in the shapes [rows, …] and dtypes of the attributes."""
         parts = {name: getattr(self, name) for name in _PARTS}
         return {name: part for name, part in parts.items() if part is not None}
 
     @classmethod
     def from_parts(cls, shape: tuple[int, ...], dtype: str, seed: int, parts: Mapping[str, torch.Tensor]) -> Sketch:
-        """Rebuild a sketch from what was stored."""
+        """Rebuild a sketch from what `to_parts` gave: tensors [rows, …] by attribute."""
         return cls(shape, dtype, seed, **{name: parts[name] for name in _PARTS if name in parts})
 
 

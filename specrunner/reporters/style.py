@@ -8,8 +8,6 @@ from typing import TextIO
 
 from specrunner.results import Verdict
 
-COLOR_MODES = ("auto", "always", "never")
-
 _CODES = {"bold": "1", "dim": "2", "good": "32", "warn": "33", "bad": "31;1", "note": "36"}
 
 VERDICT_STYLES: dict[Verdict, str] = {

@@ -349,12 +349,12 @@ class CaseChecker:
         """Report rules written beside the tensors they miss, or below a rule of the same mapping that hides them."""
         fine = True
         for pattern, hidden_by in idle_patterns(tensors, rules):
-            owner = _owner(layers, "tolerance", pattern)
-            if hidden_by is None and owner is not None and owner is _owner(layers, "tensors"):
+            owner = layers.owner("tolerance", pattern)
+            if hidden_by is None and owner is not None and owner is layers.owner("tensors"):
                 advice = "list the tensor under `tensors`, or remove the rule"
                 message = f"rule for `{pattern}`, but no listed tensor matches it"
                 fine = self._report(layers, "unused-rule", message, advice, "tolerance", pattern, at_key=True)
-            elif hidden_by is not None and owner is not None and owner is _owner(layers, "tolerance", hidden_by):
+            elif hidden_by is not None and owner is not None and owner is layers.owner("tolerance", hidden_by):
                 advice = "the first pattern that matches wins: put the narrower one first"
                 message = f"the rule for `{pattern}` is never reached: `{hidden_by}` comes first"
                 fine = self._report(layers, "unused-rule", message, advice, "tolerance", pattern, at_key=True)
@@ -388,14 +388,3 @@ class CaseChecker:
             return True
         advice = "state another one, e.g. `peer: {engine: hf, options: {attn_implementation: eager}}`"
         return self._report(layers, "self-comparison", message, advice, "reference", "peer", at_key=True)
-
-
-def _owner(layers: Layers, *path: str) -> Map | None:
-    """Return the strongest mapping in which a field was written."""
-    for layer in layers.maps:
-        node: Any = layer
-        for step in path:
-            node = node.get(step) if isinstance(node, dict) else None
-        if node is not None:
-            return layer
-    return None

@@ -131,6 +131,16 @@ class Layers:
         """Return the place of the strongest writing of a field."""
         return self.source.locate(self.span(*path, at_key=at_key)[0])
 
+    def owner(self, *path: str) -> Map | None:
+        """Return the strongest mapping in which a field was written, or None."""
+        for layer in self.maps:
+            node: Any = layer
+            for step in path:
+                node = node.get(step) if isinstance(node, dict) else None
+            if node is not None:
+                return layer
+        return None
+
 
 class Marks(Mapping[str, Location]):
     """The locations of a case's fields, by dotted name (`reference.dtype`), worked out when asked for.
