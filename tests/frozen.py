@@ -9,19 +9,21 @@ from collections.abc import Iterator
 from types import ModuleType
 
 
-def list_dataclasses(place: ModuleType) -> Iterator[type]:
-    """Yield the dataclasses that a module, or the modules of a package, define."""
+def list_classes(place: ModuleType) -> Iterator[type]:
+    """Yield the classes that a module, or the modules of a package, define."""
     below = [f"{place.__name__}.{found.name}" for found in pkgutil.iter_modules(getattr(place, "__path__", ()))]
     for name in below or [place.__name__]:
         for value in vars(importlib.import_module(name)).values():
-            if isinstance(value, type) and dataclasses.is_dataclass(value) and value.__module__ == name:
+            if isinstance(value, type) and value.__module__ == name:
                 yield value
 
 
 def check_frozen(place: ModuleType, mutable: set[str]) -> None:
-    """Assert that the dataclasses of a place are slotted, and frozen but for those that are named."""
-    found = list(list_dataclasses(place))
+    """Assert that classes with fields are dataclasses, slotted, and frozen but for those that are named."""
+    classes = list(list_classes(place))
+    found = [kind for kind in classes if dataclasses.is_dataclass(kind)]
     assert found
+    assert [kind.__name__ for kind in classes if "__annotations__" in vars(kind) and kind not in found] == []
     assert [kind.__name__ for kind in found if "__slots__" not in vars(kind)] == []
     thawed = {kind.__name__ for kind in found if not kind.__dataclass_params__.frozen}  # type: ignore[attr-defined]
     assert thawed == mutable

@@ -269,3 +269,13 @@ def test_folders_that_others_delete_are_listed_as_empty(tmp_path: Path) -> None:
     assert list_folder(tmp_path, "a*") == [tmp_path / "ab"]
     assert list_folder(tmp_path, "*", below="??") == [tmp_path / "ab/1", tmp_path / "ab/2", tmp_path / "cd/3"]
     assert list_folder(tmp_path / "nowhere", "*") == []
+
+
+def test_what_was_used_at_the_very_moment_stays(store: Store, tmp_path: Path) -> None:
+    store.keep_capture(KEY, make_capture(tmp_path / "made"), {}, 0.0)
+    os.utime(entry_of(store) / ENTRY, (1000, 1000))
+    (item,) = store.list_items()
+    assert store.prune(unused_since=1000.0) == []
+    assert store.prune(most_bytes=item.size) == []
+    assert store.prune(most_bytes=item.size - 1, spare_since=1000.0) == []
+    assert store.prune(most_bytes=item.size - 1, spare_since=1000.5) == [item]

@@ -266,6 +266,7 @@ def test_a_diffusion_model_has_no_log_likelihood_of_a_continuation(
 SHOWN = "decode: {max_new_tokens: 4, algorithm: low_confidence, block_length: 4, threshold: 0.5}\n"
 HIDDEN = "reference: {engine: fixed, device: cuda, options: {hidden: true}}\nengines: [both]\n"
 OPEN = "options: {fixed: {hidden: true}}\nreference: {engine: both, device: cuda}\nengines: [fixed]\n"
+PEER = "reference: {engine: both, device: cuda, peer: {engine: fixed, options: {hidden: true}}}\nengines: [both]\n"
 ALONE = OPEN.replace("{engine: both, device: cuda}", "null")
 
 
@@ -275,6 +276,7 @@ ALONE = OPEN.replace("{engine: both, device: cuda}", "null")
         (HIDDEN + "tokens: exact", []),
         (HIDDEN + "tokens: near_tie", ["tokens"]),
         (OPEN + "tokens: near_tie", []),
+        (PEER + "tokens: near_tie\ntolerance: {logits: {noise_floor: 2}}", []),
         (HIDDEN + "tolerance: {logits: exact}\nat: {step: 1}", ["at"]),
         (OPEN + "tolerance: {logits: exact}\nat: {step: 1}", []),
         (ALONE + "tolerance: {logits: {sqnr: 9}}\ngolden: true\nat: {step: 1}", ["at"]),

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from specrunner.errors import SpecError, UsageError
+from specrunner.spec import loader
 from specrunner.spec.diagnostics import Diagnostic
 from specrunner.spec.loader import MAX_DIAGNOSTICS, load_specs, read_spec
 from specrunner.spec.model import Case, Decode, EngineChoice, Model, Prompt, Rule
@@ -140,6 +141,7 @@ def test_two_files_of_one_suite_are_told(folder: Path) -> None:
     (diagnostic,) = load_specs(["specs"]).diagnostics
     assert diagnostic.code == "duplicate-id"
     assert diagnostic.notes == ("the other is specs/b.yaml",)
+    assert (diagnostic.location.path, diagnostic.location.line, diagnostic.location.column) == ("specs/b.yml", 1, 1)
 
 
 def test_all_files_are_reported_and_the_sound_ones_read(folder: Path) -> None:
@@ -160,6 +162,21 @@ def test_the_sound_cases_of_a_file_are_checked_beside_the_broken_ones() -> None:
     cases, diagnostics = read(SPEC + "  - {name: three, prmpt: x}\n  - {name: four, prompt: x}\n")
     assert [case.name for case in cases] == ["one", "two", "two"]
     assert [d.code for d in diagnostics] == ["unknown-key", "no-check"]
+
+
+def test_a_broken_case_is_pointed_at_wherever_it_stands() -> None:
+    _, diagnostics = read(SPEC + "  - {prompt: x}\n  - {name: five, prompt: x, dtype: 3}\n")
+    assert [(d.code, d.location.line) for d in diagnostics] == [("missing-key", 8), ("wrong-type", 9)]
+
+
+def test_what_is_not_shown_is_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "MAX_DIAGNOSTICS", 3)
+    for count, codes in ((1, ["bad-value"] * 2), (3, ["bad-value"] * 3 + ["too-many"])):
+        cases = "".join(f"  - {{name: case-{n}, prompt: hi, device: wrong, dtype: wrong}}\n" for n in range(count))
+        (folder / "x.yaml").write_text(SPEC + cases, encoding="utf-8")
+        found = load_specs(["x.yaml"]).diagnostics
+        assert [d.code for d in found] == codes
+    assert found[-1].message == "3 more problems in this file are not shown"
 
 
 def test_a_flood_of_diagnostics_is_bounded(folder: Path) -> None:
