@@ -29,6 +29,8 @@ from specrunner.spec.tensor_names import TEMPLATES, match_name, model_order
         ("*", True),
         ("layers.*.output", True),
         ("layers.12.output", True),
+        ("layers.47.output", True),
+        ("layers.3141.output", True),
         ("layers.1*.output", True),
         ("layers.**.output", True),
         ("layers.0.output.*", False),

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from specrunner.spec import tree
+from specrunner.spec import source, tree
 from specrunner.spec.source import MAX_BYTES, Source, parse_bytes, parse_text, read_source
 from specrunner.spec.tree import Map, Seq
 
@@ -278,3 +278,14 @@ def test_without_libyaml_the_tree_is_the_same(text: str, monkeypatch: pytest.Mon
     if isinstance(fast.root, Map):
         assert pure.root.keys_at == fast.root.keys_at
         assert pure.root.values_at == fast.root.values_at
+
+
+def test_a_file_may_have_sixteen_mebibytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert source.MAX_BYTES == 16 * 1024 * 1024
+    path = tmp_path / "x.yaml"
+    path.write_bytes(b"#" * (1 << 20))
+    monkeypatch.setattr(source, "MAX_BYTES", 1 << 20)
+    assert [one.code for one in source.read_source(path).diagnostics] == ["empty-file"]
+    path.write_bytes(b"#" * ((1 << 20) + 1))
+    (found,) = source.read_source(path).diagnostics
+    assert (found.code, found.message) == ("too-large", "the file is larger than 1 MiB")
