@@ -36,7 +36,7 @@ def test_a_hang_that_holds_the_interpreter_ends_by_its_timeout(workplace: Workpl
 
 @pytest.mark.parametrize("megabytes", [100, pytest.param(1000, marks=pytest.mark.endurance)])
 def test_a_flood_on_stdout_is_cut(workplace: Workplace, megabytes: int) -> None:
-    workplace.write_spec({"loud": f"flood {megabytes}", "stuck": "hang"})
+    workplace.write_spec({"loud": f"flood {megabytes}", "stuck": "hang here, not in the reference"})
     process = workplace.start("spec.yaml", "-j", "1")
 
     def is_cut() -> bool:
