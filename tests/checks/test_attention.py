@@ -156,6 +156,8 @@ def test_known_geometries_are_named() -> None:
         name_geometry(reach(expected_geometry(Attention("sliding_window", window=3), 9), 2), 2) == "sliding_window(3)"
     )
     assert name_geometry(torch.eye(4).bool() | torch.tensor([[0, 0, 0, 1]] * 4).bool(), 1) == ""
+    assert name_geometry(torch.eye(4).bool(), 1) == "sliding_window(1)"
+    assert name_geometry(expected_geometry(Attention("block_causal", block_length=2), 4), 1) == "block_causal(2)"
 
 
 @pytest.mark.parametrize(("dtype", "factor"), [(torch.float64, 64.0), (torch.float32, 64.0), (torch.bfloat16, 0.25)])
