@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -16,6 +17,17 @@ os.environ.setdefault("SPECRUNNER_NO_CACHE", "1")
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 """The hundreds of processes that tests start must not compile all of specrunner each."""
+
+ORDER = 20261123
+"""The seed of the order in which tests run, unless `--randomly-seed` states one: shuffled, and the same each time."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Fix the order before pytest-randomly draws one."""
+    if getattr(config.option, "randomly_seed", None) == "default":
+        config.option.randomly_seed = ORDER
+
 
 collect_ignore = ["specs", "large"]
 """Specs that the pytest plugin must not take for cases: examples of the language, and what needs gigabytes."""

@@ -49,6 +49,7 @@ class TestInit:
         assert "cannot write" in capsys.readouterr().err
 
     @pytest.mark.engine
+    @pytest.mark.slow
     def test_the_spec_passes_when_run(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         pytest.importorskip("transformers")
         assert main(["init"]) == 0
