@@ -494,3 +494,8 @@ def test_the_smallest_cosine_that_the_bound_allows() -> None:
         assert float(found.cosines[row]) == pytest.approx(lowest, rel=1e-9)
         true = float(torch.nn.functional.cosine_similarity(candidate[row].double(), WIDE[row].double(), dim=0))
         assert 0.98 < lowest <= true < 1
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((2, 3, 50), 3), ((6, 50), 1), ((50,), 1), ((2, 2, 3, 50), 6)])
+def test_the_rows_of_a_token(shape: tuple[int, ...], rows: int) -> None:
+    assert sketch_tensor(source(torch.ones(shape)), projections=8, seed=5).rows_per_token == rows
