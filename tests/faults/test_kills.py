@@ -38,9 +38,9 @@ def keep_golden(place: Workplace) -> None:
 
 
 def test_random_kills_cost_no_verdict(workplace: Workplace) -> None:
-    expected = write_suite(workplace, 5, "a")
+    expected = write_suite(workplace, 15, "a")
     process = workplace.start("spec.yaml", "--retries", "100", "-j", "2")
-    storm = Storm(workplace.environment["SPECRUNNER_TEST"], process.pid, seed=1, pause=0.4, most=8)
+    storm = Storm(workplace.environment["SPECRUNNER_TEST"], process.pid, seed=1, pause=0.1, most=8)
     storm.start()
     outcome = workplace.finish(process)
     assert storm.stop() >= 3, "there was hardly a kill"
