@@ -75,7 +75,7 @@ class Pool(SessionThreads):
             checkpoints=self._checkpoints,
             shelf=self._shelf,
         )
-        return LiveSession(planned.session, surroundings, stopped=self._stopping.is_set, cancelled=self._killing.is_set)
+        return LiveSession(planned.session, surroundings, stopped=self._is_stopping, cancelled=self._is_killing)
 
 
 def share_cores(jobs: int) -> int:

@@ -5,7 +5,6 @@ Where a session's process runs is the business of those who derive from `Session
 
 from __future__ import annotations
 
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -86,8 +85,8 @@ class SessionThreads(ABC):
         self._retries = retries or Retries()
         self._threads = ThreadPoolExecutor(max_workers=MOST_SESSIONS, thread_name_prefix="session")
         self._desk = Desk()
-        self._stopping = threading.Event()
-        self._killing = threading.Event()
+        self._stopping = False  # no threading.Event: its lock would hold up a signal that interrupts its setting
+        self._killing = False
         self._losses: Counter[str] = Counter()
 
     @abstractmethod
@@ -97,6 +96,12 @@ class SessionThreads(ABC):
     @abstractmethod
     def _launch(self, planned: PlannedSession, place: Place) -> Serving:
         """Prepare a session to be loaded; the caller ends it, and has nothing to end when this raises."""
+
+    def _is_stopping(self) -> bool:
+        return self._stopping
+
+    def _is_killing(self) -> bool:
+        return self._killing
 
     def _is_short(self) -> bool:
         """Tell whether somebody waits for what sessions that rest keep."""
@@ -124,13 +129,13 @@ class SessionThreads(ABC):
 
     def stop(self) -> None:
         """Start no further request; those that an engine is working on may finish, loads are given up."""
-        self._stopping.set()
+        self._stopping = True
         self._desk.stop()
         self._places.stop()
 
     def kill(self) -> None:
         """End every worker at once."""
-        self._killing.set()
+        self._killing = True
         self.stop()
 
     def shutdown(self) -> None:
@@ -168,7 +173,7 @@ class SessionThreads(ABC):
     ) -> None:
         failed = isinstance(answer, EngineError)
         evidence = Evidence(planned.session.key, request.key)
-        if isinstance(answer, EngineError) and not self._stopping.is_set() and self._retries.allow(evidence, answer):
+        if isinstance(answer, EngineError) and not self._stopping and self._retries.allow(evidence, answer):
             self._desk.put_back(planned.session.key, request, last=True)
             return
         tensors, tokens = 0, 0
@@ -213,7 +218,7 @@ class SessionThreads(ABC):
             reason = "interrupted"
             raise
         finally:
-            live.end(at_once=self._killing.is_set() or reason == "interrupted")
+            live.end(at_once=self._killing or reason == "interrupted")
             self._publish(SessionEnded(session.key, session.label, reason))
 
     def _answer(self, planned: PlannedSession, request: Request, live: Serving) -> Answer:
@@ -232,10 +237,10 @@ class SessionThreads(ABC):
         """Take the next request; while there is none, let others have the turn. None ends the process."""
         key = planned.session.key
         request = self._desk.take(key)
-        while request is None and not self._stopping.is_set():
+        while request is None and not self._stopping:
             self._places.rest(place)
             while not self._desk.wait(key, GRACE):
-                if self._stopping.is_set() or self._desk.is_over(key) or self._is_short():
+                if self._stopping or self._desk.is_over(key) or self._is_short():
                     return None
             if not self._places.resume(place):
                 return None

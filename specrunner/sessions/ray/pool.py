@@ -109,7 +109,7 @@ class RayPool(SessionThreads):
                 shelf=self._shelf,
             )
             remote = RemoteSession(
-                session, surroundings, demand, node, stopped=self._stopping.is_set, cancelled=self._killing.is_set
+                session, surroundings, demand, node, stopped=self._is_stopping, cancelled=self._is_killing
             )
             try:
                 with self._note_placing():
