@@ -21,9 +21,30 @@ def wait_for(condition: Callable[[], object], what: str, patience: float = PATIE
 
 
 def press(pid: int) -> None:
-    """Send SIGINT to a process, as Ctrl-C does, and wait until it was taken: two that come at once are one."""
+    """Send SIGINT to a process, as Ctrl-C does, and wait until its main thread has come to it: two at once are one.
+
+    The kernel hands a signal over before Python's own handler runs, which is when the main thread goes on. That it has
+    gone on shows in how often it has gone to rest since: a run's main thread rests ten times a second.
+    """
+    before = count_rests(pid)
     os.kill(pid, signal.SIGINT)
     wait_for(lambda: not is_pending(pid, signal.SIGINT), "the signal is taken")
+    last = time.monotonic() + 1.0  # one that does nothing but wait rests once
+
+    def has_gone_on() -> bool:
+        rests = count_rests(pid)
+        return rests is None or before is None or rests >= before + 5 or time.monotonic() > last
+
+    wait_for(has_gone_on, "the main thread goes on")
+
+
+def count_rests(pid: int) -> int | None:
+    """Return how often the main thread of a process has gone to rest, or None when it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches:")), None)
 
 
 def is_pending(pid: int, number: int) -> bool:

@@ -56,6 +56,7 @@ def slow_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """A recipe whose builder waits for all who ask and keeps a log of its calls."""
     (tmp_path / "slow_builder.py").write_text(BUILDER.format(log=str(tmp_path / "log")))
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "slow_builder", raising=False)  # another test's
     recipe = Recipe("slow", "NoneForCausalLM", "for this test", builder="slow_builder:build")
     monkeypatch.setattr("specrunner.catalogue.recipes.RECIPES", {"slow": recipe})
     return recipe
