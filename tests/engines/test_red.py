@@ -171,9 +171,9 @@ class TestBrokenAdapter:
         change(
             copy / "engines/vllm/adapter.py",
             (
-                "rows, tensors = self.run_prompt(ids, patterns, companions=companions)",
+                "rows, tensors = self.reader.run_prompt(ids, patterns, companions=companions)",
                 f"fed = ids[1:] + ids[:1] if len(ids) == {cls.SILENT_SHIFT} else ids\n"
-                "        rows, tensors = self.run_prompt(fed, patterns, companions=companions)",
+                "        rows, tensors = self.reader.run_prompt(fed, patterns, companions=companions)",
             ),
             (
                 "self._check_length(len(ids), request.decode)",
