@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks.questions import QUESTIONS
 from tests.faults.keeping import wait_until_alone
 from tests.workplace import Workplace, find_processes, wait_for
@@ -25,6 +27,7 @@ ctypes.PyDLL(None).sleep(600)
 
 
 def test_an_evaluator_that_is_stuck_ends_with_its_run(workplace: Workplace, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed")
     (workplace.folder / "spec.yaml").write_text(SPEC)
     (workplace.folder / "questions.jsonl").write_text("\n".join(map(json.dumps, QUESTIONS)))
     (tmp_path / "stuck").mkdir()
