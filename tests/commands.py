@@ -11,9 +11,11 @@ import importlib.util
 import multiprocessing
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -55,8 +57,9 @@ class Command:
     """
 
     def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
-        self._output = tempfile.TemporaryDirectory(prefix="command-")
-        self._files = [Path(self._output.name) / name for name in ("stdout", "stderr")]
+        output = tempfile.mkdtemp(prefix="command-")
+        self._forget = weakref.finalize(self, shutil.rmtree, output, ignore_errors=True)
+        self._files = [Path(output) / name for name in ("stdout", "stderr")]
         files = [str(file) for file in self._files]
         self._process = start_process(run_command, list(arguments), str(folder), dict(environment), files)
         assert self._process.pid is not None
@@ -85,7 +88,7 @@ class Command:
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired("specrunner", timeout or 0.0)
         stdout, stderr = (file.read_text(encoding="utf-8") for file in self._files)
-        self._output.cleanup()
+        self._forget()
         return stdout, stderr
 
 

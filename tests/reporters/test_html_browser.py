@@ -151,7 +151,7 @@ def test_hostile_text_is_inert(opened: Page) -> None:
 def test_the_keyboard_alone(opened: Page) -> None:
     page = opened.page
     page.keyboard.press("/")
-    page.wait_for_function("document.activeElement.id === 'search'")
+    opened.counts("#search:focus", 1)
     page.keyboard.type("mask")
     page.keyboard.press("Escape")
     page.keyboard.press("j")
@@ -159,7 +159,7 @@ def test_the_keyboard_alone(opened: Page) -> None:
     page.wait_for_selector("#case:not([hidden]) h1:has-text('mask')")
     page.keyboard.press("Escape")
     page.wait_for_selector("#overview:not([hidden])")
-    page.wait_for_function("document.activeElement.classList.contains('row')")
+    opened.counts(".row:focus", 1)
     page.fill("#search", "")
     page.keyboard.press("Escape")
     page.keyboard.press("j")

@@ -79,8 +79,9 @@ def misbehave(what: str) -> None:
     elif what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif what.startswith("hang"):
-        print("hanging", flush=True)
-        time.sleep(600)
+        for _ in range(1200):  # again and again: a log that is cut at the same moment may lose a line
+            print("hanging", flush=True)
+            time.sleep(0.5)
     elif what.startswith("slow"):
         time.sleep(float(what.split()[1]))
     elif what == "stubborn hang":
