@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import io
 import os
@@ -81,8 +80,10 @@ class _Parser(argparse.ArgumentParser):
             word, known = choice[1], re.findall(r"[\w-]+", choice[2])
         else:
             return None
-        near = difflib.get_close_matches(word, known, n=1)
-        return f"did you mean `{near[0]}`?" if near else None
+        from specrunner.spec.diagnostics import suggest
+
+        near = suggest(word, known)
+        return f"did you mean `{near}`?" if near else None
 
     def _list_options(self) -> set[str]:
         """Return the options of this parser and of the commands that were declared."""
