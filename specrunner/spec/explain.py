@@ -1,4 +1,4 @@
-"""Why a value breaks the schema: jsonschema's errors as short sentences of our own.
+"""Why a value breaks a schema: jsonschema's errors as short sentences of our own.
 
 Nothing here decides validity; `schema.py` does. Findings carry a path into the value, not a position, since a value
 may be made up by the matrix.
@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from specrunner.spec.diagnostics import accepted_values
-from specrunner.spec.schema import END, kind_of, load_schema, resolve_reference
+from specrunner.spec.schema import END, SCHEMA_NAME, Schema, kind_of, load_schema, resolve_reference
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -63,36 +63,42 @@ class Finding:
     help: str | None = None
 
 
-def explain(definition: str, value: Any) -> list[Finding]:
-    """Return every way in which `value` breaks a definition of the schema (`spec` is the whole file)."""
-    findings = (finding for error in _validator(definition).iter_errors(value) for finding in _translate(error))
-    return list(dict.fromkeys(findings))
+def explain(definition: str | None, value: Any, schema: str = SCHEMA_NAME) -> list[Finding]:
+    """Return every way in which a value breaks a schema.
+
+    Args:
+        definition: the definition of the schema that the value should follow; None is the whole file.
+        value: what was written, or made up.
+        schema: the schema's file name.
+    """
+    root, errors = load_schema(schema), _validator(definition, schema).iter_errors(value)
+    return list(dict.fromkeys(finding for error in errors for finding in _translate(error, root)))
 
 
 @cache
-def _validator(definition: str) -> Draft202012Validator:
+def _validator(definition: str | None, schema: str) -> Draft202012Validator:
     from jsonschema import Draft202012Validator
 
-    schema = load_schema()
+    root = load_schema(schema)
     return Draft202012Validator(
-        schema if definition == "spec" else {"$ref": f"#/$defs/{definition}", "$defs": schema["$defs"]}
+        root if definition is None else {"$ref": f"#/$defs/{definition}", "$defs": root["$defs"]}
     )
 
 
-def _translate(error: ValidationError) -> Iterator[Finding]:
+def _translate(error: ValidationError, root: Schema) -> Iterator[Finding]:
     path: Path = tuple(error.absolute_path)
     translate = _TRANSLATORS.get(str(error.validator))
     if "propertyNames" in error.absolute_schema_path:
         name = str(error.instance)
         if error.validator == "maxLength":
-            yield from _too_many(error, (*path, name))
+            yield from _too_many(error, (*path, name), root)
             return
         message = f"key {_show(name)} is not a valid name"
         yield Finding("bad-value", message, (*path, name), True, _pattern_help(error))
     elif translate is None:
         yield Finding("bad-value", f"{_name(path)} is not valid: {error.message}", path)
     else:
-        yield from translate(error, path)
+        yield from translate(error, path, root)
 
 
 def _name(path: Path) -> str:
@@ -122,7 +128,7 @@ def _properties(schema: Any) -> list[str]:
     return list(schema.get("properties", {})) if isinstance(schema, dict) else []
 
 
-def _unknown_keys(error: ValidationError, path: Path) -> Iterator[Finding]:
+def _unknown_keys(error: ValidationError, path: Path, root: Schema) -> Iterator[Finding]:
     known = _properties(error.schema)
     for key in list(_any(error.instance))[:_MOST_ITEMS]:
         if key not in known:
@@ -145,12 +151,12 @@ def _where(path: Path) -> str:
     return f" in {_name(path)}" if path and isinstance(path[-1], str) else ""
 
 
-def _missing_keys(error: ValidationError, path: Path) -> Iterator[Finding]:
+def _missing_keys(error: ValidationError, path: Path, root: Schema) -> Iterator[Finding]:
     for key in _any(error.validator_value):
         if key not in _any(error.instance):
             where = _where(path) or (" in this case" if path[:1] == ("cases",) and len(path) == 2 else "")
             schema = error.schema.get("properties", {}).get(key, {}) if isinstance(error.schema, dict) else {}
-            schema = resolve_reference(schema["$ref"]) if "$ref" in schema else schema
+            schema = resolve_reference(schema["$ref"], root) if "$ref" in schema else schema
             yield Finding("missing-key", f"key `{key}` is missing{where}", path, True, _example(key, schema))
 
 
@@ -161,7 +167,7 @@ def _example(key: str, schema: Mapping[str, Any]) -> str | None:
     return f"`{key}`: {description[:1].lower()}{description[1:]}" if description else None
 
 
-def _wrong_type(error: ValidationError, path: Path) -> Iterator[Finding]:
+def _wrong_type(error: ValidationError, path: Path, root: Schema) -> Iterator[Finding]:
     wanted = _any(error.validator_value)
     kinds = [wanted] if isinstance(wanted, str) else list(wanted)
     expected = " or ".join(_KINDS[kind] for kind in kinds if kind != "null" or len(kinds) == 1)
@@ -190,14 +196,14 @@ def _wrong_type(error: ValidationError, path: Path) -> Iterator[Finding]:
     yield Finding("wrong-type", f"{_name(path)} must be {expected}, not {got}", path, help=advice)
 
 
-def _not_listed(error: ValidationError, path: Path) -> Iterator[Finding]:
+def _not_listed(error: ValidationError, path: Path, root: Schema) -> Iterator[Finding]:
     wanted = error.schema.get("type") if isinstance(error.schema, dict) else None
     if isinstance(wanted, str) and kind_of(error.instance) != wanted:
         return  # said by the type already
     values = [str(value) for value in _any(error.validator_value)]
     word = str(error.instance)
-    rules = load_schema()["$defs"]["rules"]["properties"]
     if values == ["exact"] and "tolerance" in path:
+        rules = root["$defs"]["rules"]["properties"]
         if word in rules:
             example = rules[word].get("examples", ["…"])[-1]
             message = f"rule `{word}` needs its parameters"
@@ -215,17 +221,19 @@ def _inline(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_inline(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_inline, value)) + "]"
+    if isinstance(value, str) and set(value) & set("{}[],"):
+        return f'"{value}"'
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _not_constant(error: ValidationError, path: Path) -> Iterator[Finding]:
+def _not_constant(error: ValidationError, path: Path, root: Schema) -> Iterator[Finding]:
     value = _show(error.validator_value)
     yield Finding(
         "bad-value", f"{_name(path)} must be {value}, not {_show(error.instance)}", path, help=f"write {value}"
     )
 
 
-def _bad_pattern(error: ValidationError, path: Path) -> Iterator[Finding]:
+def _bad_pattern(error: ValidationError, path: Path, root: Schema) -> Iterator[Finding]:
     message = f"{_name(path)} cannot be {_show(error.instance)}"
     yield Finding("bad-value", message, path, help=_pattern_help(error))
 
@@ -235,7 +243,7 @@ def _pattern_help(error: ValidationError) -> str:
     return f"allowed: {_PATTERNS.get(pattern, pattern)}"
 
 
-def _out_of_range(error: ValidationError, path: Path) -> Iterator[Finding]:
+def _out_of_range(error: ValidationError, path: Path, root: Schema) -> Iterator[Finding]:
     words = {
         "minimum": "at least",
         "maximum": "at most",
@@ -248,41 +256,41 @@ def _out_of_range(error: ValidationError, path: Path) -> Iterator[Finding]:
     yield Finding("out-of-range", f"{_name(path)} must be {bound}, not {_show(error.instance)}", path, help=advice)
 
 
-def _too_few(error: ValidationError, path: Path) -> Iterator[Finding]:
+def _too_few(error: ValidationError, path: Path, root: Schema) -> Iterator[Finding]:
     known = _properties(error.schema)
     yield Finding("empty", f"{_name(path)} is empty", path, True, accepted_values("", known, "keys") if known else None)
 
 
-def _too_many(error: ValidationError, path: Path) -> Iterator[Finding]:
+def _too_many(error: ValidationError, path: Path, root: Schema) -> Iterator[Finding]:
     things = {"maxItems": "items", "maxProperties": "keys", "maxLength": "characters"}[str(error.validator)]
     have, most = len(_any(error.instance)), _any(error.validator_value)
     what = f"key {_show(path[-1])}" if "propertyNames" in error.absolute_schema_path else _name(path)
     yield Finding("too-large", f"{what} has {have:,} {things}, more than {most:,}", path, True)
 
 
-def _repeated(error: ValidationError, path: Path) -> Iterator[Finding]:
+def _repeated(error: ValidationError, path: Path, root: Schema) -> Iterator[Finding]:
     items: list[Any] = _any(error.instance)
     for index, item in enumerate(items):
         if item in items[: min(index, _MOST_ITEMS)]:
             yield Finding("repeated-item", f"{_show(item)} is listed twice in {_name(path)}", (*path, index))
 
 
-def _excluded(error: ValidationError, path: Path) -> Iterator[Finding]:
+def _excluded(error: ValidationError, path: Path, root: Schema) -> Iterator[Finding]:
     """A key that another key rules out: `if: {required: [id]}, then: {properties: {path: {not: {}}}}`."""
     others: list[str] = []
-    for step in _steps(error):
+    for step in _steps(error, root):
         if isinstance(step, dict) and "if" in step:
             others = list(step["if"].get("required", ()))
     reason = " and ".join(f"`{name}`" for name in others)
     yield Finding("conflicting-keys", f"`{path[-1]}` cannot stand beside {reason}", path, True, "keep one of the two")
 
 
-def _steps(error: ValidationError) -> Iterator[Any]:
+def _steps(error: ValidationError, root: Schema) -> Iterator[Any]:
     """Yield the parts of the schema on the way to what was broken; jsonschema's path leaves out `$ref` and `if`."""
-    node: Any = load_schema()
+    node: Any = root
     for step in error.absolute_schema_path:
         while isinstance(node, dict) and step not in node and "$ref" in node:
-            node = resolve_reference(node["$ref"])
+            node = resolve_reference(node["$ref"], root)
         yield node
         node = node[step]
 

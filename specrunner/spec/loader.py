@@ -152,7 +152,7 @@ def _explain(source: Source, root: Map, valid: Sequence[bool], diagnostics: Sequ
         document["cases"] = [root["cases"][index] for index in shown]
     found = []
     known = {diagnostic.location for diagnostic in diagnostics}
-    for finding in explain("spec", document):
+    for finding in explain(None, document):
         path = finding.path
         if len(path) > 1 and path[0] == "cases" and isinstance(path[1], int):
             path = ("cases", shown[path[1]], *path[2:])

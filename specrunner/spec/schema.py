@@ -1,8 +1,9 @@
-"""The spec language's JSON Schema, compiled to plain Python predicates.
+"""The JSON Schemas of the files that people write, compiled to plain Python predicates.
 
-`schema/spec.schema.json` stays the one source of truth: what is compiled here is that file, keyword by keyword, and a
-keyword that this module does not know ends the program. The predicates only say whether a value is valid; why it is
-not, is explained by `explain.py` with the jsonschema library, which is imported for invalid specs alone.
+`schema/spec.schema.json` stays the one source of truth for specs, and `schema/name-map.schema.json` for name maps: what
+is compiled here is such a file, keyword by keyword, and a keyword that this module does not know ends the program. The
+predicates only say whether a value is valid; why it is not, is explained by `explain.py` with the jsonschema library,
+which is imported for invalid files alone.
 """
 
 from __future__ import annotations
@@ -39,23 +40,23 @@ _KNOWN = _ANNOTATIONS.union(
 )
 
 
-def find_schema() -> Path:
-    """Return the path of the schema file: inside the package when installed from a wheel, else in the checkout.
+def find_schema(name: str = SCHEMA_NAME) -> Path:
+    """Return the path of a schema file: inside the package when installed from a wheel, else in the checkout.
 
     Raises:
         ConfigurationError: the file is in neither place.
     """
     package = Path(__file__).resolve().parent.parent
     for directory in (package / "schema", package.parent / "schema"):
-        if (directory / SCHEMA_NAME).is_file():
-            return directory / SCHEMA_NAME
-    raise ConfigurationError(f"{SCHEMA_NAME} is missing from the installation", help="reinstall specrunner")
+        if (directory / name).is_file():
+            return directory / name
+    raise ConfigurationError(f"{name} is missing from the installation", help="reinstall specrunner")
 
 
 @cache
-def load_schema() -> dict[str, Any]:
-    """Return the schema as JSON values."""
-    schema: dict[str, Any] = json.loads(find_schema().read_text(encoding="utf-8"), object_hook=_end_patterns)
+def load_schema(name: str = SCHEMA_NAME) -> dict[str, Any]:
+    """Return a schema as JSON values."""
+    schema: dict[str, Any] = json.loads(find_schema(name).read_text(encoding="utf-8"), object_hook=_end_patterns)
     return schema
 
 

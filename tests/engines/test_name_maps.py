@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
-from specrunner.engines.name_maps import load_maps, parse_map, tensor_templates
+from specrunner.engines.name_map_mistakes import SCHEMA
+from specrunner.engines.name_maps import Entry, load_maps, parse_map, tensor_templates
 from specrunner.errors import ConfigurationError, SpecError
+from specrunner.spec.schema import find_schema, load_schema
+from specrunner.spec.tensor_names import ROUTER_BIAS, TEMPLATES
 
 ENGINES = sorted(entry.name for entry in files("specrunner.engines").joinpath("names").iterdir() if entry.is_dir())
 
@@ -36,20 +43,32 @@ def test_passes_belong_to_block_diffusion() -> None:
     assert diffusion.templates == ("embeddings", "layers.{i}.output", "passes.{i}.logits")
 
 
+LAYER = '  "layers.{i}.output": {module: "model.layers.{i}.norm", '
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "message", "advice"),
     [
-        ("embeddings:", "embedings:", 4, "unknown tensor `embedings`", "did you mean `embeddings`?"),
+        ("embeddings:", "embedings:", 4, "unknown key `embedings` in `tensors`", "did you mean `embeddings`?"),
+        ("embeddings:", '"passes.{i}.logits":', 4, "unknown key `passes.{i}.logits`", "logits`?"),
         ("index: 1, shift", "indx: 1, shift", 5, "unknown key `indx`", "did you mean `index`?"),
         ("last: {module:", "last: {modul:", 5, "unknown key `modul`", "did you mean `module`?"),
         ("architectures", "architecture", 2, "unknown key `architecture`", "did you mean `architectures`?"),
         ("tensors:\n", "", 3, "a key was expected here", "indentation"),
         ("\n  emb", "\n\temb", 4, "a tab cannot indent", "indent with spaces"),
-        ("{module: model.embed}", "model.embed", 4, "must be a mapping", "module:"),
-        ("module: model.embed", "of: input", 4, "key `module` is missing", "`module`"),
+        ("{module: model.embed}", "model.embed", 4, "must be a mapping, not text", 'e.g. `embeddings: {module: "'),
+        ("module: model.embed", "of: input", 4, "key `module` is missing in `embeddings`", "path of the module"),
         ("index: 1, shift", "part: querry, shift", 5, "`part` cannot be `querry`", "did you mean `query`?"),
-        ("index: 1, shift", "index: one, shift", 5, "`index` must be a whole number", None),
+        ("index: 1, shift", "index: one, shift", 5, "`index` must be an integer, not text", "without quotes"),
+        ("index: 1, shift", "index: 1.5, shift", 5, "`index` must be an integer, not a number", None),
+        ("index: 1, shift", "sum: [0, x], shift", 5, "an item of `sum` must be an integer", "without quotes"),
+        ("index: 1, shift", "sum: 0, shift", 5, "`sum` must be a list", "write a list: [0]"),
+        ("index: 1, shift", "optional: yes, shift", 5, "`optional` must be true or false", "write `true`"),
+        ("[OneForCausalLM, OtherForCausalLM]", "OneForCausalLM", 2, "must be a list, not text", "[OneForCausalLM]"),
+        ("OtherForCausalLM", "OneForCausalLM", 2, "`OneForCausalLM` is listed twice in `architectures`", None),
         ("\ntens", "\nrouter: {score: max}\ntens", 3, "`score` cannot be `max`", "`softmax`"),
+        ("\ntens", "\nrouter: {bias: true}\ntens", 3, "key `score` is missing in `router`", "scores of the router"),
+        ("\ntens", "\nalgorithms: [greedly]\ntens", 3, "cannot be `greedly`", "did you mean `greedy`?"),
     ],
 )
 def test_mistakes_are_shown_where_they_stand(old: str, new: str, line: int, message: str, advice: str | None) -> None:
@@ -61,15 +80,80 @@ def test_mistakes_are_shown_where_they_stand(old: str, new: str, line: int, mess
     assert advice is None or advice in (found[0].help or "")
 
 
+def test_the_caret_is_under_the_culprit() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_map("test", "x", MAP.replace("index: 1, shift", "indx: 1, shift").replace("embeddings", "embedings"))
+    assert [(one.location.line, one.location.column, one.width) for one in caught.value.diagnostics] == [
+        (4, 3, len("embedings")),
+        (5, len(LAYER) + 1, len("indx")),
+    ]
+
+
 def test_a_map_without_its_two_keys_lacks_both() -> None:
     with pytest.raises(SpecError) as caught:
-        parse_map("test", "x", "layers: n_layer\n")
+        parse_map("test", "x", "# nothing yet\nlayers: n_layer\n")
     assert [one.message for one in caught.value.diagnostics] == [
         "key `architectures` is missing",
         "key `tensors` is missing",
     ]
-    with pytest.raises(SpecError, match="1 problem"):
-        parse_map("test", "x", "words\n")
+    assert {one.location.line for one in caught.value.diagnostics} == {2}
+
+
+@pytest.mark.parametrize("text", ["words\n", "", "# a comment\n", "[]\n"])
+def test_what_is_no_mapping_is_told_how_a_map_begins(text: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_map("test", "x", text)
+    assert [(one.message, "architectures:" in (one.help or "")) for one in caught.value.diagnostics] == [
+        ("a name map must be a mapping", True)
+    ]
+
+
+def test_whole_numbers_may_have_a_point() -> None:
+    entry = parse_map("test", "x", MAP.replace("index: 1, shift: 1", "sum: [0.0, 1], shift: 1.0")).entries[
+        "layers.{i}.output"
+    ]
+    assert repr((entry.sum, entry.shift)) == "((0, 1), 1)"
+
+
+# --- the schema ---
+
+
+def test_the_schema_names_every_tensor_and_every_field() -> None:
+    schema = load_schema(SCHEMA)
+    Draft202012Validator.check_schema(schema)
+    assert set(schema["$defs"]["tensors"]["properties"]) == {*TEMPLATES, ROUTER_BIAS} - {"passes.{i}.logits"}
+    entry = schema["$defs"]["entry"]
+    fields = {field.name: field.default for field in dataclasses.fields(Entry)}
+    assert set(entry["properties"]) == set(fields)
+    stated = {name: part["default"] for name, part in entry["properties"].items() if "default" in part}
+    assert stated == {name: fields[name] for name in ("of", "heads_first", "shift", "optional")}
+    whole = parse_map("test", "x", MAP)
+    assert schema["properties"]["algorithms"]["default"] == list(whole.algorithms)
+    assert schema["properties"]["layers"]["default"] == whole.layers_key
+
+
+def parts(node: Any) -> list[dict[str, Any]]:
+    found = [node] if isinstance(node, dict) else []
+    below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return found + [part for one in below for part in parts(one)]
+
+
+def test_the_schema_is_closed_and_described() -> None:
+    schema = load_schema(SCHEMA)
+    tables = [part for part in parts(schema) if part.get("type") == "object"]
+    assert len(tables) == 4 and all(table["additionalProperties"] is False for table in tables)
+    named = [part for table in tables for part in table["properties"].values()]
+    assert len(named) > 30 and all("description" in part or set(part) == {"$ref"} for part in named)
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted(Path(str(files("specrunner.engines"))).glob("names/*/*.yaml")),
+    ids=lambda file: f"{file.parent.name}-{file.stem}",
+)
+def test_every_shipped_map_names_the_schema_to_editors(file: Path) -> None:
+    [named] = re.findall(r"\A# yaml-language-server: \$schema=(\S+)\n", file.read_text(encoding="utf-8"))
+    assert (file.parent / named).resolve() == find_schema(SCHEMA)
 
 
 def test_one_architecture_has_one_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
