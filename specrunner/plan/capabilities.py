@@ -34,6 +34,8 @@ def check_capabilities(loaded: LoadedSpecs, find: FindEngine = find_engine) -> L
     checker = _Checker(find)
     for case in loaded.cases:
         if len(checker.diagnostics) >= ENOUGH:
+            message = "the cases from here on were not held against what their engines can do"
+            checker.diagnostics.append(Diagnostic("too-many", message, case.location))
             break
         checker.check(case)
     found = sort_diagnostics((*loaded.diagnostics, *checker.diagnostics))

@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from specrunner.catalogue.engines import engine_names
 from specrunner.errors import SpecError, UsageError
 from specrunner.spec.cases import CaseReader
-from specrunner.spec.diagnostics import Diagnostic, accepted_values, sort_diagnostics
+from specrunner.spec.diagnostics import ENOUGH, Diagnostic, accepted_values, count, sort_diagnostics
 from specrunner.spec.merge import span_at
-from specrunner.spec.model import Case
+from specrunner.spec.model import Case, Location
 from specrunner.spec.paths import SpecFile, find_files
 from specrunner.spec.schema import compile_definition
 from specrunner.spec.source import Source, read_source
 from specrunner.spec.tree import Map, Seq
 
 MAX_DIAGNOSTICS = 100
-"""Diagnostics that are shown of one file."""
+"""Diagnostics that are shown of one file, and broken cases that are explained."""
+
+_OMITTED = "too-many"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def _load(
         if file.suite in suites:
             problems.insert(0, _repeated_suite(source, file.suite, suites[file.suite]))
         suites.setdefault(file.suite, file.path)
-        diagnostics.extend(_bounded(problems, source))
+        diagnostics.extend(_bounded(problems))
         cases.extend(found if file.selectors is None else _select(found, file, bool(problems)))
     return LoadedSpecs(tuple(cases), tuple(diagnostics), tuple(file.path for file in files))
 
@@ -141,12 +143,12 @@ def read_spec(
 def _explain(source: Source, root: Map, valid: Sequence[bool], diagnostics: Sequence[Diagnostic]) -> list[Diagnostic]:
     """Say what breaks the schema where `diagnostics` say nothing yet.
 
-    Of the cases only the broken ones are looked at, since jsonschema is slow.
+    Of the cases only the broken ones are looked at, and of these only the first, since jsonschema is slow.
     """
     from specrunner.spec.explain import explain
 
-    broken = [index for index, is_valid in enumerate(valid) if not is_valid][:MAX_DIAGNOSTICS]
-    shown = broken or list(range(len(valid)))[:1]
+    broken = [index for index, is_valid in enumerate(valid) if not is_valid]
+    shown = broken[:MAX_DIAGNOSTICS] or list(range(len(valid)))[:1]
     document = dict(root)
     if valid:
         document["cases"] = [root["cases"][index] for index in shown]
@@ -160,6 +162,9 @@ def _explain(source: Source, root: Map, valid: Sequence[bool], diagnostics: Sequ
         diagnostic = source.diagnose(finding.code, finding.message, span, finding.help)
         if diagnostic.location not in known:
             found.append(diagnostic)
+    if len(broken) > MAX_DIAGNOSTICS:
+        span, _ = span_at(root, ("cases", broken[MAX_DIAGNOSTICS]))
+        found.append(_omit(count(len(broken) - MAX_DIAGNOSTICS, "more broken case"), source.locate(span[0])))
     return found
 
 
@@ -168,13 +173,20 @@ def _repeated_suite(source: Source, suite: str, other: str) -> Diagnostic:
     return source.diagnose("duplicate-id", message, (0, 1), "rename one of them", (f"the other is {other}",))
 
 
-def _bounded(diagnostics: Iterable[Diagnostic], source: Source) -> tuple[Diagnostic, ...]:
+def _bounded(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     found = sort_diagnostics(diagnostics)
-    if len(found) <= MAX_DIAGNOSTICS:
-        return found
-    more = len(found) - MAX_DIAGNOSTICS
-    last = Diagnostic("too-many", f"{more:,} more problems in this file are not shown", found[MAX_DIAGNOSTICS].location)
-    return (*found[:MAX_DIAGNOSTICS], last)
+    omitted = [diagnostic for diagnostic in found if diagnostic.code == _OMITTED]
+    told = [diagnostic for diagnostic in found if diagnostic.code != _OMITTED]
+    if len(told) > MAX_DIAGNOSTICS:
+        least = "at least " if len(told) >= ENOUGH else ""
+        more = count(len(told) - MAX_DIAGNOSTICS, "more problem")
+        omitted.insert(0, _omit(least + more, told[MAX_DIAGNOSTICS].location))
+    return (*told[:MAX_DIAGNOSTICS], *omitted)
+
+
+def _omit(what: str, location: Location) -> Diagnostic:
+    verb = "is" if what.startswith("1 ") else "are"
+    return Diagnostic(_OMITTED, f"{what} in this file {verb} not shown", location)
 
 
 def _select(cases: Sequence[Case], file: SpecFile, has_problems: bool) -> list[Case]:

@@ -318,7 +318,12 @@ def test_enough_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     )
     (tmp_path / "many.yaml").write_text(text, encoding="utf-8")
     loaded = load_specs([str(tmp_path / "many.yaml")], engines=tuple(ENGINES))
-    assert len(check_capabilities(loaded, ENGINES.__getitem__).diagnostics) == 2
+    found = check_capabilities(loaded, ENGINES.__getitem__).diagnostics
+    assert [(one.code, one.location.line) for one in found] == [
+        ("impossible-device", HEAD.count("\n") + 2),
+        ("impossible-device", HEAD.count("\n") + 3),
+        ("too-many", HEAD.count("\n") + 4),
+    ]
 
 
 def test_diagnostics_come_in_the_order_of_the_files(tmp_path: Path) -> None:

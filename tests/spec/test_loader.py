@@ -179,11 +179,38 @@ def test_what_is_not_shown_is_counted(folder: Path, monkeypatch: pytest.MonkeyPa
     assert found[-1].message == "3 more problems in this file are not shown"
 
 
-def test_a_flood_of_diagnostics_is_bounded(folder: Path) -> None:
-    cases = "".join(f"  - {{name: case-{n}, prompt: hi, dtype: wrong}}\n" for n in range(500))
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (MAX_DIAGNOSTICS, []),
+        (MAX_DIAGNOSTICS + 1, ["1 more broken case in this file is not shown"]),
+        (500, ["400 more broken cases in this file are not shown"]),
+    ],
+)
+def test_broken_cases_that_are_not_explained_are_counted(folder: Path, count: int, said: list[str]) -> None:
+    cases = "".join(f"  - {{name: case-{n}, prompt: hi, dtype: wrong}}\n" for n in range(count))
     (folder / "x.yaml").write_text(SPEC + cases, encoding="utf-8")
     found = load_specs(["x.yaml"]).diagnostics
-    assert len(found) <= MAX_DIAGNOSTICS + 1
+    assert [one.code for one in found] == ["bad-value"] * MAX_DIAGNOSTICS + ["too-many"] * len(said)
+    assert [one.message for one in found[MAX_DIAGNOSTICS:]] == said
+    assert all(one.location.line == 8 + MAX_DIAGNOSTICS for one in found[MAX_DIAGNOSTICS:])
+
+
+def test_problems_and_broken_cases_are_counted_beside_each_other(folder: Path) -> None:
+    cases = "".join(f"  - {{name: case-{n}, prompt: hi, device: wrong, dtype: wrong}}\n" for n in range(150))
+    (folder / "x.yaml").write_text(SPEC + cases, encoding="utf-8")
+    found = load_specs(["x.yaml"]).diagnostics
+    assert [one.message for one in found[MAX_DIAGNOSTICS:]] == [
+        "100 more problems in this file are not shown",
+        "50 more broken cases in this file are not shown",
+    ]
+
+
+def test_where_nobody_looks_further_there_may_be_more(folder: Path) -> None:
+    cases = "".join(f"  - {{name: case-{n}, prompt: hi}}\n" for n in range(600))
+    (folder / "x.yaml").write_text(SPEC + cases, encoding="utf-8")
+    found = load_specs(["x.yaml"]).diagnostics
+    assert found[-1].message == "at least 400 more problems in this file are not shown"
 
 
 def test_the_collector_runs_again_after_loading(folder: Path) -> None:
