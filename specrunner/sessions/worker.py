@@ -17,6 +17,7 @@ from typing import Any
 
 from specrunner.engines.answering import answer_request
 from specrunner.engines.base import Engine
+from specrunner.engines.contract import hold_to_contract
 from specrunner.engines.planters import plant
 from specrunner.engines.questions import answer_questions
 from specrunner.engines.stamp import stamp_sources
@@ -59,7 +60,7 @@ def load_engine(message: dict[str, Any]) -> Engine:
     module, _, name = message["engine"].partition(":")
     engine_class: type[Engine] = getattr(importlib.import_module(module), name)
     session = Session.from_json(message["session"])
-    return engine_class(session, message["model_path"], Path(message["workspace"]))
+    return hold_to_contract(engine_class(session, message["model_path"], Path(message["workspace"])))
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
