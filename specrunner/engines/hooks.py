@@ -7,11 +7,11 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.name_maps import Entry, HookPoint, NameMap
 from specrunner.errors import CaptureIncomplete
+from specrunner.spec.diagnostics import suggest
 from specrunner.spec.tensor_names import match_name, model_order, select_names
 
 if TYPE_CHECKING:
@@ -213,12 +213,23 @@ def choose_points(name_map: NameMap, model: torch.nn.Module, layers: int, patter
             named = any(match_name(pattern, point.name) for pattern in patterns)
             if named and not point.entry.optional and point.module not in modules:
                 where = f"the name map {name_map.engine}/{name_map.family}.yaml"
-                near = get_close_matches(point.module, modules, n=1)
+                near = suggest_module(point.module, modules)
                 raise CaptureIncomplete(
                     f"the model has no module `{point.module}`, where {where} looks for {point.name}",
-                    help=f"did you mean `{near[0]}`?" if near else "print the model to see its modules",
+                    help=f"did you mean `{near}`?" if near else "print the model to see its modules",
                 ) from error
         raise
+
+
+def suggest_module(path: str, modules: Iterable[str]) -> str | None:
+    """Return the module that `path` was probably meant to be, of those of the same layer and expert; or None."""
+    numbers = list_numbers(path)
+    return suggest(path, (module for module in modules if list_numbers(module) == numbers))
+
+
+def list_numbers(path: str) -> list[str]:
+    """Return the parts of a module's path that count layers, experts and the like."""
+    return [part for part in path.split(".") if part.isdecimal()]
 
 
 def read_constants(model: torch.nn.Module, points: Iterable[HookPoint]) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ from specrunner.engines.hooks import (
     finish_tensors,
     flatten_tokens,
     select_points,
+    suggest_module,
 )
 from specrunner.engines.name_maps import Entry, HookPoint, NameMap
 from specrunner.errors import CaptureIncomplete
@@ -223,6 +224,16 @@ def test_a_module_that_the_model_lacks_is_named(model: Model) -> None:
     assert caught.value.help == "did you mean `layers.0`?"
     with pytest.raises(CaptureIncomplete, match="no tensor of this model matches"):
         choose_points(name_map, model, 2, ["layers.*.mlp.output"])
+
+
+def test_a_module_is_guessed_among_those_of_its_layer_however_many_there_are() -> None:
+    parts = ("self_attn.q_proj", "self_attn.k_proj", "mlp", "input_layernorm", *(f"mlp.experts.{n}" for n in range(64)))
+    modules = ["", "model.norm", *(f"model.layers.{layer}.{part}" for layer in range(80) for part in parts)]
+    assert len(modules) > 5000
+    assert suggest_module("model.layers.63.self_atn.q_proj", modules) == "model.layers.63.self_attn.q_proj"
+    assert suggest_module("model.layers.7.mpl.experts.5", modules) == "model.layers.7.mlp.experts.5"
+    assert suggest_module("model.nrom", modules) == "model.norm"
+    assert suggest_module("transformer.h.3.attn", modules) is None
 
 
 def test_pattern_without_a_tensor_is_an_error(model: Model) -> None:
