@@ -51,12 +51,17 @@ class Interrupts:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def begin_preparing(self) -> None:
-        """Have signals give up the preparation from now on.
+    @contextmanager
+    def preparation(self) -> Iterator[None]:
+        """Have signals give up what is done in this context.
 
         Raises:
-            KeyboardInterrupt: one has come already.
+            KeyboardInterrupt: one comes, or has come already.
         """
         self.preparing = True
-        if self.count:
-            raise KeyboardInterrupt
+        try:
+            if self.count:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self.preparing = False

@@ -153,17 +153,15 @@ class Run:
         pool: Executor | None = None
         try:
             try:
-                self._interrupts.begin_preparing()
-                pool = self._executor = self._make_executor(directory)
-                self._admit_cases()
-                rest = self._find_rest()
-                diagnoser = Diagnoser(rest, pool, self._timeouts) if self._options.diagnose else None
-                for planned in order_sessions(rest, self._timings):
-                    stays_open = bool(diagnoser and diagnoser.may_ask(planned.session.key))
-                    futures.append(pool.start(planned, stays_open=stays_open))
-                self._interrupts.preparing = False
+                with self._interrupts.preparation():
+                    pool = self._executor = self._make_executor(directory)
+                    self._admit_cases()
+                    rest = self._find_rest()
+                    diagnoser = Diagnoser(rest, pool, self._timeouts) if self._options.diagnose else None
+                    for planned in order_sessions(rest, self._timings):
+                        stays_open = bool(diagnoser and diagnoser.may_ask(planned.session.key))
+                        futures.append(pool.start(planned, stays_open=stays_open))
             except KeyboardInterrupt:
-                self._interrupts.preparing = False
                 self._interrupts.at_once = True
                 self._obey_interrupts()
             while not all(future.done() for future in futures) or not self._messages.empty():
