@@ -67,7 +67,7 @@ def _short(node_id: str) -> str:
 
 
 def format_share(share: Share | None) -> str:
-    """Return a share of a limit: `37 %` below it, `4.2 x` above it."""
+    """Return a share of a limit: `37%` up to it, `4.2` times it beyond, `exact` where it allows nothing."""
     if share is None:
         return "-"
     return format_factor(share.value) if share.value > 1 else f"{share.value:.0%}"

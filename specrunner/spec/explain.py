@@ -87,7 +87,6 @@ def _validator(definition: str | None, schema: str) -> Draft202012Validator:
 
 def _translate(error: ValidationError, root: Schema) -> Iterator[Finding]:
     path: Path = tuple(error.absolute_path)
-    translate = _TRANSLATORS.get(str(error.validator))
     if "propertyNames" in error.absolute_schema_path:
         name = str(error.instance)
         if error.validator == "maxLength":
@@ -95,10 +94,8 @@ def _translate(error: ValidationError, root: Schema) -> Iterator[Finding]:
             return
         message = f"key {_show(name)} is not a valid name"
         yield Finding("bad-value", message, (*path, name), True, _pattern_help(error))
-    elif translate is None:
-        yield Finding("bad-value", f"{_name(path)} is not valid: {error.message}", path)
     else:
-        yield from translate(error, path, root)
+        yield from _TRANSLATORS[str(error.validator)](error, path, root)
 
 
 def _name(path: Path) -> str:

@@ -279,3 +279,46 @@ def test_what_was_used_at_the_very_moment_stays(store: Store, tmp_path: Path) ->
     assert store.prune(most_bytes=item.size) == []
     assert store.prune(most_bytes=item.size - 1, spare_since=1000.0) == []
     assert store.prune(most_bytes=item.size - 1, spare_since=1000.5) == [item]
+
+
+@pytest.mark.parametrize("kind", ["file", "vanished"])
+def test_what_cannot_be_kept_is_told_with_its_reason(store: Store, tmp_path: Path, kind: str) -> None:
+    made = make_capture(tmp_path / "made")
+    if kind == "file":
+        store.folder.write_text("in the way")
+        reason = "File exists"
+    else:
+        made = tmp_path / "never-made"
+        reason = "No such file or directory"
+    store.keep_capture(KEY, made, {}, 0.0)
+    assert store.problem == f"captures could not be kept in {store.folder}: {reason}"
+    assert not store.has_capture(KEY)
+    if kind == "vanished":
+        assert list(store.folder.iterdir()) == [], "nothing unfinished is left"
+
+
+def test_a_record_that_cannot_be_written_leaves_the_old_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.keep_record(VERDICTS, KEY, {"verdict": "passed"})
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refuse)
+        store.keep_record(VERDICTS, KEY, {"verdict": "xfailed"})
+    assert store.problem == f"verdicts could not be kept in {store.folder}: No space left on device"
+    assert store.find_record(VERDICTS, KEY) == {"verdict": "passed"}
+    assert [path.name for path in (store.folder / VERDICTS / KEY[:2]).iterdir()] == [KEY]
+
+
+def test_where_files_have_no_second_name_they_are_copied(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store.keep_capture(KEY, make_capture(tmp_path / "made"), {}, 0.0)
+    assert store.find_capture(KEY, tmp_path / "found") is not None
+    assert (tmp_path / "found" / "tensors.safetensors").read_bytes() == b"numbers"
+    assert (tmp_path / "found" / "tensors.safetensors").stat().st_nlink == 1
