@@ -12,6 +12,7 @@ import pytest
 from specrunner.catalogue import engines
 from specrunner.engines import registry
 from specrunner.engines.base import Capabilities, Engine
+from specrunner.environments.locks import Lock
 from specrunner.errors import ConfigurationError
 from specrunner.plan import capabilities
 from specrunner.plan.capabilities import architecture_of, check_capabilities
@@ -333,3 +334,26 @@ def test_diagnostics_come_in_the_order_of_the_files(tmp_path: Path) -> None:
     loaded = load_specs([str(tmp_path / name) for name in ("a.yaml", "b.yaml")], engines=tuple(ENGINES))
     found = check_capabilities(loaded, ENGINES.__getitem__).diagnostics
     assert [Path(one.location.path).name for one in found] == ["a.yaml", "b.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("own", None),
+        ("shared", "the environment `shared` is not for `both`"),
+        ("its", "the environment `its` is not for `both`"),
+        ("none", "unknown environment `none`"),
+    ],
+)
+def test_an_environment_is_for_its_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str | None
+) -> None:
+    owners = {"a": "abacus", "own": "both", "own-2": "both", "its": "cpu", "z": "zebra"}
+    locks = {lock: Lock(lock, engine, "cpu", {}) for lock, engine in owners.items()}
+    found = {"own": [locks["own"], locks["own-2"]], "shared": [locks["own"], locks["its"]], "its": [locks["its"]]}
+    monkeypatch.setattr(capabilities, "list_locks", lambda: locks)
+    monkeypatch.setattr(capabilities, "find_locks", lambda name: found.get(name, []))
+    diagnostics = check(tmp_path, f"engines: [both, cpu]\nenvironments: {{both: {name}}}\ntolerance: {{logits: exact}}")
+    assert list(dict.fromkeys(one.message for one in diagnostics)) == ([message] if message else [])
+    assert all(one.help == "environments: `own`, `own-2`" for one in diagnostics)
+    assert {shown(one) for one in diagnostics} == ({("unknown-environment", name)} if message else set())
