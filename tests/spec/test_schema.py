@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator
 from specrunner.engines.base import Capabilities
 from specrunner.errors import ConfigurationError
 from specrunner.spec import schema as schema_module
-from specrunner.spec.model import DEVICES, DTYPES, Case, Decode, Model, Prompt
+from specrunner.spec.model import DEVICES, DTYPES, Case, Decode, GoldenChoice, Model, Prompt
 from specrunner.spec.schema import Compiler, compile_definition, default_of, find_schema, kind_of, load_schema
 from specrunner.spec.source import parse_text
 
@@ -82,13 +82,15 @@ def test_examples_and_defaults_are_valid() -> None:
 def test_defaults_are_those_of_the_values() -> None:
     defaults = {
         (cls.__name__, field.name): field.default
-        for cls in (Case, Decode, Model, Prompt)
+        for cls in (Case, Decode, GoldenChoice, Model, Prompt)
         for field in dataclasses.fields(cls)
     }
     assert default_of("decode", "algorithm") == defaults["Decode", "algorithm"]
     assert default_of("decode", "ignore_eos") == defaults["Decode", "ignore_eos"]
     assert default_of("model", "trust_remote_code") == defaults["Model", "trust_remote_code"]
     assert default_of("prompt", "add_special_tokens") == defaults["Prompt", "add_special_tokens"]
+    for name in ("full_tokens", "top_k", "projections"):
+        assert default_of("golden", name) == defaults["GoldenChoice", name]
     assert default_of("timeout") == defaults["Case", "timeout"]
     assert default_of("description") == defaults["Case", "description"]
 
