@@ -26,7 +26,10 @@ NO_CASES = ("fail", "warn", "pass")
 COMMAND_LINE = "the command line"
 BUILT_IN = "the built-in default"
 
-_NOT_SETTINGS = frozenset({"SPECRUNNER_CACHE", "SPECRUNNER_CONTROL", "SPECRUNNER_SESSION"})
+NAME_MAPS = "SPECRUNNER_NAME_MAPS"
+"""Variable that names the folder of the project's own name maps; sessions are told by it, too."""
+
+_NOT_SETTINGS = frozenset({"SPECRUNNER_CACHE", "SPECRUNNER_CONTROL", "SPECRUNNER_SESSION", NAME_MAPS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +194,7 @@ def load_settings(cli: Mapping[str, Any], environ: Mapping[str, str], cwd: Path)
             origins[name] = origin(name)
 
     section = "[tool.specrunner]"
-    _check_keys(table, (*_CONVERTERS, "profiles", "engines"), section, file)
+    _check_keys(table, (*_CONVERTERS, "profiles", "engines", "name_maps"), section, file)
     state({name: table[name] for name in _CONVERTERS if name in table}, lambda _: f"{section} in {file}")
     profile = cli.get("profile") or environ.get("SPECRUNNER_PROFILE")
     if profile:
@@ -225,6 +228,29 @@ def find_project_table(cwd: Path) -> tuple[Path | None, Mapping[str, Any]]:
         if isinstance(tool, dict) and "specrunner" in tool:
             return file, _as_table(tool["specrunner"], "[tool.specrunner]", file)
     return None, {}
+
+
+def find_name_maps(environ: Mapping[str, str], cwd: Path) -> Path | None:
+    """Return the folder of the project's own name maps, or None when it has none.
+
+    Args:
+        environ: the environment; what `SPECRUNNER_NAME_MAPS` states counts from `cwd`.
+        cwd: where the search for pyproject.toml starts; what `name_maps` states there counts from that file's folder.
+
+    Raises:
+        ConfigurationError: what is stated is no folder.
+    """
+    stated: Any = environ.get(NAME_MAPS)
+    origin, base = NAME_MAPS, cwd
+    if not stated:
+        file, table = find_project_table(cwd)
+        if file is None or "name_maps" not in table:
+            return None
+        stated, origin, base = table["name_maps"], f"name_maps in [tool.specrunner] of {file}", file.parent
+    folder = (base / Path(stated).expanduser()).absolute() if isinstance(stated, str) and stated else None
+    if folder is None or not folder.is_dir():
+        raise ConfigurationError(f"{origin} is {stated!r}; it must be a folder of name maps")
+    return folder
 
 
 def read_engine_tables(table: Mapping[str, Any], file: Path | None) -> dict[str, EngineTable]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import specrunner
 from specrunner.cache.digests import Digests
+from specrunner.config import find_name_maps
 from specrunner.engines.registry import find_engine
 from specrunner.engines.stamp import COMMON, describe_processor, find_places, select_variables
 from specrunner.environments.interpreters import Environment, find_editable_sources, installed_versions, site_folders
@@ -25,6 +26,7 @@ PART_NAMES = {
     "environment": "the environment's packages",
     "engine": "the engine's code",
     "specrunner": "specrunner",
+    "names": "the project's name maps",
     "machine": "the machine",
     "threads": "the number of threads",
     "variables": "the environment variables",
@@ -164,6 +166,9 @@ def stamp_session(session: Session, environment: Environment, threads: int, dige
         "threads": str(session.options.get("num_threads", threads)),
         "variables": digest_of(sorted(variables.items())),
     }
+    name_maps = find_name_maps(os.environ, Path.cwd())
+    if name_maps is not None:
+        parts["names"] = digests.of(name_maps / session.engine)
     identity = digest_of([session.engine, asdict(session.model), session.dtype, session.device, dict(session.options)])
     return Stamp(identity, parts, "" if folder is not None else PART_NAMES["model"])
 

@@ -1,6 +1,7 @@
 """Name maps: which module of an engine's model computes which tensor, one YAML a (engine, architecture family).
 
-A map at `names/<engine>/<family>.yaml` looks like this; `schema/name-map.schema.json` describes every field:
+A map at `names/<engine>/<family>.yaml`, or at `<engine>/<family>.yaml` of the project's own folder, looks like this;
+`schema/name-map.schema.json` describes every field:
 
     architectures: [LlamaForCausalLM, MistralForCausalLM]
     tensors:
@@ -11,6 +12,7 @@ A map at `names/<engine>/<family>.yaml` looks like this; `schema/name-map.schema
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from specrunner.config import NAME_MAPS, find_name_maps
 from specrunner.engines.name_map_mistakes import find_mistakes
 from specrunner.errors import ConfigurationError, SpecError
 from specrunner.spec.paths import display_path
@@ -139,30 +142,60 @@ def describe_router(name_map: NameMap, config: Any) -> dict[str, Any] | None:
     return facts
 
 
-@lru_cache
 def load_maps(engine: str) -> Mapping[str, NameMap]:
-    """Read all of an engine's name maps, keyed by architecture class name.
+    """Read all of an engine's name maps, keyed by architecture class name; the project's own go before ours.
+
+    Raises:
+        SpecError: a map is wrong.
+        ConfigurationError: an architecture stands in two maps of one folder, or the project's folder is none.
+    """
+    return _load_maps(engine, _find_own(os.environ.get(NAME_MAPS, ""), Path.cwd()))
+
+
+@lru_cache
+def _find_own(stated: str, cwd: Path) -> Path | None:
+    return find_name_maps({NAME_MAPS: stated}, cwd)
+
+
+@lru_cache
+def _load_maps(engine: str, own: Path | None) -> Mapping[str, NameMap]:
+    ours = read_maps(engine, Path(str(files("specrunner.engines"))) / "names" / engine)
+    return ours if own is None else {**ours, **read_maps(engine, own / engine)}
+
+
+def read_maps(engine: str, folder: Path) -> dict[str, NameMap]:
+    """Read the name maps in a folder, keyed by architecture class name; none where there is no such folder.
 
     Raises:
         SpecError: a map is wrong.
         ConfigurationError: an architecture stands in two maps.
     """
-    folder = files("specrunner.engines").joinpath("names", engine)
     maps: dict[str, NameMap] = {}
-    if folder.is_dir():
-        for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
-            if file.name.endswith(".yaml"):
-                text, path = file.read_text(encoding="utf-8"), display_path(Path(str(file)))
-                name_map = parse_map(engine, file.name.removesuffix(".yaml"), text, path)
-                for architecture in name_map.architectures:
-                    if architecture in maps:
-                        both = f"{maps[architecture].family}.yaml and {file.name}"
-                        raise ConfigurationError(
-                            f"{architecture} stands in two name maps of {engine}, {both}",
-                            help="take it out of the one that does not fit",
-                        )
-                    maps[architecture] = name_map
+    for file in sorted(folder.glob("*.yaml")):
+        name_map = parse_map(engine, file.stem, file.read_text(encoding="utf-8"), display_path(file))
+        for architecture in name_map.architectures:
+            if architecture in maps:
+                both = f"{maps[architecture].family}.yaml and {file.name}"
+                raise ConfigurationError(
+                    f"{architecture} stands in two name maps of {engine}, {both}",
+                    help="take it out of the one that does not fit",
+                )
+            maps[architecture] = name_map
     return maps
+
+
+def pack_own_maps(engine: str) -> dict[str, bytes]:
+    """Return the project's own maps of an engine by file name, for a machine that does not have them."""
+    own = _find_own(os.environ.get(NAME_MAPS, ""), Path.cwd())
+    return {} if own is None else {file.name: file.read_bytes() for file in sorted((own / engine).glob("*.yaml"))}
+
+
+def unpack_own_maps(engine: str, maps: Mapping[str, bytes], folder: Path) -> dict[str, str]:
+    """Write what `pack_own_maps` returned below a folder; return the variables by which a session finds it."""
+    (folder / engine).mkdir(parents=True)
+    for name, content in maps.items():
+        (folder / engine / name).write_bytes(content)
+    return {NAME_MAPS: str(folder)}
 
 
 def tensor_templates(engine: str, architecture: str) -> tuple[str, ...] | None:

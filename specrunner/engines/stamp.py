@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specrunner.config import find_name_maps
+
 if TYPE_CHECKING:
     from specrunner.engines.base import Engine
 
@@ -44,9 +46,9 @@ def stamp_sources(engine: Engine) -> str:
     """Stamp an engine in the process that has loaded it.
 
     Returns:
-        SHA-256 over names, sizes and times of change of every file of its packages, of specrunner and of the
-        checkpoint's directory, and over the processor's name and abilities. Code that is edited in place has another
-        stamp, also where its version stays.
+        SHA-256 over names, sizes and times of change of every file of its packages, of specrunner, of the checkpoint's
+        directory and of the project's own name maps, and over the processor's name and abilities. Code that is edited
+        in place has another stamp, also where its version stays.
     """
     names = {*COMMON, type(engine).__module__.partition(".")[0], *type(engine).capabilities().packages}
     digest = hashlib.sha256()
@@ -55,6 +57,9 @@ def stamp_sources(engine: Engine) -> str:
             stamp_folder(digest, name, place)
     if Path(engine.model_path).is_dir():
         stamp_folder(digest, "checkpoint", Path(engine.model_path))
+    name_maps = find_name_maps(os.environ, Path.cwd())
+    if name_maps is not None:
+        stamp_folder(digest, "name maps", name_maps)
     for line in describe_processor():
         digest.update(line.encode())
     return digest.hexdigest()

@@ -173,7 +173,7 @@ class _Checker:
         templates = engine.tensor_templates(architecture)
         if templates is None:
             message = f"engine `{choice.engine}` has no map of tensor names for {architecture}"
-            advice = "compare `tokens` alone, or add a map under specrunner/engines/names"
+            advice = "compare `tokens` alone, or write a name map (docs/how-to/add-a-name-map.md)"
             self._report(case, "no-name-map", message, advice, "tensors")
             return
         for index, pattern in enumerate(case.tensors):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from specrunner.config import NAME_MAPS, find_name_maps
 from specrunner.engines.registry import find_engine
 from specrunner.environments.interpreters import Environment
 from specrunner.errors import EngineError, FollowedMissing
@@ -92,7 +93,9 @@ class LiveSession:
         session, environment = self._session, self._surroundings.environment
         engine = find_engine(session.engine)
         model_path = self._surroundings.checkpoints.locate(session.model)
+        name_maps = find_name_maps(os.environ, Path.cwd())
         variables = {
+            **({NAME_MAPS: str(name_maps)} if name_maps is not None else {}),
             "OMP_NUM_THREADS": str(session.options.get("num_threads", self._surroundings.threads)),
             "TMPDIR": str(self._workspace),
             **({"PYTHONPATH": os.environ.get("PYTHONPATH", "")} if environment.source == "own" else {}),

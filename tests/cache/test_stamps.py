@@ -92,6 +92,20 @@ def test_each_change_gives_another_key_and_is_named(laboratory: Laboratory, what
     assert after.identity == before.identity, "it is still the same session for people"
 
 
+def test_the_project_s_own_name_maps_count(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = laboratory.folder / "maps"
+    laboratory.write(folder / "hf" / "own.yaml", "one map")
+    without = laboratory.stamp()
+    monkeypatch.setenv("SPECRUNNER_NAME_MAPS", str(folder))
+    before = laboratory.stamp()
+    laboratory.write(folder / "vllm" / "own.yaml", "another engine's")
+    assert laboratory.stamp() == before
+    laboratory.write(folder / "hf" / "own.yaml", "another map")
+    after = laboratory.stamp()
+    assert before.find_changes(without.parts) == after.find_changes(before.parts) == [PART_NAMES["names"]]
+    assert len({without.key, before.key, after.key}) == 3
+
+
 @pytest.mark.parametrize(
     "session", [{"dtype": "bfloat16"}, {"device": "cuda"}, {"options": {"attention": "eager"}}, {"engine": "oracle"}]
 )

@@ -11,8 +11,17 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from specrunner.config import NAME_MAPS
 from specrunner.engines.name_map_mistakes import SCHEMA
-from specrunner.engines.name_maps import Entry, load_maps, parse_map, tensor_templates
+from specrunner.engines.name_maps import (
+    Entry,
+    load_maps,
+    pack_own_maps,
+    parse_map,
+    read_maps,
+    tensor_templates,
+    unpack_own_maps,
+)
 from specrunner.errors import ConfigurationError, SpecError
 from specrunner.spec.schema import find_schema, load_schema
 from specrunner.spec.tensor_names import ROUTER_BIAS, TEMPLATES
@@ -156,14 +165,70 @@ def test_every_shipped_map_names_the_schema_to_editors(file: Path) -> None:
     assert (file.parent / named).resolve() == find_schema(SCHEMA)
 
 
-def test_one_architecture_has_one_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "names" / "test"
-    folder.mkdir(parents=True)
+def test_one_architecture_has_one_map(tmp_path: Path) -> None:
     for family in ("one", "other"):
-        (folder / f"{family}.yaml").write_text(MAP, encoding="utf-8")
-    monkeypatch.setattr("specrunner.engines.name_maps.files", lambda package: tmp_path)
+        (tmp_path / f"{family}.yaml").write_text(MAP, encoding="utf-8")
     with pytest.raises(ConfigurationError, match=r"OneForCausalLM .* of test, one\.yaml and other\.yaml"):
-        load_maps.__wrapped__("test")
+        read_maps("test", tmp_path)
+
+
+# --- the project's own maps ---
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project below whose folder we are, with a map for an architecture of its own and one that we have, too."""
+    (tmp_path / "pyproject.toml").write_text('[tool.specrunner]\nname_maps = "maps"\n', encoding="utf-8")
+    (tmp_path / "maps" / "hf").mkdir(parents=True)
+    own = MAP.replace("OtherForCausalLM", "LlamaForCausalLM")
+    (tmp_path / "maps" / "hf" / "own.yaml").write_text(own, encoding="utf-8")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    monkeypatch.delenv(NAME_MAPS, raising=False)
+    return tmp_path
+
+
+def test_a_project_s_own_maps_go_before_ours(project: Path) -> None:
+    families = {architecture: name_map.family for architecture, name_map in load_maps("hf").items()}
+    assert (families["OneForCausalLM"], families["LlamaForCausalLM"]) == ("own", "own")
+    assert (families["MistralForCausalLM"], families["MixtralForCausalLM"]) == ("llama", "mixtral")
+    assert tensor_templates("hf", "LlamaForCausalLM") == ("embeddings", "layers.{i}.output")
+    assert "OneForCausalLM" not in load_maps("vllm")
+
+
+def test_the_variable_goes_before_the_table(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = project / "below" / "mine" / "vllm"
+    other.mkdir(parents=True)
+    (other / "x.yaml").write_text(MAP, encoding="utf-8")
+    monkeypatch.setenv(NAME_MAPS, "mine")
+    assert "OneForCausalLM" in load_maps("vllm")
+    assert "OneForCausalLM" not in load_maps("hf")
+
+
+def test_a_mistake_in_a_project_s_own_map_is_shown_in_its_file(project: Path) -> None:
+    file = project / "maps" / "hf" / "own.yaml"
+    file.write_text(MAP.replace("index", "indx", 1), encoding="utf-8")
+    with pytest.raises(SpecError) as caught:
+        load_maps("hf")
+    [found] = caught.value.diagnostics
+    assert (found.location.path, found.location.line, found.help) == (file.as_posix(), 5, "did you mean `index`?")
+
+
+@pytest.mark.parametrize("stated", ['"nowhere"', '"pyproject.toml"', '""', "3"])
+def test_what_is_no_folder_is_a_mistake_of_the_configuration(project: Path, stated: str) -> None:
+    (project / "pyproject.toml").write_text(f"[tool.specrunner]\nname_maps = {stated}\n", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"name_maps in \[tool\.specrunner\] of .* must be a folder"):
+        load_maps("hf")
+
+
+def test_own_maps_come_to_another_machine(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = pack_own_maps("hf")
+    assert pack_own_maps("vllm") == {}
+    for name, value in unpack_own_maps("hf", packed, tmp_path / "node").items():
+        monkeypatch.setenv(name, value)
+    (project / "pyproject.toml").unlink()
+    monkeypatch.chdir(tmp_path / "node")
+    assert load_maps("hf")["LlamaForCausalLM"].family == "own"
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -57,4 +57,8 @@ def test_a_stamp_sees_every_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     seen.add(stamp_sources(engine))
     (tmp_path / "cpuinfo").write_text("processor: 0\nmodel name: fast\nflags: avx\n", encoding="utf-8")
     seen.add(stamp_sources(engine))
-    assert len(seen) == 1 + len(files) + 2
+    monkeypatch.setenv("SPECRUNNER_NAME_MAPS", str(tmp_path / "maps"))
+    (tmp_path / "maps" / "stamped").mkdir(parents=True)
+    (tmp_path / "maps" / "stamped" / "own.yaml").write_bytes(b"1")
+    seen.add(stamp_sources(engine))
+    assert len(seen) == 1 + len(files) + 3

@@ -37,7 +37,8 @@ class MisbehavingEngine(Engine):
             self._helper = subprocess.Popen(
                 ["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
             )
-        return {"pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
+        facts = {"gpus": "CUDA_VISIBLE_DEVICES", "name_maps": "SPECRUNNER_NAME_MAPS"}
+        return {"pid": os.getpid(), **{fact: os.environ.get(variable) for fact, variable in facts.items()}}
 
     def capture(self, request: Request) -> Capture:
         """Misbehave, then answer."""

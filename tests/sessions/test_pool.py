@@ -227,6 +227,15 @@ def test_a_session_on_the_cpu_leaves_the_callers_gpus_alone(serve: Serve, monkey
     assert serve(["a"]).facts["a"]["gpus"] == "3,5"
 
 
+def test_a_session_finds_the_projects_own_name_maps(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "maps").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPECRUNNER_NAME_MAPS", "maps")
+    assert serve(["a"]).facts["a"]["name_maps"] == str(tmp_path / "maps")
+
+
 @pytest.mark.parametrize(("memory", "at_once"), [(1, 1), (2 * PROCESS_BYTES, 2)])
 def test_sessions_run_side_by_side_as_far_as_memory_goes(serve: Serve, memory: int, at_once: int) -> None:
     served = serve(["a"], ["b"], jobs=2, memory=memory)

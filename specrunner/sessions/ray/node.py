@@ -15,6 +15,7 @@ from typing import Any
 
 import specrunner
 from specrunner.config import EngineTable
+from specrunner.engines.name_maps import unpack_own_maps
 from specrunner.engines.registry import find_engine
 from specrunner.environments.interpreters import Environment, find_configured, find_environment, find_own
 from specrunner.errors import ConfigurationError, EngineError, EngineMissing, WorkerDied
@@ -41,13 +42,16 @@ class NodeSession:
         self._ending = threading.Event()
         self._busy = threading.Lock()
 
-    def prepare(self, version: str, environment: Environment, threads: int) -> dict[str, str] | EngineError:
+    def prepare(
+        self, version: str, environment: Environment, threads: int, name_maps: Mapping[str, bytes]
+    ) -> dict[str, str] | EngineError:
         """Find the session's environment on this node.
 
         Args:
             version: of the caller's specrunner.
             environment: the session's on the caller's machine.
             threads: for computing on the CPU.
+            name_maps: the caller's own, of the session's engine.
 
         Returns:
             Ray's id of the node and its host name; or what is missing here.
@@ -63,7 +67,8 @@ class NodeSession:
         except EngineError as error:
             error.missing_on = place["id"]  # type: ignore[attr-defined]
             return error
-        surroundings = Surroundings(self._directory, found, threads=threads)
+        variables = unpack_own_maps(self._session.engine, name_maps, self._directory / "names")
+        surroundings = Surroundings(self._directory, found, threads=threads, variables=variables)
         self._live = LiveSession(
             self._session, surroundings, stopped=self._ending.is_set, cancelled=self._ending.is_set
         )

@@ -13,6 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import specrunner
+from specrunner.engines.name_maps import pack_own_maps
 from specrunner.environments.interpreters import Environment
 from specrunner.errors import CaptureIncomplete, EngineError
 from specrunner.requests import Request, Session
@@ -94,8 +95,9 @@ class RemoteSession:
             Cancelled: the run is being stopped.
         """
         environment: Environment = self._surroundings.environment
+        name_maps = pack_own_maps(self._session.engine)
         found = self._wait(
-            self._actor.prepare.remote(specrunner.__version__, environment, self._surroundings.threads),
+            self._actor.prepare.remote(specrunner.__version__, environment, self._surroundings.threads, name_maps),
             self._stopped,
             self._require_room,
         )
