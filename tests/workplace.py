@@ -140,8 +140,15 @@ def hanging_workers(workplace: Workplace) -> list[int]:
         try:
             log = Path(f"/proc/{pid}/fd/1").resolve()
             command = Path(f"/proc/{pid}/cmdline").read_text()
-            if "sessions.worker" in command and os.getsid(pid) == pid and "hanging" in log.read_text(errors="replace"):
+            if "sessions.worker" in command and os.getsid(pid) == pid and b"hanging" in read_end(log):
                 found.append(pid)
         except OSError:
             continue
     return found
+
+
+def read_end(log: Path, size: int = 4096) -> bytes:
+    """Return the last bytes of a log, which may be of a hundred megabytes."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - size))
+        return stream.read()

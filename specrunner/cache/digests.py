@@ -37,6 +37,7 @@ class Digests:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._known: dict[tuple[Path, frozenset[str]], str] = {}
+        self._files: dict[tuple[Path, frozenset[str]], dict[str, list[Any]]] = {}
 
     def of(self, place: Path, skipped: frozenset[str] = frozenset()) -> str:
         """Return the SHA-256 over the names and contents of all files below a directory, or of one file.
@@ -51,12 +52,14 @@ class Digests:
         return self._known[key]
 
     def forget(self) -> None:
-        """Look at every file again."""
+        """Look at every file again; one that looks as it did is not read again, also where nothing can be written."""
         self._known.clear()
 
     def _digest(self, place: Path, skipped: frozenset[str]) -> str:
         memory = None if self._folder is None else self._folder / f"{_short(str(place.absolute()))}.json"
-        remembered = read_memory(memory)
+        remembered = self._files.get((place, skipped))
+        if remembered is None:
+            remembered = read_memory(memory)
         files: dict[str, list[Any]] = {}
         total = hashlib.sha256()
         changed = False
@@ -74,6 +77,7 @@ class Digests:
             total.update(f"{name}\0{entry[4]}\0".encode("utf-8", "surrogateescape"))
         if memory is not None and (changed or len(files) != len(remembered)):
             write_memory(memory, files)
+        self._files[place, skipped] = files
         return total.hexdigest()
 
 

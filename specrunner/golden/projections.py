@@ -9,7 +9,8 @@ never stored: entry (i, j) is bit i of words hashed from the seed and the column
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+import sys
+from functools import cache, lru_cache
 
 import torch
 
@@ -53,9 +54,17 @@ def make_signs(start: int, stop: int, projections: int, seed: int) -> torch.Tens
     columns = torch.arange(start, stop, dtype=torch.int64).unsqueeze(-1)
     counters = columns * words + torch.arange(words, dtype=torch.int64)
     bits = _mix(counters + _mix(torch.tensor(seed, dtype=torch.int64)))
-    shifts = torch.arange(_WORD, dtype=torch.int64)
-    signs = (bits.unsqueeze(-1) >> shifts).bitwise_and_(1).view(stop - start, -1)[:, :projections]
-    return signs.double().mul_(2.0).sub_(1.0)
+    octets = bits.view(torch.uint8)
+    if sys.byteorder == "big":
+        octets = octets.view(-1, 8).flip(-1)
+    return _signs_of_octets()[octets.flatten().int()].view(stop - start, -1)[:, :projections]
+
+
+@cache
+def _signs_of_octets() -> torch.Tensor:
+    """Return the signs that the eight bits of every octet stand for, the lowest first: [256, 8] float64."""
+    bits = torch.arange(256).unsqueeze(-1) >> torch.arange(8) & 1
+    return bits.double() * 2 - 1
 
 
 def _mix(words: torch.Tensor) -> torch.Tensor:

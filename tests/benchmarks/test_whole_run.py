@@ -18,6 +18,7 @@ from tests.benchmarks.questions import QUESTIONS
 from tests.waiting import wait_for
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.engine,
     pytest.mark.skipif(
         not all(map(find_spec, ("lm_eval", "glassllm", "torch"))), reason="lm-eval or glassllm is not installed"

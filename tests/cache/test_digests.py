@@ -84,6 +84,24 @@ def test_memory_is_written_where_something_changed_alone(tmp_path: Path, monkeyp
 
 
 @pytest.mark.usefixtures("settled")
+def test_what_looks_as_it_did_is_not_read_again_where_nothing_can_be_written(tmp_path: Path, reads: list[str]) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("a", "b"):
+        (tree / name).write_text("1")
+    (tmp_path / "memory").write_text("in the way")
+    for known in (Digests(None), Digests(tmp_path / "memory")):
+        first = known.of(tree)
+        known.forget()
+        assert known.of(tree) == first
+    assert sorted(reads) == ["a", "a", "b", "b"], "once each"
+    (tree / "b").write_text("22")
+    known.forget()
+    assert known.of(tree) != first
+    assert reads[4:] == ["b"]
+
+
+@pytest.mark.usefixtures("settled")
 def test_a_change_that_keeps_size_and_date_is_seen(tmp_path: Path) -> None:
     file = tmp_path / "tree" / "weights"
     file.parent.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.commands import Command
+from tests.remembered import prepare_cache
 from tests.workplace import make_workplace
 
 
@@ -61,9 +63,10 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path, remembered: Path) -> Bench:
     place = make_workplace(tmp_path)
-    settings = {"SPECRUNNER_NO_CACHE": "0", "SPECRUNNER_CACHE": str(tmp_path / "cache")}
+    cache = prepare_cache(tmp_path / "cache", remembered)
+    settings = {"SPECRUNNER_NO_CACHE": "0", "SPECRUNNER_CACHE": str(cache)}
     return Bench(place.folder, {**place.environment, **settings})
 
 
@@ -139,14 +142,14 @@ def test_what_is_damaged_is_made_again_and_said(bench: Bench) -> None:
 
 def test_a_cache_that_cannot_be_written_costs_no_verdict(bench: Bench, tmp_path: Path) -> None:
     bench.write_spec(["a"])
-    (tmp_path / "cache").mkdir()
+    shutil.rmtree(tmp_path / "cache" / "kept")
     (tmp_path / "cache" / "kept").write_text("in the way")
     report = bench.run()
     assert verdicts(report) == ["passed"]
     assert "could not be kept" in report["told"]
 
 
-def test_what_is_exported_serves_elsewhere(bench: Bench, tmp_path: Path) -> None:
+def test_what_is_exported_serves_elsewhere(bench: Bench, tmp_path: Path, remembered: Path) -> None:
     def call(*arguments: str) -> str:
         process = Command(["cache", *arguments], bench.folder, bench.environment)
         stdout, stderr = process.communicate(timeout=240)
@@ -161,7 +164,7 @@ def test_what_is_exported_serves_elsewhere(bench: Bench, tmp_path: Path) -> None
     call("export", str(tmp_path / "exported"))
     assert "0 B stay" in call("prune", "--all")
     assert bench.run("--plan")["stdout"].count("runs because nothing of it is kept") == 2
-    bench.environment["SPECRUNNER_CACHE"] = str(tmp_path / "elsewhere")
+    bench.environment["SPECRUNNER_CACHE"] = str(prepare_cache(tmp_path / "elsewhere", remembered))
     call("import", str(tmp_path / "exported"))
     elsewhere = bench.run()
     assert kept(elsewhere) == ["verdict"], [session["why"] for session in elsewhere["sessions"]]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import subprocess
-import sys
+import venv
 import zipfile
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from specrunner.environments import locks
+from specrunner.environments.interpreters import site_folders
 
 MakeWheel = Callable[..., Path]
 MakeLock = Callable[..., locks.Lock]
@@ -75,7 +76,14 @@ def make_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeLock:
 
 @pytest.fixture(scope="session")
 def bare_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with pip and nothing else, to copy where making one each time would take too long."""
+    """A virtual environment with pip and nothing else, to copy where making one each time would take too long.
+
+    Its pip is a link to our own, where we have one: neither is it unpacked and compiled here, nor copied.
+    """
     folder = tmp_path_factory.mktemp("bare") / "environment"
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    pip = find_spec("pip")
+    venv.create(folder, symlinks=True, with_pip=pip is None)
+    if pip is not None and pip.origin is not None:
+        [site] = site_folders(folder / "bin" / "python")
+        (site / "pip").symlink_to(Path(pip.origin).parent, target_is_directory=True)
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -75,7 +76,6 @@ def test_no_room_for_the_report(workplace: Workplace, tmp_path: Path, mount: Mou
 
 def test_a_read_only_cache_is_read(workplace: Workplace, tmp_path: Path, mount: Mount) -> None:
     cache = Path(workplace.environment["SPECRUNNER_CACHE"])
-    cache.mkdir()
     workplace.write_spec({"bad": "wrong"})
     assert workplace.run("spec.yaml").code == 1
     mount(cache, "--bind", "-o", "ro", str(cache))
@@ -92,7 +92,7 @@ def test_a_read_only_cache_is_read(workplace: Workplace, tmp_path: Path, mount: 
 
 def test_a_cache_that_is_a_file(workplace: Workplace) -> None:
     cache = Path(workplace.environment["SPECRUNNER_CACHE"])
-    cache.mkdir()
+    shutil.rmtree(cache / "kept")
     (cache / "kept").write_text("not a folder")
     workplace.write_spec({"one": "a"})
     outcome = workplace.run("spec.yaml")
