@@ -18,12 +18,6 @@ ROOT = Path(specrunner.__file__).parents[1]
 
 LINES = 400
 
-LONG = {
-    "models.tiny_llada2.modeling_llada2_moe": "Transformers loads a published model from one file, and every change of "
-    "it, a comment's too, is another model digest in each golden",
-}
-"""Modules that are long and cannot say why themselves; the others do, in their docstring."""
-
 LIBRARIES = {
     "torch": ("engines", "models", "checks", "golden", "sessions.captures", "environments.import_check"),
     "numpy": ("engines", "models", "sessions.captures"),
@@ -132,4 +126,4 @@ def test_a_long_module_says_why() -> None:
         lines = len(file.read_text(encoding="utf-8").splitlines())
         if lines > LINES:
             long[name] = f"Over {LINES} lines, since" in (ast.get_docstring(modules()[name]) or "")
-    assert {name for name, explained in long.items() if not explained} == set(LONG)
+    assert len(long) > 1 and [name for name, explained in long.items() if not explained] == []

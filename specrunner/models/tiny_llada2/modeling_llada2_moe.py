@@ -3,6 +3,8 @@
 Written from the published facts of LLaDA2.0 (configs, model cards and the behaviour of its implementations), with the
 hub's weight names and config keys. Shapes in the docstrings: B batch, T tokens, H hidden, E experts, K experts per
 token, L block length, V vocabulary.
+
+Over 400 lines, since Transformers loads a published checkpoint's model from one file, beside that of its configuration.
 """
 
 from __future__ import annotations
