@@ -17,6 +17,10 @@ settings.load_profile("house")
 os.environ.setdefault("SPECRUNNER_NO_CACHE", "1")
 """Tests ask engines anew; those of the cache say otherwise."""
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    """Workers share the processors: each with a thread for every one of them, they wait for one another."""
+
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 """The hundreds of processes that tests start must not compile all of specrunner each."""
 
