@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specrunner.cache import digests
-from specrunner.cache.digests import Digests, digest_file
+from specrunner.cache.digests import SETTLED_NS, Digests, digest_file, walk
 from tests.waiting import wait_for
 
 
@@ -128,6 +128,20 @@ def test_a_file_that_was_changed_just_now_is_not_remembered(tmp_path: Path, read
     assert reads == ["weights", "weights"]
 
 
+@pytest.mark.parametrize(("age", "remembered"), [(SETTLED_NS - 1, False), (SETTLED_NS, True)])
+def test_a_file_is_remembered_once_it_has_settled(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch, age: int, remembered: bool
+) -> None:
+    file = tmp_path / "tree" / "weights"
+    file.parent.mkdir()
+    file.write_text("one")
+    state = file.stat()
+    monkeypatch.setattr(digests.time, "time_ns", lambda: max(state.st_ctime_ns, state.st_mtime_ns) + age)
+    for _ in range(2):
+        Digests(tmp_path / "memory").of(file.parent)
+    assert reads == ["weights"] * (1 if remembered else 2)
+
+
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("damage", ["cut", "flip", "rubbish", "version"])
 def test_damaged_memory_is_forgotten(tmp_path: Path, damage: str) -> None:
@@ -175,6 +189,26 @@ def test_links_are_followed_and_may_lead_in_a_circle(tmp_path: Path) -> None:
     before = Digests(None).of(tree)
     (elsewhere / "a.py").write_text("2")
     assert Digests(None).of(tree) != before
+
+
+def test_links_to_nowhere_and_folders_that_vanish_hide_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        (tmp_path / f"link-{number}").symlink_to(tmp_path / "missing")
+        (tmp_path / f"folder-{number}").mkdir()
+        (tmp_path / f"folder-{number}" / "file").write_text("")
+        (tmp_path / f"file-{number}").write_text("")
+    scan = os.scandir
+
+    def lose_one(path: Path) -> object:
+        if path.name == "folder-3":
+            raise FileNotFoundError(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", lose_one)
+    below = {f"folder-{number}/file" for number in range(6) if number != 3}
+    assert {name for name, _, _ in walk(tmp_path, frozenset())} == below | {f"file-{number}" for number in range(6)}
 
 
 def test_a_place_that_cannot_be_remembered_is_still_digested(tmp_path: Path) -> None:

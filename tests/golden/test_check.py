@@ -42,6 +42,9 @@ def test_other_tokens_fail(tmp_path: Path) -> None:
     trend = check_golden(replace(case, tokens=Rule("near_tie")), make_capture(output=(5, 6, 9, 8)), golden)
     assert not trend[-1].passed
     assert not trend[-1].fails
+    silent = replace(make_capture(), output_token_ids=None)
+    (absent,) = check_golden(replace(case, tokens=Rule("near_tie")), silent, golden)[-1:]
+    assert (absent.rule, absent.fails) == ("evidence", True), "no tokens at all are no near tie"
 
 
 def test_another_prompt_compares_nothing_else(tmp_path: Path) -> None:
@@ -131,6 +134,14 @@ def test_repeats_must_agree(tmp_path: Path) -> None:
         make(case, make_capture(), make_capture(), make_capture(1e-3))
     with pytest.raises(GoldenError, match="tokens: first mismatch at position 0"):
         make(case, make_capture(), make_capture(output=(4, 4)))
+
+
+def test_a_repeat_has_the_very_tensors_of_the_first(tmp_path: Path) -> None:
+    case, first = make_case(tmp_path, tensors=("**",)), make_capture()
+    more = {**first.tensors, "final_norm": MemorySource("final_norm", torch.ones(12, 4))}
+    for one, other in ((first.tensors, more), (more, first.tensors)):
+        with pytest.raises(GoldenError, match="repeat 2 of 2 does not agree with the first: final_norm: missing in"):
+            make(case, replace(first, tensors=one), replace(first, tensors=other))
 
 
 def test_there_must_be_something_to_keep(tmp_path: Path) -> None:
