@@ -70,4 +70,4 @@ def _number(value: Any, schema: Mapping[str, Any]) -> Any:
     """Return a number in the type that the schema states: 0 is 0.0 for a tolerance, 2.0 is 2 for a count."""
     if value is None:
         return None
-    return int(value) if schema.get("type") == "integer" else float(value) if schema.get("type") == "number" else value
+    return int(value) if schema["type"] == "integer" else float(value)

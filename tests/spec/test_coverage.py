@@ -130,3 +130,11 @@ def test_rules_of_many_patterns_cover_as_each_alone_does() -> None:
 
 def test_the_number_of_layers_that_patterns_mention() -> None:
     assert count_numbers(("layers.1.output", "layers.1.mlp.output", "layers.20.output", "logits")) == 2
+
+
+def test_tensors_are_told_in_the_order_of_a_forward() -> None:
+    ordered = [
+        *("embeddings", "layers.0.output", "layers.1.mlp.output", "layers.2.output", "layers.10.output"),
+        *("final_norm", "logits", "something.else", "passes.0.logits", "passes.11.logits"),
+    ]
+    assert sorted(sorted(ordered), key=model_order) == ordered

@@ -17,6 +17,7 @@ from specrunner.spec import loader
 from specrunner.spec.diagnostics import Diagnostic
 from specrunner.spec.loader import MAX_DIAGNOSTICS, load_specs, read_spec
 from specrunner.spec.model import Case, Decode, EngineChoice, Model, Prompt, Rule
+from specrunner.spec.paths import display_path
 from specrunner.spec.source import parse_text
 
 SPEC = """\
@@ -86,6 +87,11 @@ def test_a_file_has_one_name(folder: Path, path: str) -> None:
     assert nodes(path, str(folder / path))[0] == "specs/b.yaml::one[engine=hf]"
     assert len(nodes(path, str(folder / path))) == 3
     assert load_specs([path]).cases[0].suite == "specs/b"
+
+
+@pytest.mark.parametrize("name", ["+a", "-a", "..a", "a"])
+def test_whatever_a_folder_is_called_its_files_are_named_from_here(folder: Path, name: str) -> None:
+    assert display_path(folder / name / "x.yaml") == f"{name}/x.yaml"
 
 
 def test_a_file_elsewhere_keeps_its_absolute_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
