@@ -34,7 +34,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ class Recorder(Chooser):
 
     def __init__(self, modules: Sequence[Path]) -> None:
         super().__init__(None)
-        self.coverage = coverage.Coverage(data_file=None, include=[str(path) for path in modules])
+        self.coverage = coverage.Coverage(data_file=None, config_file=False, include=[str(path) for path in modules])
         self.seconds: dict[str, float] = {}
         self.coverage.start()
 
@@ -190,6 +190,14 @@ def find_mutants(path: str) -> list[Mutant]:
             if not any(begin <= start < end for begin, end in spans):
                 mutants.append(Mutant(path, name.removeprefix("core/"), occurrence, start[0]))
     return mutants
+
+
+def find_again(mutants: Sequence[Mutant]) -> list[Mutant]:
+    """Return mutants of an earlier run with the lines where they are now."""
+    paths = dict.fromkeys(mutant.path for mutant in mutants)
+    lines = {(one.path, one.operator, one.occurrence): one.line for path in paths for one in find_mutants(path)}
+    found = [(mutant, lines.get((mutant.path, mutant.operator, mutant.occurrence))) for mutant in mutants]
+    return [replace(mutant, line=line) for mutant, line in found if line is not None]
 
 
 def apply(mutant: Mutant) -> str | None:
@@ -402,7 +410,7 @@ def main() -> None:
     mutants, population = choose(modules, stated.sample, stated.seed)
     if stated.again:
         kept = json.loads(stated.results.read_text())
-        population, mutants = kept["population"], [Mutant(**one) for one in kept["mutants"]]
+        population, mutants = kept["population"], find_again([Mutant(**one) for one in kept["mutants"]])
     for module in {mutant.path for mutant in mutants}:
         read_source(module)
     tests = stated.tests or list(dict.fromkeys(mirror(target) for target in stated.targets))
