@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from specrunner.plan.model import Plan, PlannedSession
@@ -40,3 +41,12 @@ def find_timeouts(plan: Plan) -> dict[tuple[str, str], float]:
             key = (evidence.session, evidence.request)
             timeouts[key] = max(timeouts.get(key, 0.0), planned.case.timeout)
     return timeouts
+
+
+def let_threads_sleep() -> None:
+    """Have OpenMP's threads sleep while they wait, here as in the sessions, unless the caller says otherwise.
+
+    The comparison shares the cores with the engines, and a thread that spins for its next piece of work takes them
+    away. It holds for a torch that is imported afterwards.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from specrunner.arrangement import find_executor, find_timeouts, order_sessions
+from specrunner.arrangement import find_executor, find_timeouts, let_threads_sleep, order_sessions
 from specrunner.cache.keeping import CacheChoice, RunCache
 from specrunner.diagnoser import Diagnoser
 from specrunner.environments.interpreters import Environment
@@ -126,6 +126,7 @@ class Run:
         Raises:
             ConfigurationError: there is no place for the run's directory.
         """
+        let_threads_sleep()
         with self._interrupts.handled():
             return self._execute()
 

@@ -21,6 +21,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     """Workers share the processors: each with a thread for every one of them, they wait for one another."""
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+"""Two test processes share the cores: torch's threads sleep while they wait, as in a run (see `let_threads_sleep`)."""
+
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 """The hundreds of processes that tests start must not compile all of specrunner each."""
 

@@ -36,8 +36,14 @@ VARIABLES = (
 )
 """Beginnings of the names of variables that may change what an engine computes."""
 
-HARMLESS = ("HF_TOKEN", "HF_HOME", "HF_HUB_", "HF_DATASETS_", "HF_XET_", "HF_MODULES_CACHE", "CUDA_VISIBLE_DEVICES")
-"""Beginnings of names that are none after all: where files lie is told by their content, and the device by itself."""
+HARMLESS = (
+    *("HF_TOKEN", "HF_HOME", "HF_HUB_", "HF_DATASETS_", "HF_XET_", "HF_MODULES_CACHE"),
+    *("CUDA_VISIBLE_DEVICES", "OMP_WAIT_POLICY"),
+)
+"""Beginnings of names that are none after all.
+
+Where files lie is told by their content, the device by itself, and how threads wait changes no number.
+"""
 
 CPU = Path("/proc/cpuinfo")
 

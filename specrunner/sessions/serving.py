@@ -97,6 +97,7 @@ class LiveSession:
         variables = {
             **({NAME_MAPS: str(name_maps)} if name_maps is not None else {}),
             "OMP_NUM_THREADS": str(session.options.get("num_threads", self._surroundings.threads)),
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),  # sessions and comparisons share the cores
             "TMPDIR": str(self._workspace),
             **({"PYTHONPATH": os.environ.get("PYTHONPATH", "")} if environment.source == "own" else {}),
             **self._surroundings.variables,

@@ -136,6 +136,7 @@ def test_no_value_of_a_variable_is_written_down(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("VLLM_API_KEY", "hunter2-hunter2")
     assert "hunter2" not in json.dumps(dict(laboratory.stamp().parts))
     assert select_variables({"HF_TOKEN": "x", "HF_HUB_OFFLINE": "1", "HF_DEBUG": "1"}) == {"HF_DEBUG": "1"}
+    assert select_variables({"OMP_WAIT_POLICY": "active", "OMP_NUM_THREADS": "3"}) == {"OMP_NUM_THREADS": "3"}
 
 
 def test_our_own_code_counts(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,9 @@ from specrunner.engines.hf import HfEngine
 from specrunner.engines.oracle import OracleEngine
 from specrunner.engines.questions import answer_questions
 from specrunner.engines.sglang import SglangEngine
-from specrunner.environments.interpreters import find_environment
 from specrunner.errors import (
     CaptureIncomplete,
     EngineError,
-    EngineMissing,
     EngineOutOfMemory,
     EngineTimeout,
     ModelUnavailable,
@@ -36,23 +34,13 @@ from specrunner.errors import (
 )
 from specrunner.models.recipes import ensure_model
 from specrunner.requests import Request, Session
-from specrunner.sessions.captures import StoredCapture, read_capture
-from specrunner.sessions.process import WorkerProcess
 from specrunner.spec.model import Decode, Model, Prompt
 from specrunner.spec.tensor_names import is_auxiliary, model_order
 from tests.engines.asked import LONG_ANSWER, find_stop, masked_questions, scored_questions
+from tests.engines.served import ALL, Serve, Served, find_python, keep_sessions
 from tests.waiting import wait_for
 
-
-def find_python() -> str | None:
-    """Return the interpreter that a run would take, or None where the engine is not installed."""
-    try:
-        return str(find_environment("sglang", SglangEngine.capabilities(), "cpu").python)
-    except EngineMissing:
-        return None
-
-
-PYTHON = find_python()
+PYTHON = find_python(SglangEngine)
 pytestmark = [
     pytest.mark.sglang,
     pytest.mark.timeout(1200),
@@ -60,91 +48,15 @@ pytestmark = [
 ]
 
 LENGTHS = (1, 2, 3, 5, 7, 8, 13, 15, 16, 17, 21, 24, 31, 32, 33, 40, 47, 48, 63, 64, 65, 96)
-ALL = ("**",)
 MASK = 257
 BLOCK = 16
 
 
-class Served:
-    """A SGLang session in a process of its own, asked as the pool asks it."""
-
-    def __init__(self, model: Model, workspace: Path, dtype: str = "float32", **options: Any) -> None:
-        session = Session("sglang", "sglang-cpu", model, dtype, "cpu", options)
-        self.mark = f"test-{os.getpid()}-{workspace.name}"
-        variables = {"OMP_NUM_THREADS": "1", **SglangEngine.worker_environment(session, workspace)}
-        self.workspace = workspace
-        self.worker = WorkerProcess(Path(PYTHON or ""), workspace, variables, self.mark)
-        self._asked = 0
-        try:
-            self.facts: Mapping[str, Any] = self.worker.ask(
-                {
-                    "type": "load",
-                    "engine": "specrunner.engines.sglang:SglangEngine",
-                    "session": session.to_json(),
-                    "model_path": ensure_model(model),
-                    "workspace": str(workspace),
-                },
-                timeout=900,
-            )
-        except BaseException:
-            self.worker.kill()
-            raise
-
-    def ask(
-        self, prompt: Prompt, tensors: tuple[str, ...] = (), decode: Decode | None = None, timeout: float = 600
-    ) -> StoredCapture:
-        self._asked += 1
-        directory = self.workspace / f"answer-{self._asked}"
-        request = Request(prompt, tensors, decode)
-        message = {"type": "capture", "request": request.to_json(), "directory": str(directory)}
-        self.worker.ask(message, timeout=timeout)
-        return read_capture(directory)
-
-    def answer(self, questions: list[dict[str, Any]], decode: Decode | None = None) -> list[dict[str, Any]]:
-        request = Request(Prompt(), (), decode)
-        message = {"type": "answer", "request": request.to_json(), "questions": questions}
-        answers: list[dict[str, Any]] = self.worker.ask(message, timeout=600)["answers"]
-        return answers
-
-    def tensors(self, prompt: Prompt, tensors: tuple[str, ...] = ALL) -> dict[str, torch.Tensor]:
-        path = self.ask(prompt, tensors).tensors_path
-        assert path is not None
-        return load_file(path)
-
-    def processes(self) -> dict[int, str]:
-        """Command lines of the session's processes that are alive, by process id."""
-        found = {}
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[2]) == self.worker.pid and fields[0] != "Z":
-                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-        return found
-
-
-Serve = Callable[..., Served]
-
-
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Start a session, one at a time: a module's tests stand in the order of the sessions they need."""
-    running: dict[str, Served] = {}
-
-    def start(model: Model | str, dtype: str = "float32", **options: Any) -> Served:
-        if isinstance(model, str):
-            model = Model(recipe=model, trust_remote_code=model == "tiny-llada2")
-        key = f"{model} {dtype} {sorted(options.items())}"
-        if key not in running:
-            while running:
-                running.popitem()[1].worker.close()
-            running[key] = Served(model, tmp_path_factory.mktemp("sglang"), dtype, **options)
-        return running[key]
-
-    yield start
-    for served in running.values():
-        served.worker.close()
+    """Sessions of SGLang, loaded once where they can be."""
+    with keep_sessions(SglangEngine, tmp_path_factory) as keep:
+        yield keep
 
 
 def difference(candidate: torch.Tensor, reference: torch.Tensor | np.ndarray) -> float:
@@ -291,7 +203,9 @@ def test_a_hang_ends_with_all_processes(serve: Serve) -> None:
 
 
 def test_rows_that_the_prefix_cache_swallows_are_an_error(tmp_path: Path) -> None:
-    served = Served(Model(recipe="glass-0.8m"), tmp_path, specrunner_mode="engine", disable_radix_cache=False)
+    served = Served(
+        SglangEngine, Model(recipe="glass-0.8m"), tmp_path, specrunner_mode="engine", disable_radix_cache=False
+    )
     try:
         assert served.facts["prefix_caching"] is True
         assert served.tensors(numbers(40), ("final_norm",))["final_norm"].shape[0] == 40
@@ -319,7 +233,7 @@ def test_a_dropped_residual_in_a_name_map_is_seen(start: Any, tmp_path: Path) ->
     workspace = tmp_path / "workspace"
     (workspace / "import").mkdir(parents=True)
     (workspace / "import" / "specrunner").symlink_to(tmp_path / "specrunner", target_is_directory=True)
-    served = Served(Model(recipe="glass-0.8m"), workspace)
+    served = Served(SglangEngine, Model(recipe="glass-0.8m"), workspace)
     try:
         tensors = served.tensors(numbers(20))
     finally:
@@ -486,7 +400,7 @@ class TestLoadsThatFail:
     def fails(self, workspace: Path, model: Model, kind: type[EngineError], said: str, **options: Any) -> None:
         workspace.mkdir()
         with pytest.raises(kind, match=said) as caught:
-            Served(model, workspace, **options).worker.kill()
+            Served(SglangEngine, model, workspace, **options).worker.kill()
         assert "\n" not in caught.value.message
         command = f"/{workspace.name}/".encode()
         left = [entry for entry in Path("/proc").glob("[0-9]*/environ") if holds(entry, command)]

@@ -23,34 +23,23 @@ from specrunner.engines.hf import HfEngine
 from specrunner.engines.oracle import OracleEngine
 from specrunner.engines.questions import answer_questions
 from specrunner.engines.vllm import VllmEngine
-from specrunner.environments.interpreters import find_environment
 from specrunner.errors import (
     CaptureIncomplete,
     EngineError,
-    EngineMissing,
     EngineOutOfMemory,
     ModelUnavailable,
     ModelUnsupported,
     WorkerDied,
 )
 from specrunner.models.recipes import ensure_model
-from specrunner.requests import Request, Session
-from specrunner.sessions.captures import StoredCapture, read_capture
-from specrunner.sessions.process import WorkerProcess, find_marked
+from specrunner.requests import Request
+from specrunner.sessions.process import find_marked
 from specrunner.spec.model import Decode, Model, Prompt
 from specrunner.spec.tensor_names import is_auxiliary
 from tests.engines.asked import LONG_ANSWER, find_stop, masked_questions, scored_questions
+from tests.engines.served import ALL, Serve, Served, find_python, keep_sessions
 
-
-def find_python() -> str | None:
-    """Return the interpreter that a run would take, or None where the engine is not installed."""
-    try:
-        return str(find_environment("vllm", VllmEngine.capabilities(), "cpu").python)
-    except EngineMissing:
-        return None
-
-
-PYTHON = find_python()
+PYTHON = find_python(VllmEngine)
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.timeout(900),
@@ -58,76 +47,15 @@ pytestmark = [
 ]
 
 LENGTHS = (1, 2, 3, 5, 7, 8, 13, 15, 16, 17, 21, 24, 31, 32, 33, 40, 47, 48, 63, 64, 65, 96)
-ALL = ("**",)
 MASK = 257
 BLOCK = 16
 
 
-class Served:
-    """A vLLM session in a process of its own, asked as the pool asks it."""
-
-    def __init__(self, model: Model, workspace: Path, dtype: str = "float32", **options: Any) -> None:
-        session = Session("vllm", "vllm-cpu", model, dtype, "cpu", options)
-        self.mark = f"test-{os.getpid()}-{workspace.name}"
-        variables = {"OMP_NUM_THREADS": "1", **VllmEngine.worker_environment(session, workspace)}
-        self.workspace = workspace
-        self.worker = WorkerProcess(Path(PYTHON or ""), workspace, variables, self.mark)
-        self._asked = 0
-        try:
-            self.facts: Mapping[str, Any] = self.worker.ask(
-                {
-                    "type": "load",
-                    "engine": "specrunner.engines.vllm:VllmEngine",
-                    "session": session.to_json(),
-                    "model_path": ensure_model(model),
-                    "workspace": str(workspace),
-                },
-                timeout=600,
-            )
-        except BaseException:
-            self.worker.kill()
-            raise
-
-    def ask(self, prompt: Prompt, tensors: tuple[str, ...] = (), decode: Decode | None = None) -> StoredCapture:
-        self._asked += 1
-        directory = self.workspace / f"answer-{self._asked}"
-        request = Request(prompt, tensors, decode)
-        self.worker.ask({"type": "capture", "request": request.to_json(), "directory": str(directory)}, timeout=600)
-        return read_capture(directory)
-
-    def answer(self, questions: list[dict[str, Any]], decode: Decode | None = None) -> list[dict[str, Any]]:
-        request = Request(Prompt(), (), decode)
-        message = {"type": "answer", "request": request.to_json(), "questions": questions}
-        answers: list[dict[str, Any]] = self.worker.ask(message, timeout=600)["answers"]
-        return answers
-
-    def tensors(self, prompt: Prompt, tensors: tuple[str, ...] = ALL) -> dict[str, torch.Tensor]:
-        path = self.ask(prompt, tensors).tensors_path
-        assert path is not None
-        return load_file(path)
-
-
-Serve = Callable[..., Served]
-
-
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Start a session, one at a time: a module's tests stand in the order of the sessions they need."""
-    running: dict[str, Served] = {}
-
-    def start(model: Model | str, dtype: str = "float32", **options: Any) -> Served:
-        if isinstance(model, str):
-            model = Model(recipe=model, trust_remote_code=model == "tiny-llada2")
-        key = f"{model} {dtype} {sorted(options.items())}"
-        if key not in running:
-            while running:
-                running.popitem()[1].worker.close()
-            running[key] = Served(model, tmp_path_factory.mktemp("vllm"), dtype, **options)
-        return running[key]
-
-    yield start
-    for served in running.values():
-        served.worker.close()
+    """Sessions of vLLM, loaded once where they can be."""
+    with keep_sessions(VllmEngine, tmp_path_factory) as keep:
+        yield keep
 
 
 def difference(candidate: torch.Tensor, reference: torch.Tensor | np.ndarray) -> float:
@@ -242,7 +170,7 @@ def test_a_dropped_residual_in_a_name_map_is_seen(start: Any, tmp_path: Path, mo
     workspace = tmp_path / "workspace"
     (workspace / "import").mkdir(parents=True)
     (workspace / "import" / "specrunner").symlink_to(tmp_path / "specrunner", target_is_directory=True)
-    served = Served(Model(recipe="glass-0.8m"), workspace)
+    served = Served(VllmEngine, Model(recipe="glass-0.8m"), workspace)
     try:
         tensors = served.tensors(numbers(20))
     finally:
@@ -476,7 +404,7 @@ class TestLoadsThatFail:
     def fails(self, workspace: Path, model: Model, kind: type[EngineError], said: str, **options: Any) -> None:
         workspace.mkdir()
         with pytest.raises(kind, match=said) as caught:
-            Served(model, workspace, **options)
+            Served(VllmEngine, model, workspace, **options)
         assert "\n" not in caught.value.message
         assert find_marked(f"test-{os.getpid()}-{workspace.name}") == []
 
@@ -520,7 +448,7 @@ def test_tensor_parallel_shards_are_gathered(serve: Serve, start: Any) -> None:
 
 @pytest.mark.slow
 def test_a_killed_worker_of_vllm_is_a_death(tmp_path: Path) -> None:
-    served = Served(Model(recipe="glass-0.8m"), tmp_path, tensor_parallel_size=2)
+    served = Served(VllmEngine, Model(recipe="glass-0.8m"), tmp_path, tensor_parallel_size=2)
     try:
         names = {pid: (Path("/proc") / str(pid) / "cmdline").read_bytes() for pid in find_marked(served.mark)}
         workers = [pid for pid, line in names.items() if b"spawn_main" in line or b"VLLM::Worker" in line]

@@ -37,7 +37,7 @@ class MisbehavingEngine(Engine):
             self._helper = subprocess.Popen(
                 ["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
             )
-        facts = {"gpus": "CUDA_VISIBLE_DEVICES", "name_maps": "SPECRUNNER_NAME_MAPS"}
+        facts = {"gpus": "CUDA_VISIBLE_DEVICES", "name_maps": "SPECRUNNER_NAME_MAPS", "wait": "OMP_WAIT_POLICY"}
         return {"pid": os.getpid(), **{fact: os.environ.get(variable) for fact, variable in facts.items()}}
 
     def capture(self, request: Request) -> Capture:

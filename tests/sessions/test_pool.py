@@ -257,3 +257,13 @@ def test_a_session_that_only_waits_makes_room_for_one_that_needs_its_memory(
     assert [isinstance(answer, StoredCapture) for answer in served.answers.values()] == [True] * 3
     assert len(served.of(SessionReady)) == 3, "the first was loaded again"
     assert count_most_at_once(served) == 1
+
+
+@pytest.mark.parametrize(("stated", "expected"), [(None, "passive"), ("active", "active")])
+def test_the_threads_of_sessions_sleep_while_they_wait(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, stated: str | None, expected: str
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if stated:
+        monkeypatch.setenv("OMP_WAIT_POLICY", stated)
+    assert serve(["a"]).facts["a"]["wait"] == expected
