@@ -225,6 +225,7 @@ def test_rows_that_the_prefix_cache_swallows_are_an_error(tmp_path: Path) -> Non
 def test_a_dropped_residual_in_a_name_map_is_seen(start: Any, tmp_path: Path) -> None:
     source = Path(specrunner.__file__).parent
     shutil.copytree(source, tmp_path / "specrunner", ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    shutil.copytree(source.parent / "schema", tmp_path / "specrunner" / "schema", dirs_exist_ok=True)
     broken = tmp_path / "specrunner/engines/names/sglang/llama.yaml"
     text = broken.read_text(encoding="utf-8")
     right = '{module: "model.layers.{i}.input_layernorm", index: 1, shift: 1, last: {module: model.norm, index: 1}}'
@@ -402,7 +403,7 @@ class TestLoadsThatFail:
         with pytest.raises(kind, match=said) as caught:
             Served(SglangEngine, model, workspace, **options).worker.kill()
         assert "\n" not in caught.value.message
-        command = f"/{workspace.name}/".encode()
+        command = f"test-{os.getpid()}-{workspace.name}".encode()
         left = [entry for entry in Path("/proc").glob("[0-9]*/environ") if holds(entry, command)]
         assert left == []
 

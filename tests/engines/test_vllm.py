@@ -163,6 +163,7 @@ class TestGlass:
 def test_a_dropped_residual_in_a_name_map_is_seen(start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Path(specrunner.__file__).parent
     shutil.copytree(source, tmp_path / "specrunner", ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    shutil.copytree(source.parent / "schema", tmp_path / "specrunner" / "schema", dirs_exist_ok=True)
     broken = tmp_path / "specrunner/engines/names/vllm/llama.yaml"
     text = broken.read_text(encoding="utf-8")
     assert "sum: [0, 1]" in text
