@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ SPEC = """\
 version: 1
 model: {path: .}
 engines: [counting]
-options: {counting: {role: candidate, seconds: 0.8, wrong: melon}}
-reference: {engine: counting, dtype: float32, options: {role: reference, seconds: 0.8}}
+options: {counting: {role: candidate, seconds: 0.4, wrong: melon}}
+reference: {engine: counting, dtype: float32, options: {role: reference, seconds: 0.4}}
 defaults:
   tensors: ["layers.*.output"]
   tolerance: {"layers.*.output": exact}
@@ -85,6 +86,18 @@ class Workplace:
         except OSError:
             pytest.fail(printed)
         return report
+
+    @contextmanager
+    def second_node(self, **stated: Any) -> Iterator[Any]:
+        """Put another node in the place of the second one for a while; it may be lost meanwhile."""
+        self.cluster.remove_node(self.nodes.pop())
+        node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE, **stated)
+        try:
+            yield node
+        finally:
+            if node in self.cluster.worker_nodes:
+                self.cluster.remove_node(node)
+            self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=STORE))
 
     def noted(self) -> list[list[Any]]:
         """Return what the engines have written down: [process, parent, role, what, prompt]."""
@@ -183,15 +196,16 @@ def test_the_report_is_the_local_one(workplace: Workplace, local: dict[str, Any]
 def test_a_node_that_is_lost_costs_no_verdict_and_no_answer_is_asked_for_twice(
     workplace: Workplace, local: dict[str, Any]
 ) -> None:
-    process = workplace.start_on_ray()
-
     def asked() -> Counter[str]:
         return Counter(role for *_, role, what, _ in workplace.noted() if what == "plain")
 
-    wait_for(lambda: min(asked()["candidate"], asked()["reference"]) >= 3, "the first requests on both nodes")
-    before = workplace.noted()
-    workplace.cluster.remove_node(workplace.nodes.pop(), allow_graceful=False)
-    report = workplace.finish(process)
+    with workplace.second_node() as node:
+        process = workplace.start_on_ray()
+        wait_for(lambda: min(asked()["candidate"], asked()["reference"]) >= 3, "the first requests on both nodes")
+        before = workplace.noted()
+        assert max(asked().values()) < len(FRUIT), "both sessions run at once, so on two nodes"
+        workplace.cluster.remove_node(node, allow_graceful=False)
+        report = workplace.finish(process)
     # The one that was lost starts again; so may the other, which makes room for it on the node that is left.
     starts = sorted(session.pop("starts") for session in report["sessions"])
     assert starts in ([1, 2], [2, 2])
@@ -204,7 +218,6 @@ def test_a_node_that_is_lost_costs_no_verdict_and_no_answer_is_asked_for_twice(
     assert sum(asked_for.values()) - len(asked_for) <= 1, "only what had no answer was asked again"
     assert len(before) < len(noted)
     wait_for(lambda: not any(is_running(pid) for pid, *_ in noted), "the end of the engines")
-    workplace.nodes.append(workplace.cluster.add_node(num_cpus=1, object_store_memory=STORE))
 
 
 @pytest.mark.parametrize("presses", [1, 2])
@@ -278,9 +291,7 @@ def test_sessions_on_gpus_get_their_own(workplace: Workplace, tmp_path: Path, mo
 
 
 def test_a_node_without_the_engine_is_passed_over(workplace: Workplace) -> None:
-    workplace.cluster.remove_node(workplace.nodes.pop())
-    bare = {"PYTHONPATH": str(ROOT)}
-    workplace.nodes.append(workplace.cluster.add_node(num_cpus=1, object_store_memory=STORE, env_vars=bare))
-    report = workplace.finish(workplace.start_on_ray("-k", "apple or pear"))
+    with workplace.second_node(env_vars={"PYTHONPATH": str(ROOT)}):
+        report = workplace.finish(workplace.start_on_ray("-k", "apple or pear"))
     assert [case["verdict"] for case in report["cases"]] == ["passed", "passed"]
     assert Counter(what for *_, what, _ in workplace.noted()) == {"load": 2, "plain": 4}
