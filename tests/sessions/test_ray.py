@@ -39,8 +39,8 @@ SPEC = """\
 version: 1
 model: {path: .}
 engines: [counting]
-options: {counting: {role: candidate, seconds: 0.4, wrong: melon}}
-reference: {engine: counting, dtype: float32, options: {role: reference, seconds: 0.4}}
+options: {counting: {role: candidate, seconds: 0.8, wrong: melon}}
+reference: {engine: counting, dtype: float32, options: {role: reference, seconds: 0.8}}
 defaults:
   tensors: ["layers.*.output"]
   tolerance: {"layers.*.output": exact}
