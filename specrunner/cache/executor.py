@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,9 @@ class Outlook:
 class CachingExecutor:
     """Answers from the store where it can.
 
+    Fresh captures are kept by a thread of its own, since digesting them between two requests would hold up the engine;
+    each is passed on once that is done, in the order in which they came.
+
     Args:
         store: of kept captures.
         stamper: gives requests their keys.
@@ -65,7 +66,8 @@ class CachingExecutor:
         self._publish = publish
         self._deliver = deliver
         self._behind = make(self._accept)
-        self._lock = threading.Lock()
+        self._keeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keeper")
+        self._killed = False
         self._trusted: dict[str, bool] = {}
         self.stored: dict[str, list[str]] = {}
 
@@ -80,7 +82,7 @@ class CachingExecutor:
         why = outlook.why or ("what was kept was damaged" if missing else "")
         self._publish(AnswersKept(session.key, session.label, len(planned.requests), len(found), why, facts))
         if missing or stays_open:
-            future = self._behind.start(PlannedSession(session, missing), stays_open=stays_open)
+            future = self._await_keeping(self._behind.start(PlannedSession(session, missing), stays_open=stays_open))
         else:
             future = Future()
             future.set_result(None)
@@ -110,12 +112,14 @@ class CachingExecutor:
         self._behind.stop()
 
     def kill(self) -> None:
-        """End every worker at once."""
+        """End every worker at once, and keep nothing more."""
+        self._killed = True
         self._behind.kill()
 
     def shutdown(self) -> None:
         """Wait for all sessions to end; forget what was made while its sources changed, and note the rest."""
         self._behind.shutdown()
+        self._keeper.shutdown()
         for session, keys in self.stored.items():
             if self._trusted[session] and self._stamper.refresh(session):
                 stamp = self._stamper.stamp(session)
@@ -139,21 +143,33 @@ class CachingExecutor:
         self._behind.supply(evidence)
         self._deliver(session, request.key, read_capture(self._place(session, request.key)), kept.facts, 0.0)
 
+    def _await_keeping(self, behind: Future[None]) -> Future[None]:
+        """Return a future that ends once a session has ended and all that it answered was passed on."""
+        ended: Future[None] = Future()
+        behind.add_done_callback(lambda _: self._keeper.submit(ended.set_result, None))
+        return ended
+
     def _accept(self, session: str, request: str, answer: Answer, facts: Mapping[str, Any], seconds: float) -> None:
-        """Keep a fresh capture, unless what it comes from has changed since the run began; then pass it on."""
-        if isinstance(answer, StoredCapture):
-            with suppress(OSError):
+        """Have a fresh capture kept and then passed on; what is no capture waits its turn, too."""
+        self._keeper.submit(self._keep_and_deliver, session, request, answer, facts, seconds)
+
+    def _keep_and_deliver(
+        self, session: str, request: str, answer: Answer, facts: Mapping[str, Any], seconds: float
+    ) -> None:
+        if isinstance(answer, StoredCapture) and not self._killed:
+            try:
                 self._keep(session, request, facts, seconds)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the answer counts, also when it is not kept
+                self._store.problem = f"captures could not be kept: {type(error).__name__}: {error}"
         self._deliver(session, request, answer, facts, seconds)
 
     def _keep(self, session: str, request: str, facts: Mapping[str, Any], seconds: float) -> None:
-        with self._lock:
-            if session not in self._trusted:
-                self._trusted[session] = self._stamper.refresh(session)
-            key = self._stamper.key_of(Evidence(session, request)) if self._trusted[session] else None
-            if key is not None:
-                self.stored.setdefault(session, []).append(key)
+        """Keep a fresh capture, unless what it comes from has changed since the run began."""
+        if session not in self._trusted:
+            self._trusted[session] = self._stamper.refresh(session)
+        key = self._stamper.key_of(Evidence(session, request)) if self._trusted[session] else None
         if key is not None:
+            self.stored.setdefault(session, []).append(key)
             self._store.keep_capture(key, self._place(session, request), facts, seconds)
 
     def _place(self, session: str, request: str) -> Path:

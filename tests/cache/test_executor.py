@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -197,6 +200,7 @@ def test_sources_that_cannot_be_read_cost_no_answer(world: World) -> None:
     run.start(A)
     assert set(run.delivered) == {A.key}
     assert list(world.store.list_items()) == []
+    assert world.store.problem == "captures could not be kept: OSError: [Errno 5] Input/output error"
 
 
 def test_a_benchmark_whose_data_lies_elsewhere_is_asked_each_time(world: World) -> None:
@@ -208,3 +212,48 @@ def test_a_benchmark_whose_data_lies_elsewhere_is_asked_each_time(world: World) 
         assert (told.kept, told.why) == (1, "1 request of data that is not on this machine")
         assert run.engine.asked == [""]
         run.executor.shutdown()
+
+
+def test_what_is_being_kept_holds_up_no_engine(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_keep = threading.Event()
+    keep = world.store.keep_capture
+
+    def keep_later(key: str, source: Path, facts: Mapping[str, Any], seconds: float) -> None:
+        assert may_keep.wait(60)
+        keep(key, source, facts, seconds)
+
+    monkeypatch.setattr(world.store, "keep_capture", keep_later)
+    run = world.run(A, B)
+    error = EngineError("it crashed")
+    run.engine.fails[B.key] = error
+    session = run.executor.start(PlannedSession(SESSION, (A, B)))
+    assert run.engine.asked == ["a", "bb"], "both have been answered, and the first is not kept yet"
+    assert not run.delivered
+    assert not session.done(), "whoever waits for the session still has answers to come"
+    may_keep.set()
+    session.result(60)
+    assert list(run.delivered) == [A.key, B.key], "in the order of the answers, captures or not"
+    run.executor.shutdown()
+    assert world.run(A).start(A).kept == 1, "the end waits for what is being kept"
+
+
+def test_a_run_that_is_killed_keeps_nothing_more_and_passes_on_what_it_has(world: World) -> None:
+    run = world.run(A)
+    run.executor.kill()
+    run.start(A)
+    run.executor.shutdown()
+    assert list(world.store.list_items()) == []
+    assert not run.executor.is_trusted(evidence(A))
+
+
+def test_whatever_keeps_a_capture_from_being_kept_costs_no_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object) -> None:
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(world.store, "keep_capture", run_out)
+    run = world.run(A)
+    run.start(A)
+    run.executor.shutdown()
+    assert world.store.problem == "captures could not be kept: MemoryError: no more"
