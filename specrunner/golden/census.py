@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from specrunner.errors import GoldenError
 from specrunner.golden.diff import Change, compare_goldens
 from specrunner.golden.kept import Golden, read_golden
 from specrunner.golden.keys import SPECS, Slot, find_root, find_slot
-from specrunner.golden.manifest import digest_case
+from specrunner.golden.staleness import digest_model, find_stale
 from specrunner.golden.store import MAKE, State, exists, list_slots, manifest_path
-from specrunner.spec.model import Case
+from specrunner.spec.model import Case, Model
 
 OK, MISSING, DAMAGED, STALE, DRIFTED, WAITING = "ok", "missing", "damaged", "stale", "drifted", "waiting"
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,9 @@ class Entry:
     Attributes:
         slot: its place.
         case: the case that names it, or None.
-        state: `ok`, `missing`, `damaged`, `stale` (of another spec), `drifted` (beyond the tolerance from its anchor),
-            or `waiting` (a first one waits for review).
+        state: `ok`, `missing`, `damaged`, `stale` (of another spec or checkpoint), `drifted` (beyond the tolerance from
+            its anchor), `unknown` (nothing is wrong, but its checkpoint is not on this machine), or `waiting` (a first
+            one waits for review).
         note: what is wrong, or "".
         waits: whether a new one waits for review.
         golden: the accepted one, when it can be read.
@@ -67,6 +70,7 @@ class Entry:
 def take_stock(cases: Iterable[Case]) -> list[Entry]:
     """Return an entry for every golden that `cases` name, those that are missing included, in the order of cases."""
     listed: dict[Path, list[Slot]] = {}
+    digest = cache(digest_model)
     entries = []
     for case in cases:
         if case.golden is None:
@@ -74,14 +78,20 @@ def take_stock(cases: Iterable[Case]) -> list[Entry]:
         place = find_slot(case, "")
         slots = listed.setdefault(place.root, list_slots(place.root))
         mine = [slot for slot in slots if (slot.suite, slot.case) == (place.suite, place.case)]
-        entries += [examine(slot, case) for slot in mine]
+        entries += [examine(slot, case, digest) for slot in mine]
         if not mine:
             entries.append(Entry(find_slot(case, "?"), case, MISSING, MAKE))
     return entries
 
 
-def examine(slot: Slot, case: Case | None) -> Entry:
-    """Read a golden and its anchor, and say how they stand."""
+def examine(slot: Slot, case: Case | None, digest: Callable[[Model], str] = digest_model) -> Entry:
+    """Read a golden and its anchor, and say how they stand.
+
+    Args:
+        slot: its place.
+        case: the case that names it, or None; then nothing but damage is looked for.
+        digest: returns a checkpoint's digest, or "" where it is not on this machine.
+    """
     waits = exists(slot, State.NEW)
     if not exists(slot):
         note = "accept or reject it with `specrunner golden review`" if waits else MAKE
@@ -92,12 +102,22 @@ def examine(slot: Slot, case: Case | None) -> Entry:
     except GoldenError as error:
         return Entry(slot, case, DAMAGED, error.message, waits)
     drift = compare_goldens(golden, anchor, case) if anchor else None
-    if case is not None and golden.manifest.spec_digest != digest_case(case):
-        return Entry(slot, case, STALE, "made from another prompt, decoding, dtype or model", waits, golden, drift)
+    state, note = _judge(golden, case, drift, digest)
+    if state == OK and not anchor:
+        note = "it has no anchor"
+    return Entry(slot, case, state, note, waits, golden, drift)
+
+
+def _judge(golden: Golden, case: Case | None, drift: Change | None, digest: Callable[[Model], str]) -> tuple[str, str]:
+    """Return the state of a golden that can be read, and what is wrong with it."""
+    model_digest = digest(case.model) if case is not None and golden.manifest.model_digest else ""
+    if case is not None and (problem := find_stale(golden.manifest, case, model_digest)):
+        return STALE, problem
     if drift is not None and drift.exceeds:
-        note = "further from its anchor than the case's tolerance allows"
-        return Entry(slot, case, DRIFTED, note, waits, golden, drift)
-    return Entry(slot, case, OK, "" if anchor else "it has no anchor", waits, golden, drift)
+        return DRIFTED, "further from its anchor than the case's tolerance allows"
+    if case is not None and golden.manifest.model_digest and not model_digest:
+        return UNKNOWN, f"{case.model.label} is not on this machine, so its checkpoint may be another"
+    return OK, ""
 
 
 def find_unreferenced(paths: Sequence[str], files: Sequence[str], cases: Iterable[Case]) -> list[Slot]:

@@ -12,7 +12,7 @@ from specrunner.errors import GoldenError
 from specrunner.golden.judge import AGAINST, judge_tensor, measure_floor
 from specrunner.golden.kept import Golden, read_golden
 from specrunner.golden.keys import find_slot, name_device
-from specrunner.golden.manifest import Manifest, digest_case
+from specrunner.golden.staleness import find_stale
 from specrunner.golden.store import MAKE, State, exists
 from specrunner.results import CheckResult
 from specrunner.spec.model import Case
@@ -39,20 +39,10 @@ def find_golden(case: Case, facts: Mapping[str, Any]) -> Golden:
         keys = " or ".join(devices)
         raise GoldenError(f"no golden for {keys}", help=MAKE, kind="golden-missing")
     golden = read_golden(find_slot(case, found), State.ACCEPTED)
-    problem = find_stale(golden.manifest, case, facts)
+    problem = find_stale(golden.manifest, case, str(facts.get("model_digest") or ""))
     if problem:
         raise GoldenError(problem, help=REMAKE, kind="golden-stale")
     return golden
-
-
-def find_stale(manifest: Manifest, case: Case, facts: Mapping[str, Any]) -> str:
-    """Return why a golden does not speak of what a case runs, or ""."""
-    if manifest.spec_digest != digest_case(case):
-        return "the golden was made from another prompt, decoding, dtype, engine or model revision than the spec states"
-    digest = str(facts.get("model_digest") or "")
-    if digest and manifest.model_digest and digest != manifest.model_digest:
-        return f"the golden was made with another checkpoint: digest {manifest.model_digest}, and this one is {digest}"
-    return ""
 
 
 def check_golden(

@@ -16,7 +16,7 @@ from specrunner.golden.record import write_new
 from specrunner.golden.store import State, exists, manifest_path
 from specrunner.spec.loader import load_specs
 from specrunner.spec.model import Case
-from tests.golden.builders import keep, make, make_capture
+from tests.golden.builders import keep, make, make_capture, plant_checkpoint
 
 SPEC = """\
 version: 1
@@ -40,6 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.delenv("CI", raising=False)
+    plant_checkpoint(tmp_path, monkeypatch)
     (tmp_path / "specs/a").mkdir(parents=True)
     (tmp_path / "specs/a/spec.yaml").write_text(SPEC)
     return tmp_path
@@ -99,6 +100,20 @@ def test_status_fails_for_a_stale_golden(capsys: pytest.CaptureFixture[str]) -> 
     status, out, _ = run(capsys, "status")
     assert status == 1
     assert "stale" in out
+
+
+def test_status_fails_for_a_golden_of_another_checkpoint(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    keep(cases()["one"])
+    (weights,) = folder.glob("cache/models/glass-0.8m-*/model.safetensors")
+    weights.write_text("others")
+    status, out, _ = run(capsys, "status", "--json")
+    assert status == 1
+    assert [entry["state"] for entry in json.loads(out)["goldens"]] == ["stale", "missing"]
+    weights.unlink()
+    status, out, _ = run(capsys, "status")
+    assert status == 0
+    assert "unknown  a/spec/one--engine=hf@" in out
+    assert "glass-0.8m is not on this machine" in out
 
 
 def test_accept_needs_a_pattern_that_fits_and_a_reason(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,22 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from specrunner.catalogue.recipes import find_recipe
 from specrunner.checks.evidence import LoadedCapture
 from specrunner.checks.sources import MemorySource
 from specrunner.golden.kept import Golden
 from specrunner.golden.record import Captured, make_golden, write_new
 from specrunner.golden.store import accept
+from specrunner.models.recipes import recipe_folder
 from specrunner.spec.model import Case, Decode, EngineChoice, GoldenChoice, Location, Model, Prompt, Rule, Tolerance
 
 FACTS: dict[str, Any] = {
     "device": "cpu",
-    "model_digest": "0123456789abcdef",
+    "model_digest": "ea20527061cb224d",
     "tokenizer_digest": "fedcba9876543210",
     "versions": {"torch": "2.13.0"},
     "attention_backend": "sdpa",
 }
+
+CHECKPOINT = {"config.json": "{}", "model.safetensors": "weights"}
+"""The files of a checkpoint, by name, whose digest `FACTS` states."""
+
+
+def plant_checkpoint(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put the checkpoint of `make_case` on this machine, and return its folder."""
+    monkeypatch.setenv("SPECRUNNER_CACHE", str(root / "cache"))
+    folder = recipe_folder(find_recipe("glass-0.8m"))
+    folder.mkdir(parents=True)
+    for name, text in CHECKPOINT.items():
+        (folder / name).write_text(text)
+    return folder
 
 
 def sqnr(least: float) -> tuple[Rule, ...]:

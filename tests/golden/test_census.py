@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from specrunner.engines.checkpoint_digest import describe_checkpoint
+from specrunner.errors import GoldenError
+from specrunner.golden import staleness
 from specrunner.golden.census import (
     Entry,
     examine,
@@ -16,13 +19,20 @@ from specrunner.golden.census import (
     measure_bytes,
     take_stock,
 )
+from specrunner.golden.check import find_golden
 from specrunner.golden.keys import find_slot, name_device
 from specrunner.golden.record import write_new
 from specrunner.golden.store import State, manifest_path
 from specrunner.spec.model import GoldenChoice, Prompt
-from tests.golden.builders import keep, make, make_capture, make_case
+from tests.golden.builders import FACTS, keep, make, make_capture, make_case, plant_checkpoint
 
 DEVICE = name_device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The checkpoint that the goldens are made with, on this machine."""
+    return plant_checkpoint(tmp_path, monkeypatch)
 
 
 def small(scale: float = 0.0) -> object:
@@ -78,6 +88,48 @@ def test_a_golden_that_left_its_anchor_step_by_step(tmp_path: Path) -> None:
     assert states([entry]) == [("drifted", False, True)]
     assert entry.drift is not None and entry.drift.largest == pytest.approx(1.5e-3, rel=0.5)
     assert examine(slot, None).state == "ok", "without a case nothing is judged"
+
+
+def test_a_golden_of_another_checkpoint_is_stale(tmp_path: Path, checkpoint: Path) -> None:
+    case = make_case(tmp_path)
+    slot = keep(case, small()).slot  # type: ignore[arg-type]
+    assert states(take_stock([case])) == [("ok", False, False)]
+    (checkpoint / "model.safetensors").write_text("Weights")
+    (entry,) = take_stock([case])
+    assert states([entry]) == [("stale", False, True)]
+    with pytest.raises(GoldenError) as caught:
+        find_golden(case, {**FACTS, "model_digest": describe_checkpoint(checkpoint)["model_digest"]})
+    assert entry.note == caught.value.message, "a run says the same"
+    assert "another checkpoint" in entry.note
+    assert examine(slot, None).state == "ok", "nobody says what it should be of"
+
+
+@pytest.mark.parametrize("absent", ["config.json", "model.safetensors", "all"])
+def test_a_checkpoint_that_is_elsewhere_tells_nothing(tmp_path: Path, checkpoint: Path, absent: str) -> None:
+    case, nameless = make_case(tmp_path), make_case(tmp_path, "nameless")
+    keep(case, small())  # type: ignore[arg-type]
+    keep(nameless, small(), facts={"model_digest": None})  # type: ignore[arg-type]
+    for file in sorted(checkpoint.iterdir()):
+        if absent in (file.name, "all"):
+            file.unlink()
+    entry, plain = take_stock([case, nameless])
+    assert states([entry, plain]) == [("unknown", False, False), ("ok", False, False)]
+    assert entry.note == "glass-0.8m is not on this machine, so its checkpoint may be another"
+    assert states(take_stock([replace(case, prompt=Prompt(text="ho"))])) == [("stale", False, True)]
+
+
+def test_a_checkpoint_is_read_once_for_all_goldens(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = [make_case(tmp_path, name) for name in ("one", "two")]
+    for case in cases:
+        keep(case, small())  # type: ignore[arg-type]
+    read: list[Path] = []
+    monkeypatch.setattr(
+        staleness, "describe_checkpoint", lambda folder: read.append(folder) or describe_checkpoint(folder)
+    )
+    assert states(take_stock(cases)) == [("ok", False, False)] * 2
+    assert read == [checkpoint]
 
 
 def test_every_device_has_an_entry(tmp_path: Path) -> None:
