@@ -8,7 +8,6 @@ engine; an installed environment tells by its mark, written last, what is in it.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 from specrunner.config import EngineTable, find_project_table, read_engine_tables
 from specrunner.engines.base import Capabilities
 from specrunner.environments.locks import Lock, canonical_name, find_locks, list_locks
+from specrunner.environments.own_imports import find_import_folders, missing_packages
 from specrunner.errors import ConfigurationError, EngineMissing
 from specrunner.folders import cache_folder
 
@@ -115,7 +115,7 @@ def find_environment(
     for lock in candidates:
         if mark := read_mark(environment_folder(lock)):
             return _installed(lock, mark, table.env, capabilities)
-    raise _missing(engine, capabilities, device, candidates, name)
+    raise _missing(engine, capabilities, device, candidates, name, table.env)
 
 
 def _installed(lock: Lock, mark: Mapping[str, Any], env: Mapping[str, str], capabilities: Capabilities) -> Environment:
@@ -145,18 +145,13 @@ def find_configured(engine: str, table: EngineTable, capabilities: Capabilities)
 
 
 def find_own(engine: str, table: EngineTable, capabilities: Capabilities) -> Environment | None:
-    """Return the caller's interpreter if it has the engine's packages; nothing is imported."""
-    if missing_packages(capabilities):
+    """Return the caller's interpreter if a worker under it has the engine's packages; nothing is imported."""
+    if missing_packages(capabilities, table.env):
         return None
     python = Path(sys.executable)
-    found = installed_versions(Path(entry) for entry in sys.path if entry)
+    found = installed_versions(find_import_folders(table.env))
     versions = notable_versions(found, capabilities.packages)
     return Environment(engine, python, _with_path(python, table.env), _digest(found.items()), versions, "own")
-
-
-def missing_packages(capabilities: Capabilities) -> list[str]:
-    """Return the packages of an engine that the caller's interpreter lacks; nothing is imported."""
-    return [package for package in capabilities.packages if importlib.util.find_spec(package) is None]
 
 
 def _runs_on(environment: Environment, device: str) -> bool:
@@ -173,7 +168,12 @@ def _require_build(environment: Environment, device: str) -> Environment:
 
 
 def _missing(
-    engine: str, capabilities: Capabilities, device: str, candidates: list[Lock], name: str | None
+    engine: str,
+    capabilities: Capabilities,
+    device: str,
+    candidates: list[Lock],
+    name: str | None,
+    env: Mapping[str, str],
 ) -> EngineMissing:
     """Say what is missing, and the command that brings it."""
     unfinished = [lock for lock in candidates if environment_folder(lock).is_dir()]
@@ -185,7 +185,7 @@ def _missing(
     if name is not None:
         return EngineMissing(f"the environment {name} is not installed", help=f"run: specrunner engines install {name}")
     if not capabilities.environments:
-        packages = ", ".join(missing_packages(capabilities))
+        packages = ", ".join(missing_packages(capabilities, env))
         fallback = f"run: specrunner engines install {candidates[0].name}" if candidates else None
         hint = f"run: {capabilities.install_hint}" if capabilities.install_hint else fallback
         return EngineMissing(f"{engine} needs {packages}, not installed beside specrunner", help=hint)

@@ -20,11 +20,11 @@ from specrunner.environments.interpreters import (
     environments_folder,
     find_configured,
     find_own,
-    missing_packages,
     notable_versions,
     read_mark,
 )
 from specrunner.environments.locks import Lock, choose_lock, list_locks
+from specrunner.environments.own_imports import missing_packages
 from specrunner.errors import ConfigurationError, UsageError
 
 Examine = Callable[[], Examination]
@@ -105,7 +105,7 @@ def find_examinations(names: Sequence[str]) -> Iterator[tuple[str, Examine]]:
             found = list(_examine_interpreters(name, tables))
             wanted = [lock for lock in locks.values() if lock.engine == name and environment_folder(lock).is_dir()]
             found += [(lock.name, partial(examine_lock, lock)) for lock in wanted]
-            yield from found or _examine_absent(name, locks)
+            yield from found or _examine_absent(name, tables.get(name, EngineTable()), locks)
         elif name in locks:
             yield name, partial(examine_lock, locks[name])
         else:
@@ -113,14 +113,14 @@ def find_examinations(names: Sequence[str]) -> Iterator[tuple[str, Examine]]:
             raise UsageError(f"no engine or environment {name!r}", help=suggest(name, known) or f"known: {known}")
 
 
-def _examine_absent(name: str, locks: dict[str, Lock]) -> Iterator[tuple[str, Examine]]:
+def _examine_absent(name: str, table: EngineTable, locks: dict[str, Lock]) -> Iterator[tuple[str, Examine]]:
     """Examine an engine that is nowhere: say how to get it."""
     if any(lock.engine == name for lock in locks.values()):
         lock = choose_lock(name)
         yield lock.name, partial(examine_lock, lock)
         return
     capabilities = find_engine(name).capabilities()
-    missing = ", ".join(missing_packages(capabilities))
+    missing = ", ".join(missing_packages(capabilities, table.env))
     problem = Problem(f"missing packages: {missing}", capabilities.install_hint)
     yield name, partial(Examination, name, Path(sys.executable), (problem,))
 
@@ -166,7 +166,7 @@ def _describe_own(name: str, table: EngineTable, capabilities: Capabilities) -> 
         return [Row(name, OWN, _devices(environment), "ready", dict(environment.versions), environment.python)]
     if capabilities.environments:
         return []
-    missing = ", ".join(missing_packages(capabilities))
+    missing = ", ".join(missing_packages(capabilities, table.env))
     return [Row(name, OWN, "-", "not installed", remedy=f"missing {missing}: {capabilities.install_hint}")]
 
 

@@ -1,7 +1,10 @@
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -52,6 +55,76 @@ class TestOwn:
     def test_oracle_falls_back_to_hf(self, cache, make_lock):
         put_environment(make_lock("hf", "alpha==1.0", engine="hf"), {})
         assert find_environment("oracle", ABSENT, "cpu", config={}).name == "hf"
+
+
+class TestWhatAWorkerCanImport:
+    """A toy engine in one place at a time."""
+
+    TOY = Capabilities(dtypes={"cpu": ("float32",)}, packages=("toy_engine",))
+
+    @pytest.fixture
+    def toy(self, tmp_path, cache) -> Path:
+        folder = tmp_path / "unpacked"
+        (folder / "toy_engine").mkdir(parents=True)
+        (folder / "toy_engine" / "__init__.py").touch()
+        (folder / "toy_engine-1.0.dist-info").mkdir()
+        return folder
+
+    def find(self, **env: str) -> str:
+        """Return where the toy is found, and the version that is told of it."""
+        try:
+            found = find_environment("toy", self.TOY, "cpu", config={"toy": EngineTable(None, env)})
+        except EngineMissing as error:
+            assert "toy needs toy_engine" in error.message
+            return "nowhere"
+        return f"{found.source} {found.versions['toy-engine']}"
+
+    @pytest.mark.parametrize("entry", ["", "absolute"])
+    def test_not_what_lies_in_the_start_folder(self, toy, monkeypatch, entry):
+        monkeypatch.chdir(toy)
+        monkeypatch.setattr(sys, "path", [str(toy) if entry else "", *sys.path])
+        assert importlib.util.find_spec("toy_engine") is not None, "the caller itself can import it"
+        assert self.find() == "nowhere"
+
+    def test_not_what_a_relative_pythonpath_names(self, toy, monkeypatch):
+        monkeypatch.chdir(toy.parent)
+        monkeypatch.setenv("PYTHONPATH", "unpacked")
+        monkeypatch.setattr(sys, "path", [str(toy), *sys.path])
+        assert self.find() == "nowhere", "it counts from the worker's folder"
+
+    def test_an_absolute_pythonpath(self, toy, monkeypatch):
+        monkeypatch.setenv("PYTHONPATH", str(toy))
+        assert self.find() == "own 1.0"
+        assert self.find(PYTHONPATH="/nowhere") == "nowhere", "what is set for the engine takes its place"
+
+    def test_a_pythonpath_that_is_set_for_the_engine(self, toy):
+        assert self.find() == "nowhere"
+        assert self.find(PYTHONPATH=str(toy)) == "own 1.0"
+
+    def test_a_site_directory_and_what_its_pth_files_add(self, toy, monkeypatch):
+        monkeypatch.setattr(sys, "path", [*sys.path, str(toy)])
+        assert self.find() == "own 1.0"
+
+    def test_an_editable_install_with_a_finder_of_its_own(self, toy, tmp_path, monkeypatch):
+        class Finder:
+            @classmethod
+            def find_spec(cls, name, path=None, target=None):
+                return PathFinder.find_spec(name, [str(toy)]) if name == "toy_engine" else None
+
+        site = tmp_path / "site"
+        site.mkdir()
+        (toy / "toy_engine-1.0.dist-info").rename(site / "toy_engine-1.0.dist-info")
+        monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+        assert self.find() == "nowhere"
+        monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+        assert self.find() == "own 1.0"
+
+    def test_an_installed_package_is_not_hidden_by_its_sources(self, toy, tmp_path, monkeypatch):
+        older = tmp_path / "older"
+        shutil.copytree(toy, older)
+        (older / "toy_engine-1.0.dist-info").rename(older / "toy_engine-0.9.dist-info")
+        monkeypatch.setattr(sys, "path", [str(older), *sys.path, str(toy)])
+        assert self.find() == "own 1.0", "the worker has this one"
 
 
 class TestInstalled:

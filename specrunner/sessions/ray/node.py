@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import shutil
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -154,7 +152,6 @@ def find_again(session: Session, environment: Environment) -> Environment:
         except ConfigurationError as error:
             raise EngineMissing(f"on the node {host}, {error.message}", help=error.help) from error
     elif environment.source == "own":
-        leave_out_ray()
         found = find_own(session.engine, EngineTable(None, stated), capabilities)
     else:
         config = {session.engine: EngineTable(None, stated)}
@@ -168,11 +165,3 @@ def find_again(session: Session, environment: Environment) -> Environment:
             help="install the same versions on every node",
         )
     return replace(found, env={**found.env, **stated})
-
-
-def leave_out_ray() -> None:
-    """Take the folders that Ray brings for its own use off the search path, where they look like installed packages."""
-    spec = importlib.util.find_spec("ray")
-    folders = spec.submodule_search_locations if spec is not None else None
-    for folder in folders or ():
-        sys.path[:] = [entry for entry in sys.path if not Path(entry).is_relative_to(folder)]
