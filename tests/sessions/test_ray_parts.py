@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,10 +16,11 @@ import pytest
 from specrunner.engines.base import Capabilities, Capture
 from specrunner.engines.registry import find_engine
 from specrunner.environments.interpreters import Environment, find_environment
-from specrunner.errors import CapabilityMissing, EngineMissing
+from specrunner.errors import CapabilityMissing, ConfigurationError, EngineMissing
 from specrunner.requests import Session
 from specrunner.sessions.captures import pack_capture, read_capture, unpack_capture, write_capture
 from specrunner.sessions.places import Need
+from specrunner.sessions.ray import cluster
 from specrunner.sessions.ray import node as ray_node
 from specrunner.sessions.ray.cluster import Demand, settle_demand
 from specrunner.sessions.ray.node import find_again
@@ -120,6 +122,62 @@ def test_a_node_without_the_plugin_lacks_it(own: tuple[Session, Environment], mo
     monkeypatch.setattr(ray_node, "find_engine", find_engine)
     with pytest.raises(EngineMissing, match="unknown engine `toy`"):
         find_again(session, environment)
+
+
+class FakeRay:
+    """The part of Ray that joins clusters; it refuses the addresses that it is told to."""
+
+    def __init__(self, refused: dict[str, Exception]) -> None:
+        self.refused = refused
+        self.asked: list[str] = []
+
+    def init(self, address: str, **_: Any) -> None:
+        """Join, or refuse."""
+        self.asked.append(address)
+        if address in self.refused:
+            raise self.refused[address]
+
+
+@pytest.fixture
+def joining(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Ray looks installed, and the variables that joining sets are gone afterwards."""
+    monkeypatch.setattr(cluster, "find_spec", lambda name: object())
+    for variable in ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.setenv(variable, "0")
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("stated", "refused", "asked"),
+    [
+        (None, {}, ["auto"]),
+        (None, {"auto": ConnectionError("none runs")}, ["auto", "local"]),
+        ("ray://head:10001", {}, ["ray://head:10001"]),
+    ],
+)
+def test_a_cluster_is_joined_where_there_is_one_and_else_made(
+    joining: pytest.MonkeyPatch, stated: str | None, refused: dict[str, Exception], asked: list[str]
+) -> None:
+    ray = FakeRay(refused)
+    joining.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]
+    cluster.connect(stated)
+    assert ray.asked == asked
+
+
+def test_a_cluster_that_cannot_be_joined_is_a_wrong_setting(joining: pytest.MonkeyPatch) -> None:
+    ray = FakeRay({"auto": RuntimeError("\nversions differ\nlong story")})
+    joining.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="a Ray cluster cannot be joined: versions differ$"):
+        cluster.connect(None)
+    with socket.socket() as bound:  # bound, and nobody listens
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(ConfigurationError, match=f"the Ray cluster {address} cannot be joined"):
+            cluster.connect(address)
+    assert ray.asked == ["auto"], "Ray would have tried for a minute"
+    joining.setattr(cluster, "find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match="needs the package ray"):
+        cluster.connect(None)
 
 
 def test_ray_is_imported_by_none_but_its_executor() -> None:
