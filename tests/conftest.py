@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -36,6 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Fix the order before pytest-randomly draws one."""
     if getattr(config.option, "randomly_seed", None) == "default":
         config.option.randomly_seed = ORDER
+
+
+def pytest_collection_finish() -> None:
+    """Take what is imported by now out of garbage collection, which a tenth of the time went into otherwise."""
+    gc.collect()
+    gc.freeze()
 
 
 collect_ignore = ["specs", "large"]

@@ -55,8 +55,8 @@ BREAKS = {
     ),
 }
 
-FAST = ("nothing", "causal mask")
-"""One that passes and one that fails; the others take as long."""
+FAST = ("causal mask",)
+"""One of them; the others take as long, and so does the file as it is, which passes in specs/llada2, too."""
 
 FINDINGS = {
     "causal mask": ("layers 0-3 are wrong without help, first at layers.0.attention.output", "suspect RoPE, the mask"),

@@ -34,6 +34,7 @@ class TestLLaDA2ReferenceComparison:
     def test_vs_huggingface_transformers(self, comparison: SpecRun) -> None:
         comparison.verify("vs-transformers")
 
+    @pytest.mark.slow  # and in specs/, which the README's first command runs
     def test_golden_outputs(self) -> None:
         """Kept captures of the tiny checkpoint: a change that engine and reference made together shows here."""
         found = run_specs("specs/llada2/tiny-golden.yaml", cwd=ROOT).verify()

@@ -129,7 +129,6 @@ def test_a_degraded_candidate_gets_the_right_verdict(loaded: tuple[HfEngine, Any
     faulty = evaluate(loaded, file)
     weight.copy_(kept)
     assert judge(faulty)[1] == ("log_likelihoods", False)
-    assert judge(evaluate(loaded, file)) == [("benchmark", True), ("log_likelihoods", True)]
 
     other = tmp_path / "other"
     other.mkdir()

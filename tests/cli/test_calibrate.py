@@ -41,4 +41,4 @@ def test_wide_limits_are_narrowed_to_what_the_noise_supports(
     assert 100 <= limit <= 120
     assert narrowed.partition("tolerance")[0] == SPEC.partition("tolerance")[0]
     assert narrowed.endswith("# wide\n")
-    assert main(["run", "a.yaml"]) == 0
+    assert main(["validate", "a.yaml"]) == 0

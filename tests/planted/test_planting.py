@@ -43,6 +43,12 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engi
         engine.close()
 
 
+@pytest.fixture(scope="module")
+def healthy(engines: dict[str, Engine]) -> np.ndarray:
+    """The oracle's logits without a fault."""
+    return arrays(capture(engines["oracle"], None, FORWARD))["logits"]
+
+
 def capture(engine: Engine, fault: str | None, request: Request) -> Capture:
     with plant(engine, fault):
         return engine.capture(request)
@@ -60,9 +66,10 @@ def distance(left: np.ndarray, right: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", [fault.name for fault in SHARED if not fault.decodes and fault.name not in ROUNDED])
-def test_two_engines_with_the_same_fault_compute_the_same(engines: dict[str, Engine], name: str) -> None:
+def test_two_engines_with_the_same_fault_compute_the_same(
+    engines: dict[str, Engine], healthy: np.ndarray, name: str
+) -> None:
     found = {engine: arrays(capture(engines[engine], name, FORWARD))["logits"] for engine in engines}
-    healthy = arrays(capture(engines["oracle"], None, FORWARD))["logits"]
     assert distance(found["hf"], found["oracle"]) < 1e-5
     least = 0.0 if name == "rope-offset" else 2e-5 if name == "norms-other-eps" else 5e-3
     assert distance(found["oracle"], healthy) >= least
@@ -90,8 +97,7 @@ def test_a_fault_goes_away_with_its_request(engines: dict[str, Engine], engine: 
     assert decoded[0] == decoded[2]
 
 
-def test_variants_are_as_right_as_the_model(engines: dict[str, Engine]) -> None:
-    healthy = arrays(capture(engines["oracle"], None, FORWARD))["logits"]
+def test_variants_are_as_right_as_the_model(engines: dict[str, Engine], healthy: np.ndarray) -> None:
     for variant in VARIANTS:
         for engine in variant.engines:
             assert distance(arrays(capture(engines[engine], variant.name, FORWARD))["logits"], healthy) < 1e-5
