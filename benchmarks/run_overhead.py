@@ -152,6 +152,7 @@ def make_cache(folder: Path, spec: Path) -> dict[str, str]:
 
     folder.mkdir()
     for shared in ("models", "environments", "vllm-modelinfos"):
+        (cache_folder() / shared).mkdir(exist_ok=True)
         (folder / shared).symlink_to(cache_folder() / shared)
     settings = {"SPECRUNNER_CACHE": str(folder), "SPECRUNNER_NO_CACHE": "0", "HF_HUB_OFFLINE": "1"}
     time_processes([sys.executable, "-m", "specrunner", "run", "--plan", str(spec)], {**os.environ, **settings})

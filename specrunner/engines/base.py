@@ -33,6 +33,8 @@ class Capabilities:
         install_hint: the command that makes it available.
         led: whether `capture_led` works, so that a failure can be traced to the layer that causes it.
         batches: whether several prompts can be answered in one batch.
+        lasting: whether nothing changes a capture's tensors once it was returned, so that it can be written to disk
+            while the next request is worked on; False is safe for tensors that are views of the engine's buffers.
     """
 
     dtypes: Mapping[str, tuple[str, ...]]
@@ -42,6 +44,7 @@ class Capabilities:
     install_hint: str = ""
     led: bool = False
     batches: bool = False
+    lasting: bool = False
 
 
 GPU_OPTIONS = (

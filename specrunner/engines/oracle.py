@@ -48,6 +48,7 @@ class OracleEngine(Engine):
             packages=("numpy", "tokenizers"),
             install_hint="pip install 'specrunner[hf]'",
             led=True,
+            lasting=True,
         )
 
     @classmethod

@@ -68,21 +68,35 @@ def write_capture(directory: Path, capture: Capture) -> None:
     partial.replace(directory / CAPTURE_FILE)
 
 
-def _save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
+def bring_to_cpu(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tensors, torch's or numpy's, contiguous and on the CPU; all are torch's where one is."""
     if any(hasattr(tensor, "detach") for tensor in tensors.values()):
         import torch
-        from safetensors.torch import save_file
 
-        as_torch = {
+        return {
             name: (tensor if hasattr(tensor, "detach") else torch.from_numpy(tensor)).detach().cpu().contiguous()
             for name, tensor in tensors.items()
         }
-        save_file(as_torch, str(path))
+    import numpy
+
+    return {name: numpy.ascontiguousarray(array) for name, array in tensors.items()}
+
+
+def count_bytes(tensors: Mapping[str, Any]) -> int:
+    """Return the bytes of tensors, torch's or numpy's."""
+    return sum(int(tensor.nbytes) for tensor in tensors.values())
+
+
+def _save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
+    ready = bring_to_cpu(tensors)
+    if any(hasattr(tensor, "detach") for tensor in ready.values()):
+        from safetensors.torch import save_file
+
+        save_file(ready, str(path))
     else:
-        import numpy
         from safetensors.numpy import save_file as save_arrays
 
-        save_arrays({name: numpy.ascontiguousarray(array) for name, array in tensors.items()}, str(path))
+        save_arrays(ready, str(path))
 
 
 def read_capture(directory: Path) -> StoredCapture:

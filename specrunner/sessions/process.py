@@ -32,6 +32,14 @@ class Cancelled(Exception):
     """The caller asked to stop while an answer was awaited."""
 
 
+class Bystander(Exception):
+    """The process ended over another request before this one's capture was on disk: it has to be asked again."""
+
+
+Written = Callable[[EngineError | Bystander | None], None]
+"""Is told, once, that a capture lies in its directory (None), or why it does not."""
+
+
 class WorkerProcess:
     """A running worker.
 
@@ -76,6 +84,7 @@ class WorkerProcess:
             os.close(from_worker_write)
         self._channel = Channel(from_worker_read, to_worker_write)
         self._ended = False
+        self._due: tuple[Written, float] | None = None  # who waits for the capture that is being written, how long
 
     @property
     def pid(self) -> int:
@@ -100,11 +109,71 @@ class WorkerProcess:
             EngineTimeout: no answer in time; the process tree has been ended.
             WorkerDied: the process is gone.
             EngineError: what the engine reported.
+            Bystander: the process ended because an earlier capture could not be written.
         """
+        facts: dict[str, Any] = self._exchange(message, timeout, cancelled)["facts"]
+        return facts
+
+    def ask_ahead(
+        self,
+        message: dict[str, Any],
+        *,
+        timeout: float,
+        cancelled: Callable[[], bool] = lambda: False,
+        written: Written,
+    ) -> None:
+        """Send a `capture` message and wait until the engine is free again; its capture may still be written then.
+
+        Args:
+            message: without `ahead`.
+            timeout: seconds to wait.
+            cancelled: polled ten times a second.
+            written: told what became of the capture, by a later call: at the latest by `flush` or `kill`.
+
+        Raises:
+            Cancelled, EngineTimeout, WorkerDied, EngineError, Bystander: as `ask` does; `written` is then not told.
+        """
+        self._exchange({**message, "ahead": True}, timeout, cancelled)
+        self._due = (written, timeout)
+
+    def flush(self, *, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Wait until no capture is being written any more.
+
+        Raises:
+            Cancelled: `cancelled()` became true.
+        """
+        if self._due is None:
+            return
+        written, timeout = self._due
+        try:
+            answer = self._receive(time.monotonic() + timeout, cancelled)
+        except ChannelClosed:
+            self._due = None
+            written(self._describe_death())
+            return
+        if answer is None:
+            if cancelled():
+                raise Cancelled
+            self._due = None
+            self.kill()
+            error = EngineTimeout(f"writing a capture took longer than {timeout:g} s", log_tail=self.log_tail())
+            written(error)
+            return
+        with suppress(Bystander):
+            self._settle(answer)
+
+    def _receive(self, deadline: float, cancelled: Callable[[], bool]) -> dict[str, Any] | None:
+        return self._channel.receive(deadline=deadline, cancelled=lambda: self._bound_log() or cancelled())
+
+    def _exchange(self, message: dict[str, Any], timeout: float, cancelled: Callable[[], bool]) -> dict[str, Any]:
+        """Send a message and return its answer; what comes before it is about the capture that is being written."""
         deadline = time.monotonic() + timeout
         try:
             self._channel.send(message)
-            answer = self._channel.receive(deadline=deadline, cancelled=lambda: self._bound_log() or cancelled())
+            answer = self._receive(deadline, cancelled)
+            if answer is not None and answer["type"] in ("written", "unwritten"):
+                self._settle(answer)
+                answer = self._receive(deadline, cancelled)
         except ChannelClosed:
             raise self._describe_death() from None
         if answer is None:
@@ -114,14 +183,32 @@ class WorkerProcess:
             what = "loading the model" if message["type"] == "load" else "a request"
             raise EngineTimeout(f"{what} took longer than {timeout:g} s", log_tail=self.log_tail())
         if answer["type"] == "failed":
-            error_class = ENGINE_ERRORS.get(answer["kind"], EngineError)
-            log_tail = self.log_tail()
-            if answer["fatal"]:
-                self.kill()
-            advice = answer["help"] and self._redactor.redact(answer["help"])
-            raise error_class(self._redactor.redact(answer["message"]), help=advice, log_tail=log_tail)
-        facts: dict[str, Any] = answer["facts"]
-        return facts
+            raise self._read_failure(answer)
+        return answer
+
+    def _read_failure(self, answer: Mapping[str, Any]) -> EngineError:
+        """Return the error that the worker reported; end the process when it is lost with it."""
+        error_class = ENGINE_ERRORS.get(answer["kind"], EngineError)
+        log_tail = self.log_tail()
+        if answer["fatal"]:
+            self.kill()
+        advice = answer["help"] and self._redactor.redact(answer["help"])
+        return error_class(self._redactor.redact(answer["message"]), help=advice, log_tail=log_tail)
+
+    def _settle(self, answer: Mapping[str, Any]) -> None:
+        """Tell who waits for the capture that was being written.
+
+        Raises:
+            Bystander: the process was ended over it, and is lost for whoever asked it since.
+        """
+        assert self._due is not None, "a capture was written that nobody waits for"
+        (written, _), self._due = self._due, None
+        if answer["type"] == "written":
+            written(None)
+            return
+        written(self._read_failure(answer))
+        if answer["fatal"]:
+            raise Bystander
 
     def _describe_death(self) -> WorkerDied | EngineOutOfMemory:
         """Say how the worker ended, then make sure that nothing of it is left."""
@@ -190,6 +277,9 @@ class WorkerProcess:
             time.sleep(0.01)
         self._process.wait()
         self._channel.close()
+        due, self._due = self._due, None
+        if due is not None:
+            due[0](Bystander())
 
 
 def find_marked(mark: str) -> list[int]:

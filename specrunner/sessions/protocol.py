@@ -3,7 +3,7 @@
 Engines write to stdout and stderr as they like; nothing they print can reach this channel. Messages to the worker:
 
     {"type": "load", "engine": "module:Class", "session": {...}, "model_path": str, "workspace": str}
-    {"type": "capture", "request": {...}, "directory": str, "followed": str | null}
+    {"type": "capture", "request": {...}, "directory": str, "followed": str | null, "ahead": bool}
     {"type": "answer", "request": {...}, "questions": [...]}
     {"type": "close"}
 
@@ -12,6 +12,13 @@ and from it:
     {"type": "ready", "facts": {...}}
     {"type": "done", "facts": {...}}
     {"type": "failed", "kind": str, "message": str, "help": str | null, "fatal": bool}
+
+A capture that is asked for `ahead` is answered twice, so that the engine need not wait for the disk: once the engine is
+free, and once the capture lies in its directory. The second answer always comes before the next request's first:
+
+    {"type": "computed"}
+    {"type": "written"}
+    {"type": "unwritten", "kind": str, "message": str, "help": str | null, "fatal": bool}
 """
 
 from __future__ import annotations
@@ -19,6 +26,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -46,17 +54,19 @@ class Channel:
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._buffer = b""
+        self._sending = threading.Lock()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Write one message.
+        """Write one message; may be called from several threads.
 
         Raises:
             ChannelClosed: nobody reads any more.
         """
         data = json.dumps(message).encode() + b"\n"
         try:
-            while data:
-                data = data[os.write(self._write_fd, data) :]
+            with self._sending:
+                while data:
+                    data = data[os.write(self._write_fd, data) :]
         except OSError as error:
             raise ChannelClosed from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,11 @@ from specrunner.sessions.captures import CAPTURE_FILE, locate_capture, read_capt
 from specrunner.sessions.checkpoints import Checkpoints
 from specrunner.sessions.evaluator import run_evaluation
 from specrunner.sessions.executor import Answer
-from specrunner.sessions.process import WorkerProcess
+from specrunner.sessions.process import Bystander, WorkerProcess
+
+Settle = Callable[[Request, Answer | None, float], None]
+"""Takes a request, its answer, and the seconds that the engine worked on it. Without an answer the request has to be
+asked again: the process ended over another one."""
 
 LOAD_TIMEOUT = 1800.0
 """Seconds an engine may take to load its model."""
@@ -121,37 +126,72 @@ class LiveSession:
         self._facts = {**facts, "environment": environment.name, "python": str(environment.python)}
         return self._facts
 
-    def answer(self, request: Request, timeout: float, progress: Callable[[int, int], None]) -> Answer:
-        """Have a request answered, and return its capture or why there is none.
+    def answer(self, request: Request, timeout: float, progress: Callable[[int, int], None], settle: Settle) -> None:
+        """Have a request answered, and return when the engine is free for the next.
 
         Args:
             request: what to ask.
             timeout: seconds it may take.
             progress: called with a benchmark's answered questions and their number.
+            settle: takes the answer, be it an error: at once, or during a later call of `answer`, `flush` or `end`,
+                since a capture is written while the engine works on.
 
         Raises:
             Cancelled: the run is being stopped.
         """
         directory = locate_capture(self._surroundings.directory, self._session.key, request.key)
+        begun = time.monotonic()
         try:
-            self._ask(request, directory, timeout, progress)
-            return read_capture(directory)
+            if request.evaluation is None:
+                self._capture(request, directory, timeout, settle)
+                return
+            self.flush()
+            self._evaluate(request, directory, timeout, progress)
+            answer: Answer | None = read_capture(directory)
         except EngineError as error:
-            return error
+            answer = error
+        except Bystander:
+            answer = None
+        settle(request, answer, time.monotonic() - begun)
 
-    def _ask(self, request: Request, directory: Path, timeout: float, progress: Callable[[int, int], None]) -> None:
-        """Have one request answered into `directory`: by the engine alone, or by lm-eval over it."""
+    def flush(self) -> None:
+        """Wait until every answer is settled.
+
+        Raises:
+            Cancelled: the run is being stopped.
+        """
+        if self._worker is not None:
+            self._worker.flush(cancelled=self._cancelled)
+
+    def _capture(self, request: Request, directory: Path, timeout: float, settle: Settle) -> None:
+        """Have the engine make a capture; it is settled once it lies in `directory`."""
         assert self._worker is not None, "a request came before the load"
-        if request.evaluation is None:
-            message = {"type": "capture", "request": request.to_json(), "directory": str(directory), "followed": None}
-            if request.follow is not None:
-                root = self._surroundings.directory
-                followed = locate_capture(root, request.follow.session, request.follow.request)
-                if not (followed / CAPTURE_FILE).exists():
-                    raise FollowedMissing("the capture that this request follows was not made")
-                message["followed"] = str(followed)
-            self._worker.ask(message, timeout=timeout, cancelled=self._cancelled)
-            return
+        message = {"type": "capture", "request": request.to_json(), "directory": str(directory), "followed": None}
+        if request.follow is not None:
+            root = self._surroundings.directory
+            followed = locate_capture(root, request.follow.session, request.follow.request)
+            if not (followed / CAPTURE_FILE).exists():
+                raise FollowedMissing("the capture that this request follows was not made")
+            message["followed"] = str(followed)
+        begun = time.monotonic()
+
+        def settle_written(outcome: EngineError | Bystander | None) -> None:
+            answer: Answer | None = None
+            try:
+                if not isinstance(outcome, Bystander):
+                    answer = outcome or read_capture(directory)
+            except EngineError as error:
+                answer = error
+            settle(request, answer, seconds)
+
+        self._worker.ask_ahead(message, timeout=timeout, cancelled=self._cancelled, written=settle_written)
+        seconds = time.monotonic() - begun
+
+    def _evaluate(
+        self, request: Request, directory: Path, timeout: float, progress: Callable[[int, int], None]
+    ) -> None:
+        """Have lm-eval put a benchmark's questions to the engine; the record lies in `directory` then."""
+        assert self._worker is not None, "a request came before the load"
         run_evaluation(
             self._worker,
             self._session,

@@ -22,6 +22,7 @@ from specrunner.sessions.executor import Answer, Deliver, Publish
 from specrunner.sessions.places import Need, Place, Places
 from specrunner.sessions.process import Cancelled
 from specrunner.sessions.retries import Retries
+from specrunner.sessions.serving import Settle
 from specrunner.sessions.timings import Timings
 
 MOST_SESSIONS = 4096
@@ -48,8 +49,11 @@ class Serving(Protocol):
     def load(self) -> dict[str, Any]:
         """Load its engine and return the session's facts."""
 
-    def answer(self, request: Request, timeout: float, progress: Callable[[int, int], None]) -> Answer:
-        """Have a request answered within `timeout` seconds."""
+    def answer(self, request: Request, timeout: float, progress: Callable[[int, int], None], settle: Settle) -> None:
+        """Have a request answered within `timeout` seconds; `settle` takes the answer, at once or by a later call."""
+
+    def flush(self) -> None:
+        """Wait until every answer is settled."""
 
     def end(self, *, at_once: bool) -> None:
         """End it and all that it has started."""
@@ -88,6 +92,7 @@ class SessionThreads(ABC):
         self._stopping = False  # no threading.Event: its lock would hold up a signal that interrupts its setting
         self._killing = False
         self._losses: Counter[str] = Counter()
+        self._suspects: set[Evidence] = set()
 
     @abstractmethod
     def _estimate(self, planned: PlannedSession) -> Need:
@@ -202,10 +207,7 @@ class SessionThreads(ABC):
             load_seconds = time.monotonic() - started
             self._timings.record_load(session.key, load_seconds)
             self._publish(SessionReady(session.key, session.label, load_seconds, facts))
-            while live.alive and (request := self._next_request(planned, place)) is not None:
-                begun = time.monotonic()
-                answer = self._answer(planned, request, live)
-                self._finish(planned, request, answer, facts, time.monotonic() - begun)
+            self._serve_requests(planned, place, live, facts)
             if not live.alive and self._desk.count(session.key):
                 reason = "the process died"
         except EngineError as error:
@@ -221,22 +223,57 @@ class SessionThreads(ABC):
             live.end(at_once=self._killing or reason == "interrupted")
             self._publish(SessionEnded(session.key, session.label, reason))
 
-    def _answer(self, planned: PlannedSession, request: Request, live: Serving) -> Answer:
+    def _serve_requests(self, planned: PlannedSession, place: Place, live: Serving, facts: Mapping[str, Any]) -> None:
+        """Answer requests as long as there are some and the process lives.
+
+        The engine may work on a request while the capture of the one before is written. When the process dies then,
+        the blame is the later one's, and the earlier one is asked again: alone, as is whatever failed before, so that
+        each is to blame for its own death.
+        """
+        key = planned.session.key
+
+        def settle(request: Request, answer: Answer | None, seconds: float) -> None:
+            if answer is None:
+                self._suspects.add(Evidence(key, request.key))
+                self._desk.put_back(key, request)
+                return
+            self._finish(planned, request, answer, facts, seconds)
+
+        while (request := self._next_request(planned, place, live)) is not None:
+            evidence = Evidence(key, request.key)
+            alone = evidence in self._suspects or bool(self._retries.failures(evidence))
+            if alone:
+                live.flush()
+            if not live.alive:
+                self._desk.put_back(key, request)
+                break
+            self._answer(planned, request, live, settle)
+            if alone:
+                live.flush()
+        live.flush()
+
+    def _answer(self, planned: PlannedSession, request: Request, live: Serving, settle: Settle) -> None:
         key = planned.session.key
         try:
-            return live.answer(
+            live.answer(
                 request,
                 self._timeouts[key, request.key],
                 lambda done, total: self._publish(QuestionsAnswered(key, request.key, done, total)),
+                settle,
             )
         except MachineLost:
             self._desk.put_back(key, request)
             raise
 
-    def _next_request(self, planned: PlannedSession, place: Place) -> Request | None:
+    def _next_request(self, planned: PlannedSession, place: Place, live: Serving) -> Request | None:
         """Take the next request; while there is none, let others have the turn. None ends the process."""
+        if not live.alive:
+            return None
         key = planned.session.key
         request = self._desk.take(key)
+        if request is None:
+            live.flush()
+            request = self._desk.take(key)
         while request is None and not self._stopping:
             self._places.rest(place)
             while not self._desk.wait(key, GRACE):

@@ -12,11 +12,13 @@ import queue
 import sys
 import threading
 import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from specrunner.engines.answering import answer_request
-from specrunner.engines.base import Engine
+from specrunner.engines.base import Capture, Engine
 from specrunner.engines.contract import hold_to_contract
 from specrunner.engines.planters import plant
 from specrunner.engines.questions import answer_questions
@@ -24,9 +26,12 @@ from specrunner.engines.stamp import stamp_sources
 from specrunner.engines.trust import check_trust
 from specrunner.errors import EngineError, EngineOutOfMemory, WorkerDied
 from specrunner.requests import Request, Session
-from specrunner.sessions.captures import read_capture, write_capture
+from specrunner.sessions.captures import bring_to_cpu, count_bytes, read_capture, write_capture
 from specrunner.sessions.guardian import dismiss_guardian, end_session, start_guardian
 from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE, Channel, ChannelClosed
+
+AHEAD_BYTES = 256 << 20
+"""Bytes of tensors up to which a capture is written while the next is made; of larger ones, no two are held at once."""
 
 
 def take_descriptors() -> tuple[int, int]:
@@ -95,9 +100,50 @@ def advise(error: BaseException) -> str | None:
     return None
 
 
+class Writer:
+    """Writes captures that were asked for ahead, one at a time, and says so on the channel.
+
+    Args:
+        channel: to the caller.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
+        self._writing: Future[None] | None = None
+
+    def take(self, directory: Path, capture: Capture, *, lasting: bool) -> None:
+        """Say that a capture is computed, and have it written: meanwhile, where that is safe."""
+        self.finish()
+        capture = replace(capture, tensors=bring_to_cpu(capture.tensors))  # here, on the engine's own CUDA stream
+        if lasting and count_bytes(capture.tensors) <= AHEAD_BYTES:
+            self._channel.send({"type": "computed"})
+            self._writing = self._thread.submit(lambda: self._channel.send(write(directory, capture)))
+            return
+        outcome = write(directory, capture)
+        self._channel.send({"type": "computed"})
+        self._channel.send(outcome)
+
+    def finish(self) -> None:
+        """Wait until nothing is left to be written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+def write(directory: Path, capture: Capture) -> dict[str, Any]:
+    """Write a capture; return what to say of it."""
+    try:
+        write_capture(directory, capture)
+    except Exception as error:
+        return {**describe_error(error), "type": "unwritten"}
+    return {"type": "written"}
+
+
 def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
     """Load the engine, then answer requests one after the other until told to close."""
     engine: Engine | None = None
+    writer = Writer(channel)
     try:
         while True:
             message = messages.get()
@@ -124,12 +170,17 @@ def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
                     with plant(engine, request.fault):
                         followed = read_capture(Path(message["followed"])) if message.get("followed") else None
                         capture = answer_request(engine, request, followed)
+                    if message.get("ahead"):
+                        writer.take(Path(message["directory"]), capture, lasting=engine.capabilities().lasting)
+                        continue
                     write_capture(Path(message["directory"]), capture)
                     answer = {"type": "done", "facts": capture.facts}
             except Exception as error:
                 answer = describe_error(error)
+            writer.finish()
             channel.send(answer)
     finally:
+        writer.finish()
         if engine is not None:
             try:
                 engine.close()

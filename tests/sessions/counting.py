@@ -23,7 +23,7 @@ class CountingEngine(Engine):
     @classmethod
     def capabilities(cls) -> Capabilities:
         """float32, and led by a reference."""
-        return Capabilities(dtypes={"cpu": ("float32",), "cuda": ("float32",)}, led=True)
+        return Capabilities(dtypes={"cpu": ("float32",), "cuda": ("float32",)}, led=True, lasting=True)
 
     def load(self) -> dict[str, Any]:
         """Note the load."""

@@ -69,6 +69,7 @@ class HfEngine(Engine):
             install_hint="pip install 'specrunner[hf]'",
             led=True,
             batches=True,
+            lasting=True,
         )
 
     @classmethod

@@ -69,6 +69,7 @@ class SglangEngine(Engine):
             environments=("sglang-cuda", "sglang-cpu"),
             install_hint="specrunner engines install sglang",
             batches=True,
+            lasting=True,
         )
 
     @classmethod

@@ -60,6 +60,7 @@ class VllmEngine(Engine):
             environments=("vllm-cuda", "vllm-cpu"),
             install_hint="specrunner engines install vllm",
             batches=True,
+            lasting=True,
         )
 
     @classmethod

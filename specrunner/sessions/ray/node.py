@@ -19,6 +19,7 @@ from specrunner.environments.interpreters import Environment, find_configured, f
 from specrunner.errors import ConfigurationError, EngineError, EngineMissing, WorkerDied
 from specrunner.requests import Request, Session
 from specrunner.sessions.captures import locate_capture, pack_capture, unpack_capture
+from specrunner.sessions.executor import Answer
 from specrunner.sessions.process import Cancelled
 from specrunner.sessions.serving import LiveSession, Surroundings
 
@@ -96,7 +97,10 @@ class NodeSession:
                 unpack_capture(
                     locate_capture(self._directory, request.follow.session, request.follow.request), followed
                 )
-            answer = live.answer(request, timeout, lambda done, total: None)
+            answers: list[Answer | None] = []
+            live.answer(request, timeout, lambda done, total: None, lambda _request, answer, _s: answers.append(answer))
+            live.flush()
+            [answer] = answers
             if isinstance(answer, EngineError):
                 return answer
             return pack_capture(locate_capture(self._directory, self._session.key, request.key))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ from specrunner.sessions.executor import Answer
 from specrunner.sessions.process import Cancelled
 from specrunner.sessions.ray.cluster import Demand, list_nodes
 from specrunner.sessions.ray.node import NodeSession
-from specrunner.sessions.serving import Surroundings
+from specrunner.sessions.serving import Settle, Surroundings
 from specrunner.sessions.threads import MachineLost
 
 POLL = 0.1
@@ -114,14 +115,15 @@ class RemoteSession:
         self._facts = {**raise_error(self._wait(self._actor.load.remote(), self._stopped)), "node": self._host}
         return self._facts
 
-    def answer(self, request: Request, timeout: float, progress: Callable[[int, int], None]) -> Answer:
-        """Have a request answered, bring its capture into the run's directory, and return it or why there is none.
+    def answer(self, request: Request, timeout: float, progress: Callable[[int, int], None], settle: Settle) -> None:
+        """Have a request answered, bring its capture into the run's directory, and settle it at once.
 
         Raises:
             MachineLost: the node was lost before its answer was here.
             Cancelled: the run is being stopped.
         """
         directory = locate_capture(self._surroundings.directory, self._session.key, request.key)
+        begun = time.monotonic()
         try:
             if request.evaluation is not None:
                 self._evaluate(request, directory, timeout, progress)
@@ -130,9 +132,13 @@ class RemoteSession:
                 waiting = self._actor.answer.remote(request, followed, timeout)
                 found, self._alive = self._wait(waiting, self._cancelled)
                 unpack_capture(directory, raise_error(found))
-            return read_capture(directory)
+            answer: Answer = read_capture(directory)
         except EngineError as error:
-            return error
+            answer = error
+        settle(request, answer, time.monotonic() - begun)
+
+    def flush(self) -> None:
+        """Do nothing: every answer is settled at once."""
 
     def _pack_followed(self, request: Request) -> dict[str, bytes] | None:
         if request.follow is None:
