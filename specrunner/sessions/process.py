@@ -114,7 +114,7 @@ class WorkerProcess:
         facts: dict[str, Any] = self._exchange(message, timeout, cancelled)["facts"]
         return facts
 
-    def ask_ahead(
+    def capture(
         self,
         message: dict[str, Any],
         *,
@@ -125,7 +125,7 @@ class WorkerProcess:
         """Send a `capture` message and wait until the engine is free again; its capture may still be written then.
 
         Args:
-            message: without `ahead`.
+            message: of the type `capture`.
             timeout: seconds to wait.
             cancelled: polled ten times a second.
             written: told what became of the capture, by a later call: at the latest by `flush` or `kill`.
@@ -133,7 +133,7 @@ class WorkerProcess:
         Raises:
             Cancelled, EngineTimeout, WorkerDied, EngineError, Bystander: as `ask` does; `written` is then not told.
         """
-        self._exchange({**message, "ahead": True}, timeout, cancelled)
+        self._exchange(message, timeout, cancelled)
         self._due = (written, timeout)
 
     def flush(self, *, cancelled: Callable[[], bool] = lambda: False) -> None:

@@ -3,7 +3,7 @@
 Engines write to stdout and stderr as they like; nothing they print can reach this channel. Messages to the worker:
 
     {"type": "load", "engine": "module:Class", "session": {...}, "model_path": str, "workspace": str}
-    {"type": "capture", "request": {...}, "directory": str, "followed": str | null, "ahead": bool}
+    {"type": "capture", "request": {...}, "directory": str, "followed": str | null}
     {"type": "answer", "request": {...}, "questions": [...]}
     {"type": "close"}
 
@@ -13,8 +13,8 @@ and from it:
     {"type": "done", "facts": {...}}
     {"type": "failed", "kind": str, "message": str, "help": str | null, "fatal": bool}
 
-A capture that is asked for `ahead` is answered twice, so that the engine need not wait for the disk: once the engine is
-free, and once the capture lies in its directory. The second answer always comes before the next request's first:
+A capture is answered twice, so that the engine need not wait for the disk: once the engine is free, and once the
+capture lies in its directory. The second answer always comes before the next request's first:
 
     {"type": "computed"}
     {"type": "written"}

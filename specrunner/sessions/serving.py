@@ -184,7 +184,7 @@ class LiveSession:
                 answer = error
             settle(request, answer, seconds)
 
-        self._worker.ask_ahead(message, timeout=timeout, cancelled=self._cancelled, written=settle_written)
+        self._worker.capture(message, timeout=timeout, cancelled=self._cancelled, written=settle_written)
         seconds = time.monotonic() - begun
 
     def _evaluate(

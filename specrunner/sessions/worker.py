@@ -101,7 +101,7 @@ def advise(error: BaseException) -> str | None:
 
 
 class Writer:
-    """Writes captures that were asked for ahead, one at a time, and says so on the channel.
+    """Writes captures, one at a time, and says so on the channel.
 
     Args:
         channel: to the caller.
@@ -170,11 +170,8 @@ def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
                     with plant(engine, request.fault):
                         followed = read_capture(Path(message["followed"])) if message.get("followed") else None
                         capture = answer_request(engine, request, followed)
-                    if message.get("ahead"):
-                        writer.take(Path(message["directory"]), capture, lasting=engine.capabilities().lasting)
-                        continue
-                    write_capture(Path(message["directory"]), capture)
-                    answer = {"type": "done", "facts": capture.facts}
+                    writer.take(Path(message["directory"]), capture, lasting=engine.capabilities().lasting)
+                    continue
             except Exception as error:
                 answer = describe_error(error)
             writer.finish()

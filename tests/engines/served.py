@@ -75,7 +75,11 @@ class Served:
         directory = self.workspace / f"answer-{self._asked}"
         request = Request(prompt, tensors, decode, fault=fault)
         message = {"type": "capture", "request": request.to_json(), "directory": str(directory)}
-        self.worker.ask(message, timeout=timeout)
+        outcomes: list[Any] = []
+        self.worker.capture(message, timeout=timeout, written=outcomes.append)
+        self.worker.flush()
+        if outcomes[0] is not None:
+            raise outcomes[0]
         return read_capture(directory)
 
     def answer(self, questions: list[dict[str, Any]], decode: Decode | None = None) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -17,6 +18,17 @@ import numpy
 from specrunner.engines.base import Capabilities, Capture, Engine
 from specrunner.errors import ModelUnavailable, WorkerDied
 from specrunner.requests import Request
+
+
+class LateFacts(dict[str, Any]):
+    """Facts that take their time to be written, or cannot be."""
+
+    def items(self) -> Any:
+        """Do what the text says: `memory`, or the seconds to wait."""
+        if self["late"] == "memory":
+            raise MemoryError("can't allocate memory")
+        time.sleep(float(self["late"]))
+        return super().items()
 
 
 class MisbehavingEngine(Engine):
@@ -56,7 +68,10 @@ class MisbehavingEngine(Engine):
             tensors["logits"][0] = zlib.crc32(text.encode()) % 1000
         if text.startswith("wrong") and not reference:
             tensors["logits"][1, 1] = 2.0
-        return Capture(prompt_token_ids=[1, 2], tensors=tensors, facts={"pid": os.getpid()})
+        facts = {"pid": os.getpid()}
+        if text.startswith("late"):
+            facts = LateFacts(facts, late=text.split()[1])
+        return Capture(prompt_token_ids=[1, 2], tensors=tensors, facts=facts)
 
     def _ask_helper(self) -> None:
         """Send a line through a process of our own, as engines do that compute in children."""
@@ -71,6 +86,23 @@ class MisbehavingEngine(Engine):
             echo = b""
         if echo != b"step\n":
             raise WorkerDied("the engine's own process is gone")
+
+
+class BorrowingEngine(MisbehavingEngine):
+    """The same, with tensors that the next request overwrites."""
+
+    _buffer = numpy.zeros((2, 3), numpy.float32)
+
+    @classmethod
+    def capabilities(cls) -> Capabilities:
+        """float32 on the CPU; a capture has to be on disk before the next request."""
+        return Capabilities(dtypes={"cpu": ("float32",)})
+
+    def capture(self, request: Request) -> Capture:
+        """Answer with a view of the one buffer."""
+        capture = super().capture(request)
+        self._buffer += 1
+        return replace(capture, tensors={"logits": self._buffer})
 
 
 def misbehave(what: str) -> None:

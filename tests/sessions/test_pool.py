@@ -14,7 +14,7 @@ import pytest
 
 from specrunner.engines.base import Capture
 from specrunner.environments.interpreters import Environment
-from specrunner.errors import EngineError, EngineTimeout, ModelUnavailable, ModelUnsupported, WorkerDied
+from specrunner.errors import EngineError, EngineOutOfMemory, EngineTimeout, ModelUnavailable, ModelUnsupported, WorkerDied
 from specrunner.events import Event, SessionEnded, SessionReady, SessionStarted
 from specrunner.plan.model import PlannedSession
 from specrunner.requests import Evidence, Request, Session
@@ -117,6 +117,22 @@ def test_a_crash_costs_its_own_request_and_the_rest_goes_on(serve: Serve, accide
         assert isinstance(served.answers[text], StoredCapture), text
     assert len(served.of(SessionReady)) == 3, "one for each session, and one for the request that crashed it"
     assert [event.reason for event in served.of(SessionEnded)].count("the process died") == 1
+
+
+@pytest.mark.parametrize("accident", ["kill", "hang"])
+def test_a_crash_while_a_capture_is_written_costs_neither_it_nor_a_verdict(serve: Serve, accident: str) -> None:
+    served = serve(["late 2", accident, "after"], timeout=0.5)
+    assert isinstance(served.answers[accident], WorkerDied | EngineTimeout)
+    assert isinstance(served.answers["late 2"], StoredCapture)
+    assert isinstance(served.answers["after"], StoredCapture)
+    assert len(served.answers) == 3
+
+
+def test_memory_that_ends_while_a_capture_is_written_costs_its_own_request(serve: Serve) -> None:
+    served = serve(["before", "late memory", "after"])
+    assert isinstance(served.answers["late memory"], EngineOutOfMemory)
+    assert isinstance(served.answers["before"], StoredCapture)
+    assert isinstance(served.answers["after"], StoredCapture)
 
 
 def test_a_hang_costs_its_own_request(serve: Serve) -> None:
