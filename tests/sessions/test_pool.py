@@ -14,7 +14,14 @@ import pytest
 
 from specrunner.engines.base import Capture
 from specrunner.environments.interpreters import Environment
-from specrunner.errors import EngineError, EngineOutOfMemory, EngineTimeout, ModelUnavailable, ModelUnsupported, WorkerDied
+from specrunner.errors import (
+    EngineError,
+    EngineOutOfMemory,
+    EngineTimeout,
+    ModelUnavailable,
+    ModelUnsupported,
+    WorkerDied,
+)
 from specrunner.events import Event, SessionEnded, SessionReady, SessionStarted
 from specrunner.plan.model import PlannedSession
 from specrunner.requests import Evidence, Request, Session
