@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from specrunner.engines.name_maps import Entry, HookPoint, NameMap
+from specrunner.engines.module_index import ModuleIndex
+from specrunner.engines.name_maps import Entry, HookPoint
 from specrunner.errors import CaptureIncomplete
-from specrunner.spec.diagnostics import suggest
-from specrunner.spec.tensor_names import match_name, model_order, select_names
+from specrunner.spec.tensor_names import match_name
 
 if TYPE_CHECKING:
     import torch
@@ -87,33 +86,25 @@ class Recorder:
     """Hooks on a model that record the wanted tensors of one forward.
 
     Args:
-        model: the causal language model whose modules the map's paths start from.
-        points: what to read where.
+        index: of the model.
+        points: what to read where, as the index chose them.
         geometry: sizes for fused projections.
-
-    Raises:
-        CaptureIncomplete: a module that is not optional does not exist.
     """
 
-    def __init__(self, model: torch.nn.Module, points: Iterable[HookPoint], geometry: Geometry) -> None:
-        modules = list_modules(model)
+    def __init__(self, index: ModuleIndex, points: Iterable[HookPoint], geometry: Geometry) -> None:
         self._geometry = geometry
         self._records: dict[str, list[torch.Tensor]] = {}
         self._undo: list[Callable[[], None]] = []
         for point in points:
-            module = modules.get(point.module)
-            if module is not None and point.entry.parameter is not None:
-                continue
-            if module is None:
-                if point.entry.optional:
-                    continue
-                raise CaptureIncomplete(f"the model has no module {point.module} to read {point.name} from")
-            self._install(module, point, find_turn(modules, module, point))
+            if point.entry.parameter is None:
+                self._install(index, point)
 
-    def _install(self, module: torch.nn.Module, point: HookPoint, turn: Callable[[], bool]) -> None:
+    def _install(self, index: ModuleIndex, point: HookPoint) -> None:
+        module = index.modules[point.module]
         if point.entry.method is not None:
             self._wrap_method(module, point)
             return
+        turn = take_turns(index.find_layers(point), point.module)
 
         def before(_module: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if turn():
@@ -157,89 +148,17 @@ class Recorder:
             self._undo.pop()()
 
 
-def list_modules(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """Return the modules by path; one that stands at several places has several paths."""
-    return dict(model.named_modules(remove_duplicate=False))
-
-
-def find_turn(modules: Mapping[str, torch.nn.Module], module: torch.nn.Module, point: HookPoint) -> Callable[[], bool]:
-    """Return a function that tells, call after call of `module`, which calls are those of the point's layer.
+def take_turns(paths: Sequence[str], path: str) -> Callable[[], bool]:
+    """Return a function that tells, call after call of a module, which calls are those of the layer at `path`.
 
     One instance may stand in all layers (a rotary embedding); a forward then calls it once a layer, in their order.
+
+    Args:
+        paths: where the module stands, in the order of layers.
+        path: one of them.
     """
-    layer = re.compile(re.escape(point.entry.module).replace(re.escape("{i}"), r"\d+"))
-    owners = [path for path, other in modules.items() if other is module and layer.fullmatch(path)]
-    turns = itertools.cycle([path == point.module for path in owners])
+    turns = itertools.cycle([other == path for other in paths])
     return lambda: next(turns)
-
-
-def available_points(name_map: NameMap, model: torch.nn.Module, layers: int) -> list[HookPoint]:
-    """List the hook points whose modules exist in `model`."""
-    modules = list_modules(model)
-    return [point for point in name_map.hook_points(layers) if point.module in modules]
-
-
-def select_points(points: Sequence[HookPoint], patterns: Iterable[str]) -> list[HookPoint]:
-    """Choose the points that `patterns` ask for, in model order; expert weights bring the ids they are ordered by.
-
-    Raises:
-        CaptureIncomplete: a pattern (other than `passes.*`) matches nothing.
-    """
-    patterns = [pattern for pattern in patterns if not pattern.startswith("passes.")]
-    by_name = {point.name: point for point in points}
-    for pattern in patterns:
-        if not any(match_name(pattern, name) for name in by_name):
-            raise CaptureIncomplete(f"no tensor of this model matches {pattern!r}")
-    wanted = set(select_names(patterns, by_name))
-    wanted |= {
-        name.removesuffix("expert_weights") + "expert_ids" for name in wanted if name.endswith("router.expert_weights")
-    }
-    wanted |= {name.removesuffix("logits") + "expert_bias" for name in wanted if name.endswith("router.logits")}
-    return [by_name[name] for name in sorted(wanted & set(by_name), key=model_order)]
-
-
-def choose_points(name_map: NameMap, model: torch.nn.Module, layers: int, patterns: Iterable[str]) -> list[HookPoint]:
-    """Choose the points of a model that `patterns` ask for, as `select_points` does.
-
-    Raises:
-        CaptureIncomplete: a pattern matches nothing; where that is because the map names a module that the model does
-            not have, the message says which.
-    """
-    try:
-        return select_points(available_points(name_map, model, layers), patterns)
-    except CaptureIncomplete as error:
-        modules = list_modules(model)
-        for point in name_map.hook_points(layers):
-            named = any(match_name(pattern, point.name) for pattern in patterns)
-            if named and not point.entry.optional and point.module not in modules:
-                where = f"the name map {name_map.engine}/{name_map.family}.yaml"
-                near = suggest_module(point.module, modules)
-                raise CaptureIncomplete(
-                    f"the model has no module `{point.module}`, where {where} looks for {point.name}",
-                    help=f"did you mean `{near}`?" if near else "print the model to see its modules",
-                ) from error
-        raise
-
-
-def suggest_module(path: str, modules: Iterable[str]) -> str | None:
-    """Return the module that `path` was probably meant to be, of those of the same layer and expert; or None."""
-    numbers = list_numbers(path)
-    return suggest(path, (module for module in modules if list_numbers(module) == numbers))
-
-
-def list_numbers(path: str) -> list[str]:
-    """Return the parts of a module's path that count layers, experts and the like."""
-    return [part for part in path.split(".") if part.isdecimal()]
-
-
-def read_constants(model: torch.nn.Module, points: Iterable[HookPoint]) -> dict[str, torch.Tensor]:
-    """Return the parameters and buffers that `points` name, copied to the CPU."""
-    modules = list_modules(model)
-    return {
-        point.name: getattr(modules[point.module], point.entry.parameter).detach().cpu().clone()
-        for point in points
-        if point.entry.parameter is not None
-    }
 
 
 def finish_tensors(
@@ -268,3 +187,22 @@ def finish_tensors(
     sort_experts(tensors)
     patterns = list(patterns)
     return {name: tensor for name, tensor in tensors.items() if any(match_name(p, name) for p in patterns)}
+
+
+def gather_ranks(shards: Sequence[torch.Tensor], gather: str | None, replicas: int) -> torch.Tensor:
+    """Put what the tensor-parallel ranks hold together.
+
+    Args:
+        shards: [tokens, features of the rank], in the order of ranks.
+        gather: `columns` (slices of the last axis), `sum` (partial sums), or None when every rank holds everything.
+        replicas: how many neighbouring ranks hold the same key and value heads; 1 for other tensors.
+    """
+    import torch
+
+    if gather is None or len(shards) == 1:
+        return shards[0]
+    if gather == "sum":
+        return torch.stack([shard.float() for shard in shards]).sum(0).to(shards[0].dtype)
+    if gather != "columns":
+        raise CaptureIncomplete(f"a name map says gather: {gather}, which no adapter knows")
+    return torch.cat(list(shards[::replicas]), dim=-1)

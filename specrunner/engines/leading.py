@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from specrunner.engines.hooks import list_modules
+from specrunner.engines.module_index import ModuleIndex
 from specrunner.engines.name_maps import HookPoint
 
 if TYPE_CHECKING:
@@ -14,17 +14,15 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def lead_inputs(model: torch.nn.Module, points: list[HookPoint], reference: Mapping[str, Any]) -> Iterator[None]:
+def lead_inputs(index: ModuleIndex, reference: Mapping[str, Any]) -> Iterator[None]:
     """Feed each layer, the final norm and the head with the reference's input while the context is open.
 
     Args:
-        model: the model whose modules the points name.
-        points: every point of its name map.
+        index: of the model.
         reference: the reference's tensors by name; what is missing is not fed.
     """
-    modules = list_modules(model)
     undo = []
-    for name, module in _find_fed(points, modules):
+    for name, module in _find_fed(index.points, index.modules):
         value = reference.get(name)
         if value is not None:
             undo.append(module.register_forward_pre_hook(_feed(value), with_kwargs=True))
@@ -36,13 +34,12 @@ def lead_inputs(model: torch.nn.Module, points: list[HookPoint], reference: Mapp
 
 
 @contextmanager
-def lead_routing(model: torch.nn.Module, points: list[HookPoint], reference: Mapping[str, Any]) -> Iterator[None]:
+def lead_routing(index: ModuleIndex, reference: Mapping[str, Any]) -> Iterator[None]:
     """Replay the reference's experts and their weights while the context is open.
 
     It reaches every router that returns its choice: ids and weights stand in one tuple (see the name map).
     """
-    modules = list_modules(model)
-    by_name = {point.name: point for point in points}
+    by_name = {point.name: point for point in index.points}
     undo = []
     for name, point in by_name.items():
         weights = by_name.get(name.removesuffix("expert_ids") + "expert_weights")
@@ -50,7 +47,7 @@ def lead_routing(model: torch.nn.Module, points: list[HookPoint], reference: Map
             continue
         if name in reference and weights.name in reference and point.entry.index is not None:
             places = {point.entry.index: reference[name], weights.entry.index: reference[weights.name]}
-            undo.append(modules[point.module].register_forward_hook(_replace(places)))
+            undo.append(index.modules[point.module].register_forward_hook(_replace(places)))
     try:
         yield
     finally:

@@ -11,15 +11,13 @@ from torch import nn
 from specrunner.engines.hooks import (
     Geometry,
     Recorder,
-    available_points,
-    choose_points,
     cut_part,
     extract_tensor,
     finish_tensors,
     flatten_tokens,
-    select_points,
-    suggest_module,
+    gather_ranks,
 )
+from specrunner.engines.module_index import ModuleIndex
 from specrunner.engines.name_maps import Entry, HookPoint, NameMap
 from specrunner.errors import CaptureIncomplete
 
@@ -59,6 +57,11 @@ def point(name: str, **entry: Any) -> HookPoint:
     return HookPoint(name, entry["module"], Entry.parse(entry))
 
 
+def index_of(model: nn.Module) -> ModuleIndex:
+    """Index a model that no map speaks of."""
+    return ModuleIndex(model, NameMap("test", "x", (), "n", {}), 0)
+
+
 @pytest.fixture
 def model() -> Model:
     torch.manual_seed(0)
@@ -67,7 +70,7 @@ def model() -> Model:
 
 def test_residual_kept_apart_is_added_and_buffers_are_cloned(model: Model) -> None:
     points = [point(f"layers.{index}.output", module=f"layers.{index}", sum=[0, 1]) for index in (0, 1)]
-    recorder = Recorder(model, points, GEOMETRY)
+    recorder = Recorder(index_of(model), points, GEOMETRY)
     inputs = torch.randn(5, 6)
     with torch.no_grad():
         first = model.layers[0].linear(inputs)
@@ -91,14 +94,14 @@ def test_inputs_are_read_before_the_call_overwrites_them() -> None:
             return hidden.add_(1)
 
     model = nn.Sequential(InPlace())
-    recorder = Recorder(model, [point("embeddings", module="0", of="input", index=0)], GEOMETRY)
+    recorder = Recorder(index_of(model), [point("embeddings", module="0", of="input", index=0)], GEOMETRY)
     model(torch.zeros(2, 2))
     assert not recorder.take()["embeddings"][0].any()
 
 
 def test_methods_are_wrapped_and_given_back(model: Model) -> None:
     wanted = point("layers.0.router.expert_ids", module="layers.0", method="route", index=1)
-    recorder = Recorder(model, [wanted], GEOMETRY)
+    recorder = Recorder(index_of(model), [wanted], GEOMETRY)
     hidden = torch.randn(4, 6)
     expected = model.layers[0].route(hidden)[1]
     assert torch.equal(recorder.take()["layers.0.router.expert_ids"][0], expected)
@@ -108,7 +111,7 @@ def test_methods_are_wrapped_and_given_back(model: Model) -> None:
 
 
 def test_removed_hooks_record_nothing(model: Model) -> None:
-    recorder = Recorder(model, [point("layers.0.output", module="layers.0", index=0)], GEOMETRY)
+    recorder = Recorder(index_of(model), [point("layers.0.output", module="layers.0", index=0)], GEOMETRY)
     recorder.remove()
     model(torch.randn(5, 6))
     assert recorder.take() == {}
@@ -116,7 +119,7 @@ def test_removed_hooks_record_nothing(model: Model) -> None:
 
 def test_a_hook_that_did_not_fire_is_an_error(model: Model) -> None:
     points = [point("layers.0.output", module="layers.0", index=0)]
-    recorder = Recorder(model, points, GEOMETRY)
+    recorder = Recorder(index_of(model), points, GEOMETRY)
     with pytest.raises(CaptureIncomplete, match=r"layers\.0 for layers\.0\.output did not fire"):
         finish_tensors(recorder.take(), points, ["**"], 5)
 
@@ -124,7 +127,7 @@ def test_a_hook_that_did_not_fire_is_an_error(model: Model) -> None:
 @pytest.mark.parametrize("rows", [4, 6])
 def test_rows_must_be_the_prompts(model: Model, rows: int) -> None:
     points = [point("layers.0.output", module="layers.0", index=0)]
-    recorder = Recorder(model, points, GEOMETRY)
+    recorder = Recorder(index_of(model), points, GEOMETRY)
     model(torch.randn(rows, 6))
     with pytest.raises(CaptureIncomplete, match=f"has {rows} rows for a prompt of 5 tokens"):
         finish_tensors(recorder.take(), points, ["**"], 5)
@@ -132,7 +135,7 @@ def test_rows_must_be_the_prompts(model: Model, rows: int) -> None:
 
 def test_chunks_of_a_prefill_are_joined_in_order(model: Model) -> None:
     points = [point("layers.0.output", module="layers.0", index=1)]
-    recorder = Recorder(model, points, GEOMETRY)
+    recorder = Recorder(index_of(model), points, GEOMETRY)
     inputs = torch.randn(7, 6)
     model(inputs[:4])
     model(inputs[4:])
@@ -141,16 +144,10 @@ def test_chunks_of_a_prefill_are_joined_in_order(model: Model) -> None:
 
 def test_a_module_that_runs_twice_gives_too_many_rows(model: Model) -> None:
     points = [point("layers.0.output", module="layers.0", index=1)]
-    recorder = Recorder(model, points, GEOMETRY)
+    recorder = Recorder(index_of(model), points, GEOMETRY)
     model(torch.randn(5, 6), times=2)
     with pytest.raises(CaptureIncomplete, match="has 10 rows"):
         finish_tensors(recorder.take(), points, ["**"], 5)
-
-
-def test_missing_module_is_an_error_unless_optional(model: Model) -> None:
-    with pytest.raises(CaptureIncomplete, match=r"no module layers\.7"):
-        Recorder(model, [point("layers.7.output", module="layers.7")], GEOMETRY)
-    Recorder(model, [point("layers.7.output", module="layers.7", optional=True)], GEOMETRY)
 
 
 def test_value_that_is_no_tensor_is_an_error() -> None:
@@ -198,46 +195,23 @@ def test_experts_come_in_ascending_order_with_their_weights() -> None:
     assert tensors["layers.0.router.expert_weights"].tolist() == [[torch.tensor(v).item() for v in (0.3, 0.2, 0.5)]]
 
 
-def test_weights_alone_are_ordered_too(model: Model) -> None:
-    entries = {
-        f"layers.{{i}}.router.{name}": Entry(module="layers.{i}", index=0) for name in ("expert_ids", "expert_weights")
-    }
-    points = available_points(NameMap("test", "x", (), "n", entries), model, 2)
-    chosen = select_points(points, ["layers.1.router.expert_weights"])
-    assert [item.name for item in chosen] == ["layers.1.router.expert_ids", "layers.1.router.expert_weights"]
-    records = {item.name: [torch.tensor([[2.0, 1.0]])] for item in chosen}
-    assert list(finish_tensors(records, chosen, ["layers.1.router.expert_weights"], 1)) == [
-        "layers.1.router.expert_weights"
-    ]
+@pytest.mark.parametrize(
+    ("gather", "replicas", "together"),
+    [("columns", 1, [[0, 1, 2, 3]] * 2), ("columns", 2, [[0, 2]] * 2), ("sum", 1, [[6], [6]]), (None, 1, [[0]] * 2)],
+)
+def test_ranks_are_put_together(gather: str | None, replicas: int, together: list[list[int]]) -> None:
+    ranks = [torch.full((2, 1), float(rank)) for rank in range(4)]
+    assert gather_ranks(ranks, gather, replicas).tolist() == together
 
 
-def test_a_module_that_the_model_lacks_is_named(model: Model) -> None:
-    entries = {
-        "layers.{i}.output": Entry(module="layer.{i}"),
-        "layers.{i}.mlp.output": Entry(module="layers.{i}.nothing", optional=True),
-    }
-    name_map = NameMap("test", "family", (), "n", entries)
-    with pytest.raises(
-        CaptureIncomplete, match=r"no module `layer\.0`, where .* test/family\.yaml looks for"
-    ) as caught:
-        choose_points(name_map, model, 2, ["layers.*.output"])
-    assert caught.value.help == "did you mean `layers.0`?"
-    with pytest.raises(CaptureIncomplete, match="no tensor of this model matches"):
-        choose_points(name_map, model, 2, ["layers.*.mlp.output"])
+def test_partial_sums_are_added_in_float32_and_come_back_in_their_own_dtype() -> None:
+    ranks = [torch.tensor([[256.0]]), torch.tensor([[1.0]]), torch.tensor([[1.0]])]
+    total = gather_ranks([rank.bfloat16() for rank in ranks], "sum", 1)
+    assert (total.tolist(), total.dtype) == ([[258.0]], torch.bfloat16)  # 256 where each sum is rounded
 
 
-def test_a_module_is_guessed_among_those_of_its_layer_however_many_there_are() -> None:
-    parts = ("self_attn.q_proj", "self_attn.k_proj", "mlp", "input_layernorm", *(f"mlp.experts.{n}" for n in range(64)))
-    modules = ["", "model.norm", *(f"model.layers.{layer}.{part}" for layer in range(80) for part in parts)]
-    assert len(modules) > 5000
-    assert suggest_module("model.layers.63.self_atn.q_proj", modules) == "model.layers.63.self_attn.q_proj"
-    assert suggest_module("model.layers.7.mpl.experts.5", modules) == "model.layers.7.mlp.experts.5"
-    assert suggest_module("model.nrom", modules) == "model.norm"
-    assert suggest_module("transformer.h.3.attn", modules) is None
-
-
-def test_pattern_without_a_tensor_is_an_error(model: Model) -> None:
-    points = [point("layers.0.output", module="layers.0")]
-    with pytest.raises(CaptureIncomplete, match=r"matches 'layers\.3\.output'"):
-        select_points(points, ["layers.0.output", "layers.3.output"])
-    assert [item.name for item in select_points(points, ["passes.*.logits", "layers.*.output"])] == ["layers.0.output"]
+def test_an_unknown_way_to_gather_is_an_error_where_there_are_ranks() -> None:
+    ranks = [torch.zeros(2, 1), torch.zeros(2, 1)]
+    with pytest.raises(CaptureIncomplete, match="gather: rows"):
+        gather_ranks(ranks, "rows", 1)
+    assert gather_ranks(ranks[:1], "rows", 1) is ranks[0]

@@ -18,7 +18,6 @@ from specrunner.engines.sglang.notes import (
     assemble_tensors,
     check_notes,
     failure_note,
-    gather_ranks,
 )
 from specrunner.engines.sglang.plugin import find_rows
 from specrunner.errors import (
@@ -111,16 +110,6 @@ def test_a_failure_in_the_other_process_is_raised_here() -> None:
     assert caught.value.help == "pad it"
 
 
-def test_shards_are_put_together() -> None:
-    halves = [torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])]
-    assert gather_ranks(halves, "columns", 1).tolist() == [[1.0, 2.0, 3.0, 4.0]]
-    assert gather_ranks(halves, "columns", 2).tolist() == [[1.0, 2.0]]
-    assert gather_ranks(halves, "sum", 1).tolist() == [[4.0, 6.0]]
-    assert gather_ranks(halves, None, 1) is halves[0]
-    with pytest.raises(CaptureIncomplete, match="rows"):
-        gather_ranks(halves, "rows", 1)
-
-
 def test_keys_of_replicated_heads_are_taken_once() -> None:
     key = "layers.0.attention.key"
     notes = [[prompt_note(0, {key: torch.ones(2, 4), "logits": torch.ones(2, 4)}, "columns")] for _ in range(2)]
@@ -192,12 +181,13 @@ def make_shared_model(layers: int) -> Any:
 
 def test_one_module_in_all_layers_is_read_layer_by_layer_before_it_overwrites_its_input() -> None:
     from specrunner.engines.hooks import Geometry, Recorder
-    from specrunner.engines.name_maps import Entry, HookPoint
+    from specrunner.engines.module_index import ModuleIndex
+    from specrunner.engines.name_maps import Entry, HookPoint, NameMap
 
     model = make_shared_model(3)
     entry = Entry(module="layers.{i}.rotary", of="input", index=0)
     points = [HookPoint(f"layers.{layer}.attention.query", f"layers.{layer}.rotary", entry) for layer in (0, 2)]
-    recorder = Recorder(model, points, Geometry(1, 1, 1))
+    recorder = Recorder(ModuleIndex(model, NameMap("sglang", "x", (), "n", {}), 0), points, Geometry(1, 1, 1))
     for _forward in range(2):
         model(torch.ones(1, 1))
     records = recorder.take()

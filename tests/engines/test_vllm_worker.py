@@ -12,14 +12,13 @@ import torch
 from torch import nn
 
 from specrunner.engines.hooks import Geometry
+from specrunner.engines.module_index import ModuleIndex
 from specrunner.engines.name_maps import Entry, HookPoint, NameMap
 from specrunner.engines.vllm.subject import keep_chunks
 from specrunner.engines.vllm.worker import (
     QuietRecorder,
     attention_windows,
-    available_points,
     drop_causality,
-    gather_ranks,
     hand_over,
     join_chunks,
     keep_request,
@@ -29,6 +28,7 @@ from specrunner.engines.vllm.worker import (
 from specrunner.errors import CaptureIncomplete
 
 GEOMETRY = Geometry(heads=2, kv_heads=1, head_dim=2)
+NO_MAP = NameMap("vllm", "x", (), "n", {})
 
 
 class Router:
@@ -58,7 +58,7 @@ class Layer(nn.Module):
 def test_a_residual_is_added_and_survives_what_overwrites_it() -> None:
     model = nn.Sequential(Layer())
     entry = Entry(module="0", sum=(0, 1))
-    recorder = QuietRecorder(model, [HookPoint("layers.0.output", "0", entry)], GEOMETRY)
+    recorder = QuietRecorder(ModuleIndex(model, NO_MAP, 0), [HookPoint("layers.0.output", "0", entry)], GEOMETRY)
     hidden, residual = model(torch.ones(3, 4))
     hidden.zero_()
     residual.zero_()
@@ -72,7 +72,7 @@ def test_a_method_of_an_attribute_is_read_on_both_sides_and_restored() -> None:
         HookPoint("layers.0.router.logits", "0", Entry(module="0", method=method, of="input", index=1)),
         HookPoint("layers.0.router.expert_weights", "0", Entry(module="0", method=method, index=0)),
     ]
-    recorder = QuietRecorder(model, points, GEOMETRY)
+    recorder = QuietRecorder(ModuleIndex(model, NO_MAP, 0), points, GEOMETRY)
     model(torch.ones(2, 2))
     records = recorder.take()
     assert torch.equal(records["layers.0.router.logits"][0], torch.full((2, 2), 2.0))
@@ -85,7 +85,7 @@ def test_a_method_of_an_attribute_is_read_on_both_sides_and_restored() -> None:
 def test_a_failing_hook_does_not_break_the_forward() -> None:
     model = nn.Sequential(nn.Identity())
     point = HookPoint("layers.0.attention.query", "0", Entry(module="0", part="query"))
-    recorder = QuietRecorder(model, [point], GEOMETRY)
+    recorder = QuietRecorder(ModuleIndex(model, NO_MAP, 0), [point], GEOMETRY)
     model(torch.ones(2, 5))
     assert recorder.error is not None
     assert "5 columns, expected 8" in recorder.error
@@ -99,25 +99,14 @@ def test_chunks_are_joined_along_the_tokens_whatever_the_layout() -> None:
     assert join_chunks([torch.zeros(3, 2)]).shape == (3, 2)
 
 
-def test_ranks_are_gathered_by_columns_once_a_head() -> None:
-    ranks = [torch.full((2, 1), float(rank)) for rank in range(4)]
-    assert gather_ranks(ranks, "columns", 1).tolist() == [[0, 1, 2, 3]] * 2
-    assert gather_ranks(ranks, "columns", 2).tolist() == [[0, 2]] * 2
-    assert gather_ranks(ranks, None, 1).tolist() == [[0]] * 2
-    with pytest.raises(CaptureIncomplete, match="gather: rows"):
-        gather_ranks(ranks, "rows", 1)
-
-
-def test_only_optional_modules_may_be_absent() -> None:
-    entries = {
-        "layers.{i}.router.logits": Entry(module="{i}.gate", optional=True),
-        "layers.{i}.output": Entry(module="{i}"),
-    }
+def test_what_is_recorded_in_inference_mode_can_be_handed_over_without_a_copy() -> None:
     model = nn.Sequential(nn.Identity())
-    points = available_points(NameMap("vllm", "x", ("X",), "n", entries), model, layers=2)
-    assert [point.name for point in points] == ["layers.0.output", "layers.1.output"]
-    with pytest.raises(CaptureIncomplete, match="no module 1"):
-        QuietRecorder(model, points, GEOMETRY)
+    recorder = QuietRecorder(ModuleIndex(model, NO_MAP, 0), [HookPoint("embeddings", "0", Entry(module="0"))], GEOMETRY)
+    with torch.inference_mode():
+        model(torch.ones(2, 2))
+    taken = recorder.take()["embeddings"][0]
+    hand_over({"embeddings": taken}, "nowhere", os.getpid())
+    assert take_tensors("nowhere")["embeddings"].data_ptr() == taken.data_ptr()
 
 
 def test_the_metadata_of_a_batch_stops_being_causal() -> None:

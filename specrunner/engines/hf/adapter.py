@@ -25,14 +25,8 @@ from specrunner.engines.hf.checkpoint import (
     resolve_folder,
     translate_errors,
 )
-from specrunner.engines.hooks import (
-    Geometry,
-    Recorder,
-    available_points,
-    choose_points,
-    finish_tensors,
-    read_constants,
-)
+from specrunner.engines.hooks import Geometry, Recorder, finish_tensors
+from specrunner.engines.module_index import ModuleIndex
 from specrunner.engines.name_maps import Entry, NameMap, describe_router, load_maps, tensor_templates
 from specrunner.engines.prompts import encode_prompt
 from specrunner.engines.versions import describe_versions
@@ -57,6 +51,7 @@ class HfEngine(Engine):
         self._model: Any = None
         self._tokenizer: Any = None
         self._map = NameMap("hf", "?", (), "num_hidden_layers", {})
+        self._index: ModuleIndex | None = None
 
     @classmethod
     def capabilities(cls) -> Capabilities:
@@ -135,7 +130,7 @@ class HfEngine(Engine):
             capture = Capture(prompt_token_ids=ids)
             companions = [encode_prompt(prompt, self._tokenizer, vocabulary) for prompt in request.companions]
             if companions:
-                self._check_batch(ids, companions)
+                self._check_batch(companions)
                 capture.facts["batch"] = {"prompts": 1 + len(companions), "padding": "right"}
             patterns = [pattern for pattern in request.tensors if not pattern.startswith("passes.")]
             if patterns:
@@ -154,10 +149,9 @@ class HfEngine(Engine):
         """Run one forward, each layer fed by the reference, with its experts replayed if asked."""
         from specrunner.engines.leading import lead_inputs, lead_routing
 
-        layers = getattr(self._model.config.get_text_config(), self._map.layers_key)
-        points = available_points(self._map, self._model, layers)
+        index = self._index_modules()
         replayed = reference if routing else {}
-        with lead_inputs(self._model, points, reference), lead_routing(self._model, points, replayed):
+        with lead_inputs(index, reference), lead_routing(index, replayed):
             return self.capture(request)
 
     def read_text(self, token_ids: Sequence[int]) -> str | None:
@@ -166,19 +160,18 @@ class HfEngine(Engine):
 
     def close(self) -> None:
         """Drop model and tokenizer."""
-        self._model = self._tokenizer = None
+        self._model = self._tokenizer = self._index = None
 
-    def _check_batch(self, ids: list[int], companions: Sequence[list[int]]) -> None:
+    def _check_batch(self, companions: Sequence[list[int]]) -> None:
         """Refuse a batch that a model with a canvas cannot have."""
         if getattr(self._model.config, "canvas_length", None) is not None and companions:
             raise ModelUnsupported(f"{type(self._model).__name__} is given one prompt at a time, with its canvas")
 
     def _forward(self, ids: list[int], patterns: list[str], companions: Sequence[list[int]] = ()) -> dict[str, Any]:
         """Run the prompt once; return the tensors that `patterns` select."""
-        config = self._model.config.get_text_config()
-        layers = getattr(config, self._map.layers_key)
-        points = choose_points(self._map, self._model, layers, patterns)
-        recorder = Recorder(self._model, points, model_geometry(config))
+        index = self._index_modules()
+        points = index.choose(patterns)
+        recorder = Recorder(index, points, model_geometry(self._model.config.get_text_config()))
         try:
             inputs, rows = self._arrange_inputs(ids)
             if companions:
@@ -190,7 +183,14 @@ class HfEngine(Engine):
         if companions:
             sizes = tuple(inputs["input_ids"].shape)
             records = {name: [keep_first(one, sizes, rows) for one in found] for name, found in records.items()}
-        return finish_tensors(records, points, patterns, rows) | read_constants(self._model, points)
+        return finish_tensors(records, points, patterns, rows) | index.read_constants(points)
+
+    def _index_modules(self) -> ModuleIndex:
+        """Return the index of the loaded model's modules, as they are now."""
+        if self._index is None:
+            layers = getattr(self._model.config.get_text_config(), self._map.layers_key)
+            self._index = ModuleIndex(self._model, self._map, layers)
+        return self._index.refresh()
 
     def _arrange_inputs(self, ids: list[int]) -> tuple[dict[str, Any], int]:
         """Return the keywords of one forward over `ids`, and how many rows its tensors have.

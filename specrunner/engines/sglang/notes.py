@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specrunner.engines.hooks import finish_tensors
+from specrunner.engines.hooks import finish_tensors, gather_ranks
 from specrunner.engines.name_maps import Entry, HookPoint
 from specrunner.engines.served_routers import BIAS
 from specrunner.errors import ENGINE_ERRORS, CaptureIncomplete, EngineError
@@ -217,22 +217,3 @@ def check_rows(prompt: Sequence[Note], tokens: int) -> None:
         seen += note.facts["rows"]
     if seen != tokens:
         raise CaptureIncomplete(f"forwards over {seen} tokens were seen for a prompt of {tokens}")
-
-
-def gather_ranks(shards: Sequence[torch.Tensor], gather: str | None, replicas: int) -> torch.Tensor:
-    """Put what the tensor-parallel ranks hold together.
-
-    Args:
-        shards: [tokens, features of the rank], in the order of ranks.
-        gather: `columns` (slices of the last axis), `sum` (partial sums), or None when every rank holds everything.
-        replicas: how many neighbouring ranks hold the same key and value heads; 1 for other tensors.
-    """
-    import torch
-
-    if gather is None or len(shards) == 1:
-        return shards[0]
-    if gather == "sum":
-        return torch.stack([shard.float() for shard in shards]).sum(0).to(shards[0].dtype)
-    if gather != "columns":
-        raise CaptureIncomplete(f"a name map says gather: {gather}, which no adapter knows")
-    return torch.cat(list(shards[::replicas]), dim=-1)

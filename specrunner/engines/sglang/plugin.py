@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specrunner.engines.hooks import Geometry, Recorder, available_points, choose_points
+from specrunner.engines.hooks import Geometry, Recorder
+from specrunner.engines.module_index import ModuleIndex
 from specrunner.engines.name_maps import Entry, HookPoint, NameMap, load_maps
 from specrunner.engines.served_routers import describe_routers, read_biases
 from specrunner.engines.sglang.notes import Mailbox, Note, Order, failure_note, write_json
@@ -52,6 +53,7 @@ class Observer:
         self._threshold: float | None = None
         self._fault_of = -1
         self._fault: PlantedFault | None = None
+        self._index: ModuleIndex | None = None
 
     def forward(self, original: Callable[..., Any], runner: Any, batch: Any, *rest: Any, **keywords: Any) -> Any:
         """Stand around `ModelRunner.forward`: plant the order's fault, and read tensors off the prompt's forwards."""
@@ -119,11 +121,9 @@ class Observer:
         import torch
 
         try:
-            config = runner.model_config.hf_text_config
-            name_map = choose_map(type(runner.model).__name__)
-            layers = getattr(config, name_map.layers_key)
-            points = choose_points(name_map, runner.model, layers, order.patterns)
-            recorder = Recorder(runner.model, points, rank_geometry(runner))
+            index = self._index_modules(runner)
+            points = index.choose(order.patterns)
+            recorder = Recorder(index, points, rank_geometry(runner))
         except EngineError as error:
             self._write_note(failure_note(error))
             return original(runner, batch, *rest, **kw)
@@ -145,8 +145,7 @@ class Observer:
         part = find_rows(order, batch) or slice(0, len(batch.input_ids))
         if part.stop - part.start < len(batch.input_ids):
             tensors = {name: tensor[part] for name, tensor in tensors.items()}
-        every = available_points(name_map, runner.model, layers)
-        tensors |= read_biases(runner.model, every, tensors)
+        tensors |= read_biases(runner.model, index.points, tensors)
         facts = {
             "start": int(batch.positions[part.start]),
             "rows": part.stop - part.start,
@@ -155,6 +154,12 @@ class Observer:
         }
         self._write_note(Note("prompt", facts, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
         return output
+
+    def _index_modules(self, runner: Any) -> ModuleIndex:
+        """Return the index of the runner's model, as it is now."""
+        if self._index is None or self._index.model is not runner.model:
+            self._index = index_modules(runner)
+        return self._index.refresh()
 
     def step(self, original: Callable[..., Any], algorithm: Any, batch: Any, logits: Any, states: Any) -> Any:
         """Stand around a diffusion algorithm's `step`: note what it saw and filled."""
@@ -228,6 +233,12 @@ def choose_map(architecture: str) -> NameMap:
     return load_maps("sglang").get(architecture, fallback)
 
 
+def index_modules(runner: Any) -> ModuleIndex:
+    """Return where the tensors of a runner's model are read."""
+    name_map = choose_map(type(runner.model).__name__)
+    return ModuleIndex(runner.model, name_map, getattr(runner.model_config.hf_text_config, name_map.layers_key, 0))
+
+
 def rank_geometry(runner: Any) -> Geometry:
     """Return the attention's sizes on this tensor-parallel rank."""
     from sglang.srt.runtime_context import get_parallel
@@ -288,8 +299,6 @@ def describe_model(runner: Any) -> dict[str, Any]:
         name = str(parameter.dtype).removeprefix("torch.")
         dtypes[name] = dtypes.get(name, 0) + parameter.numel()
     eos = runner.model_config.hf_eos_token_id
-    name_map = choose_map(type(model).__name__)
-    layers = getattr(runner.model_config.hf_text_config, name_map.layers_key, 0)
     return {
         "model_class": f"{type(model).__module__}.{type(model).__name__}",
         "class_name": type(model).__name__,
@@ -305,7 +314,7 @@ def describe_model(runner: Any) -> dict[str, Any]:
         "kv_heads": runner.model_config.get_total_num_kv_heads(),
         "tensor_parallel_size": get_parallel().tp_size,
         "threads": torch.get_num_threads(),
-        "router": describe_routers(model, available_points(name_map, model, layers)),
+        "router": describe_routers(model, index_modules(runner).points),
     }
 
 

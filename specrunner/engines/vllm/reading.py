@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specrunner.engines.hooks import finish_tensors
+from specrunner.engines.hooks import finish_tensors, gather_ranks
 from specrunner.engines.name_maps import HookPoint, NameMap
 from specrunner.engines.served_routers import BIAS
-from specrunner.engines.vllm.worker import gather_ranks, take_tensors
+from specrunner.engines.vllm.worker import take_tensors
 from specrunner.errors import CaptureIncomplete
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class PromptReader:
         prefix = self._workspace / f"capture-{self._captures}"
         key = self._map.architectures[0]
         names = llm.collective_rpc("specrunner_begin", args=(key, list(patterns), last_rows, 1 + len(companions)))[0]
-        points = [point for point in self._points() if point.name in names]
+        points = [point for point in self._points if point.name in names]
         gathered = [point.name for point in points if point.entry.gather is not None]
         try:
             once = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True, detokenize=False)
@@ -109,6 +110,7 @@ class PromptReader:
                 ) from error
             raise
 
+    @cached_property
     def _points(self) -> list[HookPoint]:
         config = self._llm.llm_engine.vllm_config.model_config.hf_text_config
         return self._map.hook_points(int(getattr(config, self._map.layers_key)))

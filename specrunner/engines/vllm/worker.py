@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specrunner.engines.hooks import Geometry, Recorder, select_points
-from specrunner.engines.name_maps import HookPoint, NameMap, load_maps
+from specrunner.engines.hooks import Geometry, Recorder
+from specrunner.engines.module_index import ModuleIndex
+from specrunner.engines.name_maps import HookPoint, load_maps
 from specrunner.engines.served_routers import describe_routers, read_biases
 from specrunner.errors import CaptureIncomplete, FaultInapplicable, ModelUnsupported
 
@@ -32,14 +33,17 @@ HELD: dict[str, dict[str, torch.Tensor]] = {}
 def hand_over(tensors: Mapping[str, torch.Tensor], path: str, caller: int) -> None:
     """Give tensors to the adapter: through memory where it is this process (`caller`), else through the file `path`.
 
-    What goes through memory is copied, as a file would do: it may be part of a larger buffer, or made for inference.
+    What goes through memory is as good as a file: what is part of a larger buffer, or made for inference, is copied.
     """
     if os.getpid() != caller:
         from safetensors.torch import save_file
 
         save_file(dict(tensors), path)
         return
-    HELD[path] = {name: tensor.clone() for name, tensor in tensors.items()}
+    HELD[path] = {
+        name: tensor.clone() if tensor.is_inference() or tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def take_tensors(path: str) -> dict[str, torch.Tensor]:
@@ -54,7 +58,10 @@ def take_tensors(path: str) -> dict[str, torch.Tensor]:
 
 
 class QuietRecorder(Recorder):
-    """A recorder that remembers the first error instead of raising it: a raising hook kills vLLM's engine core."""
+    """A recorder that remembers the first error instead of raising it: a raising hook kills vLLM's engine core.
+
+    Its copies are no tensors of inference mode, under which vLLM computes, so that they can be handed over as they are.
+    """
 
     error: str | None = None
     layout: Callable[[], dict[str, int]] | None = None
@@ -62,8 +69,11 @@ class QuietRecorder(Recorder):
     """Of each forward, the rows of each request in it, in their order; only where `layout` can tell."""
 
     def _record(self, point: HookPoint, inputs: Sequence[Any], outputs: Any) -> None:
+        import torch
+
         try:
-            super()._record(point, inputs, outputs)
+            with torch.inference_mode(False):
+                super()._record(point, inputs, outputs)
             if self.layout is not None and len(self._records[point.name]) > len(self.layouts):
                 self.layouts.append(self.layout())
         except Exception as error:  # noqa: BLE001
@@ -76,6 +86,7 @@ class CaptureExtension:
     model_runner: Any
     rank: int
     _specrunner_fault: PlantedFault | None = None
+    _specrunner_index: ModuleIndex | None = None
 
     def specrunner_describe(self) -> dict[str, Any]:
         """Return what this worker really runs, JSON values only."""
@@ -94,8 +105,8 @@ class CaptureExtension:
 
     def specrunner_describe_router(self, architecture: str) -> dict[str, Any] | None:
         """Return how the routers of the model choose (see `describe_routers`); `architecture` is the map's key."""
-        model, name_map = self.model_runner.get_model(), load_maps("vllm")[architecture]
-        return describe_routers(model, available_points(name_map, model, self._specrunner_layers(name_map)))
+        index = self._specrunner_modules(architecture)
+        return describe_routers(index.model, index.points)
 
     def specrunner_make_bidirectional(self) -> list[str]:
         """Let every query see all keys written so far, its own chunk included; return the backends patched.
@@ -126,17 +137,15 @@ class CaptureExtension:
         Raises:
             CaptureIncomplete: a pattern matches nothing, or a module of the map is not there.
         """
-        model = self.model_runner.get_model()
-        name_map = load_maps("vllm")[architecture]
-        points = available_points(name_map, model, self._specrunner_layers(name_map))
-        chosen = select_points(points, patterns)
+        index = self._specrunner_modules(architecture)
+        chosen = index.choose(patterns)
         self._specrunner_names = [point.name for point in chosen]
-        self._specrunner_biases = read_biases(model, points, self._specrunner_names)
+        self._specrunner_biases = read_biases(index.model, index.points, self._specrunner_names)
         self._specrunner_last_rows = last_rows
         hooked = [point for point in chosen if point.name != LOGITS]
         if LOGITS in self._specrunner_names and FINAL_NORM not in self._specrunner_names:
-            hooked += [point for point in points if point.name == FINAL_NORM]
-        recorder = QuietRecorder(model, hooked, self._specrunner_geometry())
+            hooked += index.choose([FINAL_NORM])
+        recorder = QuietRecorder(index, hooked, self._specrunner_geometry())
         recorder.layouts = []
         recorder.layout = self._specrunner_layout if prompts > 1 else None
         self._specrunner_recorder = recorder
@@ -175,7 +184,7 @@ class CaptureExtension:
                 own = keep_request({FINAL_NORM: batch[FINAL_NORM]}, recorder.layouts, number)
                 hiddens[f"companions.{number - 1}.{LOGITS}"] = join_chunks(own[FINAL_NORM])[-int(last or 0) :]
             for name, value in hiddens.items():
-                with torch.inference_mode():
+                with torch.no_grad():
                     # Tensor parallel: every rank takes part, rank 0 holds the result.
                     logits = self.model_runner.get_model().compute_logits(value)
                 if self.rank == 0:
@@ -216,8 +225,13 @@ class CaptureExtension:
         starts = runner.query_start_loc.np[: len(names) + 1].tolist()
         return {name: starts[place + 1] - starts[place] for place, name in enumerate(names)}
 
-    def _specrunner_layers(self, name_map: NameMap) -> int:
-        return int(getattr(self.model_runner.model_config.hf_text_config, name_map.layers_key))
+    def _specrunner_modules(self, architecture: str) -> ModuleIndex:
+        """Return the index of the model's modules, as they are now; `architecture` is the map's key."""
+        if self._specrunner_index is None:
+            name_map = load_maps("vllm")[architecture]
+            layers = int(getattr(self.model_runner.model_config.hf_text_config, name_map.layers_key))
+            self._specrunner_index = ModuleIndex(self.model_runner.get_model(), name_map, layers)
+        return self._specrunner_index.refresh()
 
     def _specrunner_geometry(self) -> Geometry:
         config, parallel = self.model_runner.model_config, self.model_runner.vllm_config.parallel_config
@@ -261,12 +275,6 @@ def keep_request(
     return kept
 
 
-def available_points(name_map: NameMap, model: torch.nn.Module, layers: int) -> list[HookPoint]:
-    """List the hook points of a model; optional ones only where their module exists."""
-    modules = {name for name, _ in model.named_modules()}
-    return [point for point in name_map.hook_points(layers) if point.module in modules or not point.entry.optional]
-
-
 def join_chunks(chunks: Sequence[torch.Tensor]) -> torch.Tensor:
     """Join the forwards of a chunked prefill into [tokens, features]; vLLM packs tokens along the first axis."""
     import torch
@@ -297,20 +305,3 @@ def drop_causality(builder: Any) -> None:
         return original(common_prefix_len, common_attn_metadata, *args, **kwargs)
 
     builder.build = build
-
-
-def gather_ranks(parts: Sequence[torch.Tensor], gather: str | None, kv_replicas: int) -> torch.Tensor:
-    """Put the slices of the tensor-parallel ranks together.
-
-    Args:
-        parts: [tokens, features of the rank], in the order of ranks; with `gather` None only the first counts.
-        gather: `columns`, or None when every rank holds everything.
-        kv_replicas: how many neighbouring ranks hold the same key and value heads; 1 for other tensors.
-    """
-    import torch
-
-    if gather is None or len(parts) == 1:
-        return parts[0]
-    if gather != "columns":
-        raise CaptureIncomplete(f"a name map says gather: {gather}, which no adapter knows")
-    return torch.cat(list(parts[::kv_replicas]), dim=-1)
