@@ -37,7 +37,7 @@ LIBRARIES = {
 AT_ONCE = ("golden", "checks", "engines", "models")
 """Where torch may be imported with the module; elsewhere only inside of a function."""
 
-NAMING = ("catalogue.engines", "cli", "reporters.evidence")
+NAMING = ("catalogue.engines", "cli")
 """Who says `vllm` or `sglang` outside of the engines: their list, examples in helps, whose versions are told first."""
 
 

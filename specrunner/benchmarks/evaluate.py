@@ -169,7 +169,7 @@ def find_masks(wanted: Mapping[str, Any], config: Any) -> dict[str, int]:
     if mask is None:
         raise ModelUnsupported(
             "the model's config names no mask token, which an estimate of log-likelihoods needs",
-            help="state it: `likelihood: {mask_token_id: ...}` (156895 for LLaDA2.0)",
+            help="state it: `likelihood: {mask_token_id: ...}`",
         )
     return {"mask_samples": wanted["mask_samples"], "block_length": wanted["mask_block"], "mask_id": int(mask)}
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from specrunner.errors import ModelUnsupported
 from specrunner.requests import Request
 from specrunner.spec.model import Decode, Prompt
+from specrunner.spec.tensor_names import PASSES
 
 if TYPE_CHECKING:
     from specrunner.requests import Session
@@ -75,6 +76,18 @@ class Capture:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+def list_forward_patterns(request: Request) -> tuple[str, ...]:
+    """Return the patterns of a request that its prompt's forward answers: those of `passes.*` come from the decode.
+
+    Raises:
+        ModelUnsupported: passes are asked for, and no decode.
+    """
+    patterns = tuple(pattern for pattern in request.tensors if not pattern.startswith(PASSES))
+    if len(patterns) < len(request.tensors) and request.decode is None:
+        raise ModelUnsupported("`passes.*` tensors come from a decode, and the request has none")
+    return patterns
+
+
 class Engine(ABC):
     """An adapter over one loaded model. One instance lives in one worker process.
 
@@ -129,7 +142,8 @@ class Engine(ABC):
         """Load the model once.
 
         Returns:
-            The facts of the session, JSON values only: `versions` {package: version}, `model_class`, `architecture`,
+            The facts of the session, JSON values only: `versions` {package: version, the engine's own first, of which
+            reports tell two where there is no room for more}, `model_class`, `architecture`,
             `device`, `dtype`, `attention_backend`, `patches` (list of what we changed in the engine), `options`.
 
         Raises:

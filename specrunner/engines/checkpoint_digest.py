@@ -7,24 +7,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from specrunner.engines.checkpoint_files import TOKENIZER, list_weights
+
 WHOLE_BYTES = 2 << 30
 """Weights up to this size in all are digested byte by byte; larger ones by samples."""
 
 SAMPLE_BYTES = 1 << 16
 SAMPLES = 64
-
-WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 
 
 def describe_checkpoint(folder: Path) -> dict[str, Any]:
@@ -38,7 +27,7 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
         `weights_bytes`: their size.
     """
     files = sorted(entry for entry in folder.iterdir() if entry.is_file())
-    weights = [file for file in files if file.suffix in WEIGHTS]
+    weights = list_weights(folder)
     size = sum(file.stat().st_size for file in weights)
     whole = size <= WHOLE_BYTES
     definition = [file for file in files if file.name == "config.json" or file.suffix == ".py"]

@@ -7,10 +7,13 @@ from typing import Any
 
 from specrunner.errors import CaptureIncomplete
 from specrunner.spec.model import Decode
-from specrunner.spec.tensor_names import match_name
+from specrunner.spec.tensor_names import PASSES, match_name
 
 OWN_LOOP = "specrunner's own loop"
 """The fact `decode_loop` where the adapter decodes, and not the engine."""
+
+DEFAULT_THRESHOLD = 0.95
+"""The confidence above which our own loop accepts a position where a decode states none."""
 
 
 def rule_options(decode: Decode) -> dict[str, Any]:
@@ -32,7 +35,7 @@ class PassLog:
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        self._patterns = [pattern for pattern in patterns if pattern.startswith("passes.")]
+        self._patterns = [pattern for pattern in patterns if pattern.startswith(PASSES)]
         self._tensors: dict[str, Any] = {}
         self._trajectory: list[dict[str, Any]] = []
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from specrunner.engines.name_maps import HookPoint, NameMap
 from specrunner.errors import CaptureIncomplete
 from specrunner.spec.diagnostics import suggest
-from specrunner.spec.tensor_names import match_name, model_order, select_names
+from specrunner.spec.tensor_names import PASSES, match_name, model_order, select_names
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +102,7 @@ def select_points(points: Sequence[HookPoint], patterns: Iterable[str]) -> list[
     Raises:
         CaptureIncomplete: a pattern (other than `passes.*`) matches nothing.
     """
-    patterns = [pattern for pattern in patterns if not pattern.startswith("passes.")]
+    patterns = [pattern for pattern in patterns if not pattern.startswith(PASSES)]
     by_name = {point.name: point for point in points}
     for pattern in patterns:
         if not any(match_name(pattern, name) for name in by_name):

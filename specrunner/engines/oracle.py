@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specrunner.engines.base import Capabilities, Capture, Engine
+from specrunner.engines.base import Capabilities, Capture, Engine, list_forward_patterns
 from specrunner.engines.checkpoint_digest import describe_checkpoint
-from specrunner.engines.denoising import OWN_LOOP, PassLog, rule_options
+from specrunner.engines.denoising import DEFAULT_THRESHOLD, OWN_LOOP, PassLog, rule_options
 from specrunner.engines.plain_tokenizer import PlainTokenizer
 from specrunner.engines.prompts import encode_prompt
 from specrunner.engines.versions import describe_versions
@@ -91,13 +91,11 @@ class OracleEngine(Engine):
         with translate_errors("answer the request"):
             ids = encode_prompt(request.prompt, self._tokenizer, self._model.config.vocab_size)
             capture = Capture(prompt_token_ids=ids)
-            patterns = [pattern for pattern in request.tensors if not pattern.startswith("passes.")]
+            patterns = list_forward_patterns(request)
             if patterns:
                 capture.tensors = self._forward(self._model, ids, patterns)
             if request.decode is not None:
                 self._decode(self._model, capture, request.decode, request.tensors)
-            elif len(patterns) < len(request.tensors):
-                raise ModelUnsupported("`passes.*` tensors come from a decode, and the request has none")
             return capture
 
     def capture_led(self, request: Request, reference: Mapping[str, Any], *, routing: bool) -> Capture:
@@ -131,7 +129,7 @@ class OracleEngine(Engine):
                 f"the oracle has no attention {self._attention!r}", help=f"it knows {', '.join(GEOMETRIES)}"
             )
 
-    def _forward(self, model: LLaDA2, ids: list[int], patterns: list[str]) -> dict[str, Any]:
+    def _forward(self, model: LLaDA2, ids: list[int], patterns: Sequence[str]) -> dict[str, Any]:
         """Run the prompt once; return the tensors that `patterns` select."""
         tensors: dict[str, Any] = {}
         used: set[str] = set()
@@ -162,7 +160,7 @@ class OracleEngine(Engine):
             capture.prompt_token_ids,
             max_new_tokens=decode.max_new_tokens,
             block_length=decode.block_length,
-            threshold=0.95 if decode.threshold is None else decode.threshold,
+            threshold=DEFAULT_THRESHOLD if decode.threshold is None else decode.threshold,
             eos_id=-1 if decode.ignore_eos else None,
             on_pass=log.add,
             **rule_options(decode),

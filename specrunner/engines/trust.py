@@ -147,3 +147,11 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(stated, dict):
         raise ModelUnsupported(f"{file.name} is no JSON object of at most {LONGEST_JSON >> 20} MiB")
     return stated
+
+
+def refuse_code() -> ModelUnsupported:
+    """Return the error of a checkpoint with code of its own which an engine would run, and the spec does not allow."""
+    return ModelUnsupported(
+        "the checkpoint needs code of its own, and the spec does not allow it",
+        help="set `model.trust_remote_code: true` in the spec if you trust that code",
+    )

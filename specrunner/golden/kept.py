@@ -17,6 +17,7 @@ from specrunner.golden.manifest import RESTORE, Manifest, TensorEntry
 from specrunner.golden.sketch import Sketch, compact_bytes, sketch_tensor
 from specrunner.golden.store import State, read_manifest, tensors_path
 from specrunner.spec.model import GoldenChoice
+from specrunner.spec.tensor_names import PASSES
 
 SMALL_BYTES = 4096
 """A tensor up to this size is kept in full whatever the settings are."""
@@ -87,7 +88,7 @@ def keep_tensor(name: str, source: TensorSource, choice: GoldenChoice, seed: int
 
 def is_distribution(name: str) -> bool:
     """Tell whether a tensor's rows are logits over the vocabulary."""
-    return name == "logits" or (name.startswith("passes.") and name.endswith(".logits"))
+    return name == "logits" or (name.startswith(PASSES) and name.endswith(".logits"))
 
 
 def pack_tensors(tensors: Mapping[str, KeptTensor]) -> bytes:

@@ -13,9 +13,6 @@ from specrunner.results import CheckResult
 _STREAM = re.compile(r"embeddings|layers\.\d+\.output|final_norm|logits|passes\.\d+\.logits")
 """Tensors that every error passes through: the residual stream after each layer, and what comes of it."""
 
-_TELLING_PACKAGES = ("vllm", "sglang", "torch", "transformers")
-"""Whose versions are told where there is room for two: the engine's own first."""
-
 GROWTH_MEASURE = "relative_l2"
 """The measurement that is followed: the L2 norm of the difference over that of the reference."""
 
@@ -94,7 +91,7 @@ def describe_facts(facts: Mapping[str, Any]) -> list[str]:
     words = [str(facts["model_class"]).rpartition(".")[2]] if facts.get("model_class") else []
     versions = facts.get("versions")
     if isinstance(versions, Mapping):
-        names = [name for name in _TELLING_PACKAGES if versions.get(name, "absent") != "absent"]
+        names = [name for name, version in versions.items() if name != "python" and version != "absent"]
         words += [", ".join(f"{name} {versions[name]}" for name in names[:2])] if names else []
     words += [str(facts[name]) for name in ("device", "attention_backend") if facts.get(name)]
     request = facts.get("request")

@@ -14,6 +14,7 @@ from typing import Any
 
 from specrunner.catalogue.recipes import RECIPES
 from specrunner.engines.base import GPU_OPTIONS
+from specrunner.engines.checkpoint_files import WEIGHTS, list_weights
 from specrunner.models.recipes import find_built
 from specrunner.requests import Session
 from specrunner.sessions.places import Need
@@ -27,8 +28,6 @@ WEIGHTS_MARGIN = 1.2
 """Bytes taken for each byte of weights: activations, buffers, and shards that are read while others are converted."""
 
 DTYPE_BYTES: Mapping[str, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-
-WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*.pt")
 
 
 def estimate_need(session: Session) -> Need:
@@ -100,9 +99,10 @@ def read_dtype(folder: Path) -> str:
 
 def measure_weights(folder: Path) -> int:
     """Return the bytes of a checkpoint's weight files; of one kind of file only, when several hold the same weights."""
-    for pattern in WEIGHTS:
-        with suppress(OSError):
-            if size := sum(file.stat().st_size for file in folder.glob(pattern)):
+    with suppress(OSError):
+        files = list_weights(folder)
+        for extension in WEIGHTS:
+            if size := sum(file.stat().st_size for file in files if file.suffix == extension):
                 return size
     return 0
 

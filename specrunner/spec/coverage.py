@@ -10,11 +10,10 @@ import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
-from specrunner.spec.tensor_names import TEMPLATES, compile_pattern, is_possible, model_order
+from specrunner.spec.tensor_names import PASSES, TEMPLATES, compile_pattern, is_possible, model_order
 
 _OTHER_NUMBER = "314159"
 _FEW = 8
-PASSES = "passes."
 MAX_NUMBERS = 256
 """Different layer numbers that the patterns of one case may mention."""
 

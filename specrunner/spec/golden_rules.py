@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from specrunner.spec.coverage import PASSES, can_match
+from specrunner.spec.coverage import can_match
 from specrunner.spec.rules import read_rules
 from specrunner.spec.schema import default_of
-from specrunner.spec.tensor_names import TEMPLATES, match_name
+from specrunner.spec.tensor_names import PASSES, TEMPLATES, match_name
 
 FINEST_SQNR = 135.0
 """dB: above it, the error sinks into the rounding of a compact golden's projections, which are float32."""

@@ -24,7 +24,7 @@ from specrunner.spec.model import Case, EngineChoice, Location, Model, Prompt, X
 STARTED_AT = 1_700_000_000.0
 FACTS = {
     "model_class": "LlamaForCausalLM",
-    "versions": {"transformers": "5.23.0", "torch": "2.13.0"},
+    "versions": {"python": "3.11.7", "torch": "2.13.0", "transformers": "5.23.0"},
     "device": "cpu",
     "attention_backend": "sdpa",
     "patches": [],

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specrunner.engines.base import Capabilities, Capture, Engine
+from specrunner.engines.base import Capabilities, Capture, Engine, list_forward_patterns
 from specrunner.engines.checkpoint_digest import start_describing
 from specrunner.engines.denoising import OWN_LOOP, PassLog
+from specrunner.engines.facts import describe_device, list_ids
 from specrunner.engines.hf.batches import (
     denoise_together,
     follows_generate,
@@ -132,13 +133,11 @@ class HfEngine(Engine):
             if companions:
                 self._check_batch(companions)
                 capture.facts["batch"] = {"prompts": 1 + len(companions), "padding": "right"}
-            patterns = [pattern for pattern in request.tensors if not pattern.startswith("passes.")]
+            patterns = list_forward_patterns(request)
             if patterns:
                 capture.tensors = self._forward(ids, patterns, companions)
             if request.decode is not None:
                 self._decode(capture, request.decode, request.tensors, companions)
-            elif len(patterns) < len(request.tensors):
-                raise ModelUnsupported("`passes.*` tensors come from a decode, and the request has none")
             return capture
 
     def is_causal(self) -> bool:
@@ -167,7 +166,7 @@ class HfEngine(Engine):
         if getattr(self._model.config, "canvas_length", None) is not None and companions:
             raise ModelUnsupported(f"{type(self._model).__name__} is given one prompt at a time, with its canvas")
 
-    def _forward(self, ids: list[int], patterns: list[str], companions: Sequence[list[int]] = ()) -> dict[str, Any]:
+    def _forward(self, ids: list[int], patterns: Sequence[str], companions: Sequence[list[int]] = ()) -> dict[str, Any]:
         """Run the prompt once; return the tensors that `patterns` select."""
         index = self._index_modules()
         points = index.choose(patterns)
@@ -289,7 +288,7 @@ class HfEngine(Engine):
         eos = getattr(generation, "eos_token_id", None)
         if eos is None:
             eos = self._model.config.get_text_config().eos_token_id
-        return set(eos) if isinstance(eos, list | tuple) else set() if eos is None else {eos}
+        return list_ids(eos)
 
 
 def choose_map(architecture: str) -> NameMap:
@@ -308,13 +307,6 @@ def model_geometry(config: Any) -> Geometry:
         kv_heads=getattr(sizes, "num_key_value_heads", None) or heads,
         head_dim=getattr(sizes, "head_dim", None) or config.hidden_size // heads,
     )
-
-
-def describe_device(device: torch.device) -> str:
-    """Return `cpu`, or `cuda` with the device's name."""
-    import torch
-
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 def count_dtypes(model: torch.nn.Module) -> Mapping[str, dict[str, int]]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specrunner.engines.trust import refuse_code
 from specrunner.errors import CapabilityMissing, EngineError, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
 from specrunner.spec.model import Model
 
@@ -22,8 +23,6 @@ OWN_CODE: Mapping[str, tuple[str, str, str]] = {
     )
 }
 """By architecture: the folder under `specrunner/models` with modeling files of ours, configuration and model class."""
-
-TRUST_HELP = "set `model.trust_remote_code: true` in the spec if you trust that code"
 
 
 @contextmanager
@@ -52,7 +51,7 @@ def explain_error(what: str, error: Exception) -> EngineError:
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return EngineOutOfMemory(f"out of memory while trying to {what}: {line}")
     if "trust_remote_code" in text:
-        return ModelUnsupported("the checkpoint needs code of its own, and the spec does not allow it", help=TRUST_HELP)
+        return refuse_code()
     if "does not recognize this architecture" in text or "Unrecognized" in text:
         return ModelUnsupported(f"this version of Transformers does not know the architecture: {line}")
     if type(error).__name__ == "SafetensorError":

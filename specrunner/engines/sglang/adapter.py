@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specrunner.engines.base import Capabilities, Capture, Engine
+from specrunner.engines.base import Capabilities, Capture, Engine, list_forward_patterns
 from specrunner.engines.checkpoint_digest import start_describing
+from specrunner.engines.checkpoint_files import has_tokenizer
 from specrunner.engines.denoising import PassLog
+from specrunner.engines.facts import describe_device, make_plain
 from specrunner.engines.hf.checkpoint import resolve_folder
 from specrunner.engines.name_maps import tensor_templates
 from specrunner.engines.prompts import encode_prompt
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from specrunner.requests import Request, Session
 
 PACKAGES = ("sglang", "torch", "transformers", "triton", "safetensors")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 STATED_VARIABLES = ("SGLANG_USE_CPU_ENGINE", "TORCHDYNAMO_DISABLE", "SGLANG_ENABLE_DETERMINISTIC_INFERENCE")
 ACCEPT_ALL = -1.0
 """A threshold for requests that ask for no tokens: SGLang generates a block all the same, in one pass."""
@@ -150,7 +151,7 @@ class SglangEngine(Engine):
             "threads": self._described["threads"],
             "environment": {name: os.environ.get(name) for name in STATED_VARIABLES if name in os.environ},
             "options": dict(self.session.options),
-            "engine_arguments": {name: plain(value) for name, value in keywords.items() if name != "model_path"},
+            "engine_arguments": {name: make_plain(value) for name, value in keywords.items() if name != "model_path"},
             "patches": list_patches(setup),
             **checkpoint.result(),
         }
@@ -158,9 +159,9 @@ class SglangEngine(Engine):
     def capture(self, request: Request) -> Capture:
         """Send the request through SGLang once: the tensors are of the forwards that also begin its tokens."""
         decode = request.decode
-        patterns = tuple(pattern for pattern in request.tensors if not pattern.startswith("passes."))
+        patterns = list_forward_patterns(request)
         wants_passes = len(patterns) < len(request.tensors)
-        self._check_request(decode, wants_passes)
+        self._check_decode(decode)
         assert self._driver is not None
         with translate_failures("answer the request"):
             ids = encode_prompt(request.prompt, self._tokenizer, self._described["vocabulary"])
@@ -208,16 +209,13 @@ class SglangEngine(Engine):
             self._driver.close()
         self._driver = None
 
-    def _check_request(self, decode: Decode | None, wants_passes: bool) -> None:
+    def _check_decode(self, decode: Decode | None) -> None:
         """Refuse what this session cannot do.
 
         Raises:
-            ModelUnsupported: an algorithm that is not the model's, another block length than the session's, or passes
-                without a decode.
+            ModelUnsupported: an algorithm that is not the model's, or another block length than the session's.
         """
         if decode is None:
-            if wants_passes:
-                raise ModelUnsupported("`passes.*` tensors come from a decode, and the request has none")
             return
         if decode.algorithm not in self._algorithms:
             ways = " or ".join(self._algorithms)
@@ -291,7 +289,7 @@ def check_device(device: str) -> None:
 
 def load_tokenizer(folder: Path, path: str, model: Model) -> Any:
     """Load the checkpoint's tokenizer as SGLang does, at the model's revision, or return None where it has none."""
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not has_tokenizer(folder):
         return None
     from sglang.srt.utils.hf_transformers_utils import get_tokenizer
 
@@ -318,19 +316,3 @@ def list_patches(setup: SglangSetup) -> list[str]:
         patches.append("threshold set per request")
         patches.append("tail of an unaligned prompt also forwarded alone")
     return patches
-
-
-def describe_device(device: str) -> str:
-    """Return `cpu`, or `cuda` with the device's name."""
-    import torch
-
-    return f"cuda ({torch.cuda.get_device_name()})" if device == "cuda" else device
-
-
-def plain(value: Any) -> Any:
-    """Return a JSON value: `value` itself, or its text."""
-    try:
-        json.dumps(value)
-    except TypeError:
-        return str(value)
-    return value

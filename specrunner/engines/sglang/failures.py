@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 
+from specrunner.engines.trust import refuse_code
 from specrunner.errors import EngineError, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
 
-TRUST_HELP = "set `model.trust_remote_code: true` in the spec if you trust that code"
 MEMORY = r"out of memory|can't allocate memory|OutOfMemory|MemoryError|[Nn]ot enough memory"
 REFUSALS = ("ValueError", "TypeError", "NotImplementedError", "AttributeError", "KeyError", "AssertionError")
 FILES = ("OSError", "FileNotFoundError", "EntryNotFoundError", "RepositoryNotFoundError", "SafetensorError")
@@ -45,7 +45,7 @@ def explain_failure(what: str, name: str, text: str) -> EngineError:
     if re.search(MEMORY, f"{name}: {text}"):
         return EngineOutOfMemory(f"out of memory while trying to {what}: {line}")
     if "trust_remote_code" in text:
-        return ModelUnsupported("the checkpoint needs code of its own, and the spec does not allow it", help=TRUST_HELP)
+        return refuse_code()
     if "are not supported for now" in text:
         return ModelUnsupported(f"sglang {version('sglang')} cannot {what}: {line.partition(' Supported')[0]}")
     if name in FILES:

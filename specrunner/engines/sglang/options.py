@@ -53,7 +53,7 @@ class SglangSetup:
         mode: one of `MODES`.
         keywords: arguments of `ServerArgs`; `dllm_algorithm_config` is filled in by `write_algorithm`.
         block_length: tokens in a block of a block-diffusion model, else None.
-        algorithm: parameters of its decoding algorithm, for SGLang's YAML file; empty without one.
+        algorithm: parameters of its decoding algorithm, for SGLang's YAML file; None without one.
         mask_id: its mask token as the checkpoint's config states it, or None.
     """
 

@@ -39,7 +39,7 @@ class Server:
         diffusion: whether the model decodes by block diffusion.
 
     Attributes:
-        described: what was loaded, see `sglang_plugin.describe_model`.
+        described: what was loaded, see `plugin.describe_model`.
     """
 
     def __init__(

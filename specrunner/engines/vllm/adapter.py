@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specrunner.engines.base import Capabilities, Capture, Engine, ScoredPrompt
+from specrunner.engines.base import Capabilities, Capture, Engine, ScoredPrompt, list_forward_patterns
 from specrunner.engines.checkpoint_digest import start_describing
+from specrunner.engines.checkpoint_files import has_tokenizer
+from specrunner.engines.facts import list_ids, make_plain
 from specrunner.engines.hf.checkpoint import resolve_folder
 from specrunner.engines.name_maps import load_maps, tensor_templates
 from specrunner.engines.prompts import encode_prompt
@@ -24,16 +26,14 @@ from specrunner.engines.vllm.subject import (
     choose_map,
     keep_chunks,
     name_scheduler,
-    plain,
     share_inspections,
 )
 from specrunner.errors import CaptureIncomplete, ModelUnsupported
 from specrunner.spec.model import Decode, Prompt
+from specrunner.spec.tensor_names import PASSES
 
 if TYPE_CHECKING:
     from specrunner.requests import Request, Session
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json")
 
 
 class VllmEngine(Engine):
@@ -107,8 +107,7 @@ class VllmEngine(Engine):
             check_device(self.session.device, current_platform.device_type)
             load_general_plugins()
             supported = frozenset(ModelRegistry.get_supported_archs())
-            has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
-            setup = plan_setup(self.session, self.model_path, config, supported, has_tokenizer)
+            setup = plan_setup(self.session, self.model_path, config, supported, has_tokenizer(folder))
             self._setup = setup
             torch.set_float32_matmul_precision("highest")
             share_inspections(vllm.__version__)
@@ -148,7 +147,7 @@ class VllmEngine(Engine):
             "threads": torch.get_num_threads(),
             "plugins": os.environ.get("VLLM_PLUGINS"),
             "options": dict(self.session.options),
-            "engine_arguments": {name: plain(value) for name, value in setup.keywords.items() if name != "model"},
+            "engine_arguments": {name: make_plain(value) for name, value in setup.keywords.items() if name != "model"},
             "patches": patches,
             **checkpoint.result(),
         }
@@ -164,9 +163,7 @@ class VllmEngine(Engine):
             companions = [encode_prompt(prompt, self._tokenizer(), vocabulary) for prompt in request.companions]
             if companions:
                 self._check_batch(capture, companions, request.decode)
-            patterns = [pattern for pattern in request.tensors if not pattern.startswith("passes.")]
-            if len(patterns) < len(request.tensors) and request.decode is None:
-                raise ModelUnsupported("`passes.*` tensors come from a decode, and the request has none")
+            patterns = list_forward_patterns(request)
             if patterns:
                 self._forward(capture, patterns, companions)
             if request.decode is not None:
@@ -307,7 +304,7 @@ class VllmEngine(Engine):
         """Let the engine decode, by its own scheduler and sampler, at temperature 0."""
         from vllm import SamplingParams
 
-        if any(pattern.startswith("passes.") for pattern in patterns):
+        if any(pattern.startswith(PASSES) for pattern in patterns):
             raise CaptureIncomplete("the engine decodes by itself: the logits of its passes cannot be read")
         stop = list(self.stop) if self._tokenizer() is not None else []
         # The tokenizer's end of sequence may differ from the model's; the stop ids below are the latter.
@@ -334,7 +331,7 @@ class VllmEngine(Engine):
         eos = config.try_get_generation_config().get("eos_token_id")
         if eos is None:
             eos = getattr(config.hf_text_config, "eos_token_id", None)
-        return set(eos) if isinstance(eos, list | tuple) else set() if eos is None else {eos}
+        return list_ids(eos)
 
     def mask_id(self) -> int:
         """Return the id that stands for a masked token.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from specrunner.engines.denoising import OWN_LOOP, PassLog, rule_options
+from specrunner.engines.denoising import DEFAULT_THRESHOLD, OWN_LOOP, PassLog, rule_options
 from specrunner.errors import CaptureIncomplete, ModelUnsupported
 from specrunner.models.llada2_decoding import Sampler, decode_together
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from specrunner.engines.base import Capture
     from specrunner.engines.vllm import VllmEngine
     from specrunner.spec.model import Decode
-
-DEFAULT_THRESHOLD = 0.95
 
 
 def denoise_blocks(

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from specrunner.engines.trust import refuse_code
 from specrunner.errors import EngineError, EngineOutOfMemory, ModelUnavailable, ModelUnsupported, WorkerDied
 
-TRUST_HELP = "set `model.trust_remote_code: true` in the spec if you trust that code"
 LOG_BYTES = 1 << 16
 LONGEST_LINE = 300
 CAUSE = re.compile(r"\b([A-Za-z_.]*(?:Error|Exception|Interrupt|OutOfMemory)): (\S.*)$")
@@ -66,7 +66,7 @@ def explain_failure(what: str, error: BaseException, log: Path) -> EngineError:
     if dead:
         return WorkerDied(f"the engine's core died: {name}: {line}")
     if "trust_remote_code" in text:
-        return ModelUnsupported("the checkpoint needs code of its own, and the spec does not allow it", help=TRUST_HELP)
+        return refuse_code()
     if name in UNREADABLE or BROKEN_JSON.search(line):
         return ModelUnavailable(f"could not {what}: {line}")
     if re.search(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,15 +80,6 @@ def name_scheduler(llm: Any) -> str:
     if core is None:
         return str(llm.llm_engine.vllm_config.scheduler_config.get_scheduler_cls())
     return f"{type(core.scheduler).__module__}.{type(core.scheduler).__name__}"
-
-
-def plain(value: Any) -> Any:
-    """Return `value` if JSON can hold it, else its text."""
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return str(value)
-    return value
 
 
 def keep_chunks(scheduler: Any) -> None:
