@@ -19,10 +19,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from specrunner.comparing import Differences, compare
     from specrunner.engines.base import Capabilities, Capture, Engine
+    from specrunner.engines.prompts import encode_prompt
     from specrunner.errors import (
+        CaptureIncomplete,
         ConfigurationError,
         EngineError,
+        EngineOutOfMemory,
         ExitCode,
+        ModelUnavailable,
+        ModelUnsupported,
         NothingVerified,
         SpecError,
         SpecrunnerError,
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from specrunner.spec.diagnostics import Diagnostic
     from specrunner.spec.loader import LoadedSpecs, load_specs
     from specrunner.spec.model import Case
+    from specrunner.spec.tensor_names import match_name
     from specrunner.testing import SpecRun, run_specs
 
 __version__ = "0.1.0.dev0"
@@ -45,6 +51,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "Capabilities",
     "Capture",
+    "CaptureIncomplete",
     "Case",
     "CaseRecord",
     "CheckResult",
@@ -53,8 +60,11 @@ __all__ = [
     "Differences",
     "Engine",
     "EngineError",
+    "EngineOutOfMemory",
     "ExitCode",
     "LoadedSpecs",
+    "ModelUnavailable",
+    "ModelUnsupported",
     "NothingVerified",
     "Plan",
     "Request",
@@ -68,8 +78,10 @@ __all__ = [
     "__version__",
     "check_capabilities",
     "compare",
+    "encode_prompt",
     "load_specs",
     "make_plan",
+    "match_name",
     "read_run",
     "run_specs",
 ]
@@ -77,9 +89,10 @@ __all__ = [
 _MODULES = {
     "comparing": ("Differences", "compare"),
     "engines.base": ("Capabilities", "Capture", "Engine"),
+    "engines.prompts": ("encode_prompt",),
     "errors": (
-        *("ConfigurationError", "EngineError", "ExitCode", "NothingVerified", "SpecError", "SpecrunnerError"),
-        "UsageError",
+        *("ConfigurationError", "ExitCode", "NothingVerified", "SpecError", "SpecrunnerError", "UsageError"),
+        *("CaptureIncomplete", "EngineError", "EngineOutOfMemory", "ModelUnavailable", "ModelUnsupported"),
     ),
     "plan.build": ("make_plan",),
     "plan.capabilities": ("check_capabilities",),
@@ -91,6 +104,7 @@ _MODULES = {
     "spec.diagnostics": ("Diagnostic",),
     "spec.loader": ("LoadedSpecs", "load_specs"),
     "spec.model": ("Case",),
+    "spec.tensor_names": ("match_name",),
     "testing": ("SpecRun", "run_specs"),
 }
 """Where each name lives."""

@@ -17,10 +17,10 @@ GROUPS = {
     "Specs and plans": ("load_specs", "LoadedSpecs", "check_capabilities", "Case", "Diagnostic", "make_plan", "Plan"),
     "Runs and their results": ("run_specs", "SpecRun", "read_run", "RunRecord", "CaseRecord", "CheckResult", "Verdict"),
     "Comparing captures": ("compare", "Differences"),
-    "Engines of your own": ("Engine", "Capabilities", "Session", "Request", "Capture"),
+    "Engines of your own": ("Engine", "Capabilities", "Session", "Request", "Capture", "encode_prompt", "match_name"),
     "Errors": (
         *("SpecrunnerError", "UsageError", "ConfigurationError", "SpecError", "NothingVerified", "EngineError"),
-        "ExitCode",
+        *("CaptureIncomplete", "ModelUnsupported", "ModelUnavailable", "EngineOutOfMemory", "ExitCode"),
     ),
 }
 

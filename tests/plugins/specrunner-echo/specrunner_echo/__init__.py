@@ -5,13 +5,18 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from specrunner.engines.base import Capabilities, Capture, Engine
-from specrunner.engines.prompts import encode_prompt
-from specrunner.errors import CaptureIncomplete, ModelUnsupported
-from specrunner.spec.tensor_names import match_name
+from specrunner import (
+    Capabilities,
+    Capture,
+    CaptureIncomplete,
+    Engine,
+    ModelUnsupported,
+    encode_prompt,
+    match_name,
+)
 
 if TYPE_CHECKING:
-    from specrunner.requests import Request
+    from specrunner import Request
 
 VOCABULARY = 100
 
