@@ -55,6 +55,13 @@ class Digests:
         """Look at every file again; one that looks as it did is not read again, also where nothing can be written."""
         self._known.clear()
 
+    def state_of(self, place: Path) -> str:
+        """Return a digest of what the file system says now of all files below a directory, or of one file.
+
+        It stays just where nothing was written in between, also where a file was changed and changed back.
+        """
+        return _short(repr(sorted((name, describe_state(state)) for name, _, state in walk(place, frozenset()))))
+
     def _digest(self, place: Path, skipped: frozenset[str]) -> str:
         memory = None if self._folder is None else self._folder / f"{_short(str(place.absolute()))}.json"
         remembered = self._files.get((place, skipped))
@@ -64,7 +71,7 @@ class Digests:
         total = hashlib.sha256()
         changed = False
         for name, path, state in sorted(walk(place, skipped)):
-            seen = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+            seen = describe_state(state)
             entry = remembered.get(name)
             if entry is None or entry[:4] != seen:
                 now = time.time_ns()
@@ -79,6 +86,11 @@ class Digests:
             write_memory(memory, files)
         self._files[place, skipped] = files
         return total.hexdigest()
+
+
+def describe_state(state: os.stat_result) -> list[int]:
+    """Return what of a file's status differs when its content does."""
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
 
 
 def walk(place: Path, skipped: frozenset[str]) -> Iterator[tuple[str, str, os.stat_result]]:
