@@ -150,12 +150,10 @@ def test_what_a_session_came_from_is_noted_at_the_end(world: World) -> None:
 
 
 def test_a_model_that_is_not_here_yet_is_kept_once_it_is(world: World) -> None:
-    world.unknown = "the model's files"
+    world.unknown = "the model's files are not on this machine yet"
     run = world.run(A)
     run.stamper.stamp(SESSION.key)
-    assert look_ahead(world.store, run.stamper, PlannedSession(SESSION, (A,))).why == (
-        "the model's files are not on this machine yet"
-    )
+    assert look_ahead(world.store, run.stamper, PlannedSession(SESSION, (A,))).why == world.unknown
     world.unknown = ""
     run.start(A)
     run.executor.shutdown()
