@@ -12,10 +12,11 @@ from typing import Any
 
 import specrunner
 from specrunner.cache.digests import Digests
+from specrunner.cache.machine import describe_gpus, describe_machine
 from specrunner.cache.sources import UNUSED, stamp_code, stamp_options, stamp_packages
 from specrunner.config import find_name_maps
 from specrunner.engines.registry import find_engine
-from specrunner.engines.stamp import COMMON, describe_processor, find_places, select_variables
+from specrunner.engines.stamp import COMMON, find_places, select_variables
 from specrunner.environments.interpreters import Environment
 from specrunner.plan.model import Plan
 from specrunner.requests import Evidence, Request, Session, digest_of
@@ -172,8 +173,12 @@ def stamp_session(session: Session, environment: Environment, threads: int, dige
     if named:
         parts["options"] = digest_of(named)
     identity = digest_of([session.engine, asdict(session.model), session.dtype, session.device, dict(session.options)])
-    absent = PART_NAMES["model"] if folder is None else "" if complete else PART_NAMES["options"]
-    return Stamp(identity, parts, f"{absent} are not on this machine yet" if absent else "")
+    reasons = (
+        (folder is None, f"{PART_NAMES['model']} are not on this machine yet"),
+        (not complete, f"{PART_NAMES['options']} are not on this machine yet"),
+        (session.device == "cuda" and not describe_gpus(), "the kind of GPU cannot be told"),
+    )
+    return Stamp(identity, parts, next((why for holds, why in reasons if holds), ""))
 
 
 def stamp_evaluation(files: Iterable[str | None], digests: Digests) -> str:
@@ -192,14 +197,3 @@ def describe_python(environment: Environment) -> str:
         return next(line for line in lines if line.startswith("version"))
     except (OSError, ValueError, StopIteration):
         return str(environment.python.resolve())
-
-
-def describe_machine(device: str) -> list[Any]:
-    """Return what of this machine may change an engine's numbers: the processor, and the GPUs where one is used."""
-    facts: list[Any] = [platform.machine(), *platform.libc_ver(), os.cpu_count(), *describe_processor()]
-    if device == "cuda":
-        driver = Path("/proc/driver/nvidia")
-        files = [driver / "version", *sorted(driver.glob("gpus/*/information"))]
-        facts += [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
-        facts.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return facts

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import specrunner
-from specrunner.cache import stamps
+from specrunner.cache import machine, stamps
 from specrunner.cache.digests import Digests
 from specrunner.cache.stamps import PART_NAMES, Stamp, Stamper, stamp_session
 from specrunner.engines.base import Capabilities, Engine
@@ -159,8 +159,19 @@ def test_our_own_code_counts(laboratory: Laboratory, monkeypatch: pytest.MonkeyP
 
 def test_another_processor_counts(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
     before = laboratory.stamp()
-    monkeypatch.setattr(stamps, "describe_processor", lambda: ("model name: another",))
+    monkeypatch.setattr(machine, "describe_processor", lambda: ("model name: another",))
     assert laboratory.stamp().find_changes(before.parts) == [PART_NAMES["machine"]]
+
+
+def test_a_gpu_of_a_kind_that_cannot_be_told_leaves_no_key(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stamps, "describe_gpus", lambda: ())
+    assert laboratory.stamp().unknown == ""
+    laboratory.session = replace(laboratory.session, device="cuda")
+    assert laboratory.stamp().unknown == "the kind of GPU cannot be told"
+    monkeypatch.setattr(stamps, "describe_gpus", lambda: ("driver", "H200"))
+    assert laboratory.stamp().unknown == ""
 
 
 def test_packages_on_the_callers_path_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
