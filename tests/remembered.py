@@ -11,7 +11,8 @@ import pytest
 
 from specrunner.cache.digests import Digests
 from specrunner.cache.keeping import DIGESTS
-from specrunner.cache.stamps import COMMON, UNUSED, find_folders, find_sources
+from specrunner.cache.sources import UNUSED, find_sources
+from specrunner.engines.stamp import COMMON
 from specrunner.environments.interpreters import Environment
 from specrunner.folders import hold_lock
 
@@ -25,7 +26,7 @@ def remembered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ours = Environment("hf", Path(sys.executable))
     with hold_lock(root / "digests.lock"):
         digests = Digests(root / DIGESTS)
-        for place in find_sources(sorted(set(COMMON) - {"specrunner"}), find_folders(ours), ours):
+        for place in find_sources(sorted(set(COMMON) - {"specrunner"}), ours):
             digests.of(place, UNUSED)
     return root / DIGESTS
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,25 @@ SETTLED_NS = 2_000_000_000
 SKIPPED = frozenset({"__pycache__", "node_modules"})
 """Folders that hold nothing an engine computes with; hidden ones and virtual environments are left out too."""
 
+NOTHING = hashlib.sha256().hexdigest()
+"""The digest of a place without a file."""
+
+RECORDS = "*.dist-info/RECORD"
+"""Where an installer notes the files of a package, each with its digest."""
+
 VERSION = 1
+
+_INCIDENTAL = re.compile(
+    r"""(\.\./)+(bin|Scripts)/ | [^,]*\.pyc, | [^/]+\.dist-info/(?!entry_points\.txt,) | [^/,]+\.pth, | __editable__""",
+    re.VERBOSE,
+)
+"""Lines of a record that say nothing of what is computed."""
+
+Key = tuple[Path, frozenset[str]]
+"""A place, and the names of folders that are left out of it."""
+
+Found = tuple[str, str, os.stat_result]
+"""A file's name below its place, its path and its status."""
 
 
 class Digests:
@@ -36,8 +55,8 @@ class Digests:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._known: dict[tuple[Path, frozenset[str]], str] = {}
-        self._files: dict[tuple[Path, frozenset[str]], dict[str, list[Any]]] = {}
+        self._known: dict[Key, str] = {}
+        self._files: dict[Key, dict[str, list[Any]]] = {}
 
     def of(self, place: Path, skipped: frozenset[str] = frozenset()) -> str:
         """Return the SHA-256 over the names and contents of all files below a directory, or of one file.
@@ -46,29 +65,42 @@ class Digests:
             place: a directory or a file; links are followed. What is not there has a digest of its own.
             skipped: names of folders to leave out, beside the usual ones.
         """
-        key = (place, skipped)
+        return self._look_up((place, skipped), lambda: walk(place, skipped), digest_file)
+
+    def of_records(self, folder: Path) -> str:
+        """Return the SHA-256 over what installers noted of the packages in a folder, see `digest_record`."""
+        return self._look_up((folder / RECORDS, frozenset()), lambda: walk_records(folder), digest_record)
+
+    def _look_up(self, key: Key, find: Callable[[], Iterable[Found]], read: Callable[[str], str]) -> str:
         if key not in self._known:
-            self._known[key] = self._digest(place, skipped)
+            self._known[key] = self._digest(key, find(), read)
         return self._known[key]
 
     def forget(self) -> None:
         """Look at every file again; one that looks as it did is not read again, also where nothing can be written."""
         self._known.clear()
 
-    def _digest(self, place: Path, skipped: frozenset[str]) -> str:
-        memory = None if self._folder is None else self._folder / f"{_short(str(place.absolute()))}.json"
-        remembered = self._files.get((place, skipped))
+    def state_of(self, place: Path) -> str:
+        """Return a digest of what the file system says now of all files below a directory, or of one file.
+
+        It stays just where nothing was written in between, also where a file was changed and changed back.
+        """
+        return _short(repr(sorted((name, describe_state(state)) for name, _, state in walk(place, frozenset()))))
+
+    def _digest(self, key: Key, found: Iterable[Found], read: Callable[[str], str]) -> str:
+        memory = None if self._folder is None else self._folder / f"{_short(str(key[0].absolute()))}.json"
+        remembered = self._files.get(key)
         if remembered is None:
             remembered = read_memory(memory)
         files: dict[str, list[Any]] = {}
         total = hashlib.sha256()
         changed = False
-        for name, path, state in sorted(walk(place, skipped)):
-            seen = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+        for name, path, state in sorted(found):
+            seen = describe_state(state)
             entry = remembered.get(name)
             if entry is None or entry[:4] != seen:
                 now = time.time_ns()
-                entry = [*seen, digest_file(path)]
+                entry = [*seen, read(path)]
                 changed = True
                 if now - max(state.st_ctime_ns, state.st_mtime_ns) < SETTLED_NS:
                     total.update(f"{name}\0{entry[4]}\0".encode("utf-8", "surrogateescape"))
@@ -77,11 +109,16 @@ class Digests:
             total.update(f"{name}\0{entry[4]}\0".encode("utf-8", "surrogateescape"))
         if memory is not None and (changed or len(files) != len(remembered)):
             write_memory(memory, files)
-        self._files[place, skipped] = files
+        self._files[key] = files
         return total.hexdigest()
 
 
-def walk(place: Path, skipped: frozenset[str]) -> Iterator[tuple[str, str, os.stat_result]]:
+def describe_state(state: os.stat_result) -> list[int]:
+    """Return what of a file's status differs when its content does."""
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+
+
+def walk(place: Path, skipped: frozenset[str]) -> Iterator[Found]:
     """Yield name, path and status of every file below a directory, the name relative to it and "" for a file itself."""
     with suppress(OSError):
         state = place.stat()
@@ -112,6 +149,27 @@ def walk(place: Path, skipped: frozenset[str]) -> Iterator[tuple[str, str, os.st
             if entry.name not in SKIPPED | skipped and not entry.name.startswith(".") and identity not in seen:
                 seen.add(identity)
                 pending.append(f"{name}/")
+
+
+def walk_records(folder: Path) -> Iterator[Found]:
+    """Yield name, path and status of the record of each package that is installed in a folder."""
+    for path in folder.glob(RECORDS):
+        with suppress(OSError):
+            yield path.parent.name, str(path), path.stat()
+
+
+def digest_record(path: str) -> str:
+    """Return the SHA-256 over the files that a record lists and their digests; "" when it cannot be read.
+
+    Left out is what differs where the same package is installed elsewhere or once more: scripts, which name their
+    interpreter, byte code, what tells where the package came from, and the links of editable installs.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    kept = sorted(line for line in lines if not _INCIDENTAL.match(line))
+    return hashlib.sha256("\n".join(kept).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def digest_file(path: str | Path) -> str:

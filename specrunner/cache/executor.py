@@ -185,7 +185,7 @@ def look_ahead(store: Store, stamper: Stamper, planned: PlannedSession) -> Outlo
     if len(kept) == len(planned.requests):
         return Outlook(kept, "")
     if stamp.unknown:
-        return Outlook(kept, f"{stamp.unknown} are not on this machine yet")
+        return Outlook(kept, stamp.unknown)
     earlier = store.find_record(SESSIONS, stamp.identity)
     if earlier is None:
         return Outlook(kept, "nothing of it is kept")

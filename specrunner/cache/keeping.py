@@ -11,7 +11,7 @@ from specrunner.cache.digests import Digests
 from specrunner.cache.executor import CachingExecutor, look_ahead
 from specrunner.cache.stamps import Stamper
 from specrunner.cache.store import Store, kept_folder
-from specrunner.cache.verdicts import Verdicts
+from specrunner.cache.verdicts import Verdicts, find_inputs
 from specrunner.config import Settings
 from specrunner.environments.interpreters import Environment
 from specrunner.events import Event
@@ -103,7 +103,10 @@ class RunCache:
         return self._verdicts.find(planned)
 
     def mark(self, planned: PlannedCase, result: CaseResult) -> str:
-        """Note a result for later; return what of it was kept: `captures`, or ""."""
+        """Note a result for later; return what of it was kept: `captures`, or "".
+
+        Its verdict was asked for before, by `find_verdict`.
+        """
         self._results.append((planned, result))
         known = self._executor.kept if self._executor is not None else set()
         return "captures" if known.issuperset(planned.evidence.values()) else ""
@@ -113,8 +116,10 @@ class RunCache:
         executor = self._executor
         if executor is None:
             return
+        changed = self._verdicts.list_changed()
         for planned, result in self._results:
-            if all(map(executor.is_trusted, planned.evidence.values())):
+            trusted = all(map(executor.is_trusted, planned.evidence.values()))
+            if trusted and changed.isdisjoint(find_inputs(planned.case)):
                 self._verdicts.keep(planned, result)
         if executor.stored or self._results:
             self.store.prune(most_bytes=self._most_bytes, spare_since=time.time() - RECENT)

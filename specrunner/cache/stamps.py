@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -13,16 +12,19 @@ from typing import Any
 
 import specrunner
 from specrunner.cache.digests import Digests
+from specrunner.cache.machine import describe_gpus, describe_machine
+from specrunner.cache.sources import UNUSED, stamp_code, stamp_options, stamp_packages
 from specrunner.config import find_name_maps
 from specrunner.engines.registry import find_engine
-from specrunner.engines.stamp import COMMON, describe_processor, find_places, select_variables
-from specrunner.environments.interpreters import Environment, find_editable_sources, installed_versions, site_folders
+from specrunner.engines.stamp import COMMON, find_places, select_variables
+from specrunner.environments.interpreters import Environment
 from specrunner.plan.model import Plan
 from specrunner.requests import Evidence, Request, Session, digest_of
 from specrunner.sessions.sizes import find_checkpoint
 
 PART_NAMES = {
     "model": "the model's files",
+    "options": "files that options name",
     "environment": "the environment's packages",
     "engine": "the engine's code",
     "specrunner": "specrunner",
@@ -32,9 +34,6 @@ PART_NAMES = {
     "variables": "the environment variables",
 }
 """Parts of a stamp, in the order in which they are told, with their names for people."""
-
-UNUSED = frozenset({"include", "test", "tests", "testing"})
-"""Folders of an installed package that no answer comes from."""
 
 LIBRARIES = ("lm_eval", "datasets")
 """What builds the prompts and the scores of a benchmark."""
@@ -47,7 +46,7 @@ class Stamp:
     Attributes:
         identity: the session as people see it: engine, model, dtype, device and options.
         parts: by the names in `PART_NAMES`, a digest or a short text.
-        unknown: the part that cannot be told before the engine has loaded, so that nothing is kept; "" when all can.
+        unknown: what cannot be told before the engine has loaded, so that nothing is kept; "" when all can.
     """
 
     identity: str
@@ -150,16 +149,18 @@ def stamp_session(session: Session, environment: Environment, threads: int, dige
     """
     engine = find_engine(session.engine)
     folder = find_checkpoint(session.model)
+    named, complete = stamp_options(session.options, digests)
     variables = {**select_variables(os.environ), **select_variables(environment.env)}
     names = {*COMMON, *engine.capabilities().packages} - {"specrunner"}
-    folders = find_folders(environment)
-    sources = [digests.of(place, UNUSED) for place in find_sources(sorted(names), folders, environment)]
+    sources = stamp_code(sorted(names), environment, digests)
     plugin = engine.__module__.partition(".")[0]
     if plugin != "specrunner":
         sources += [digests.of(place, UNUSED) for place in find_places(plugin)]
     parts = {
         "model": "" if folder is None else digests.of(folder),
-        "environment": digest_of([session.environment, installed_versions(folders), describe_python(environment)]),
+        "environment": digest_of(
+            [session.environment, *stamp_packages(environment, digests), describe_python(environment)]
+        ),
         "engine": digest_of(sources),
         "specrunner": digests.of(Path(specrunner.__file__).parent),
         "machine": digest_of(describe_machine(session.device)),
@@ -169,8 +170,15 @@ def stamp_session(session: Session, environment: Environment, threads: int, dige
     name_maps = find_name_maps(os.environ, Path.cwd())
     if name_maps is not None:
         parts["names"] = digests.of(name_maps / session.engine)
+    if named:
+        parts["options"] = digest_of(named)
     identity = digest_of([session.engine, asdict(session.model), session.dtype, session.device, dict(session.options)])
-    return Stamp(identity, parts, "" if folder is not None else PART_NAMES["model"])
+    reasons = (
+        (folder is None, f"{PART_NAMES['model']} are not on this machine yet"),
+        (not complete, f"{PART_NAMES['options']} are not on this machine yet"),
+        (session.device == "cuda" and not describe_gpus(), "the kind of GPU cannot be told"),
+    )
+    return Stamp(identity, parts, next((why for holds, why in reasons if holds), ""))
 
 
 def stamp_evaluation(files: Iterable[str | None], digests: Digests) -> str:
@@ -178,28 +186,6 @@ def stamp_evaluation(files: Iterable[str | None], digests: Digests) -> str:
     places = [Path(file) for file in files if file is not None]
     places += [place for name in (*LIBRARIES, "olmo_eval") for place in find_places(name)]
     return digest_of([digests.of(place, UNUSED) for place in places])
-
-
-def find_folders(environment: Environment) -> list[Path]:
-    """Return the folders from which an environment imports installed packages."""
-    if environment.source == "own":
-        return [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
-    return site_folders(environment.python)
-
-
-def find_sources(names: Iterable[str], folders: Iterable[Path], environment: Environment) -> list[Path]:
-    """Return the folders of an engine's packages, and the trees of whatever is installed as a link to its sources."""
-    places = []
-    searched = list(folders)
-    if environment.source == "own":
-        searched = [Path(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry] + searched
-    for name in names:
-        found = (folder / name for folder in searched if (folder / name / "__init__.py").is_file())
-        if (place := next(found, None)) is not None:
-            places.append(place)
-    # Our own code has a part of its own, without tests and documents.
-    sources = find_editable_sources(folders)
-    return places + [source for source in sources if not (source / "specrunner" / "__init__.py").is_file()]
 
 
 def describe_python(environment: Environment) -> str:
@@ -211,14 +197,3 @@ def describe_python(environment: Environment) -> str:
         return next(line for line in lines if line.startswith("version"))
     except (OSError, ValueError, StopIteration):
         return str(environment.python.resolve())
-
-
-def describe_machine(device: str) -> list[Any]:
-    """Return what of this machine may change an engine's numbers: the processor, and the GPUs where one is used."""
-    facts: list[Any] = [platform.machine(), *platform.libc_ver(), os.cpu_count(), *describe_processor()]
-    if device == "cuda":
-        driver = Path("/proc/driver/nvidia")
-        files = [driver / "version", *sorted(driver.glob("gpus/*/information"))]
-        facts += [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
-        facts.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return facts

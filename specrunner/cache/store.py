@@ -9,10 +9,6 @@ process deletes in the meantime is a miss.
 from __future__ import annotations
 
 import errno
-import fnmatch
-import hashlib
-import json
-import os
 import shutil
 import tempfile
 import time
@@ -23,12 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from specrunner.cache.digests import digest_file
+from specrunner.cache.entries import ENTRY, link, list_folder, note_use, read_entry, read_use, remove, seal
 from specrunner.folders import cache_folder
 from specrunner.secrets import own_redactor
 
-VERSION = 1
-ENTRY = "entry.json"
 CAPTURES, VERDICTS, SESSIONS = KINDS = "captures", "verdicts", "sessions"
+
+TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+"""What a file system says when a directory is to be renamed to where something lies."""
+
+TURNS = 5
+"""How often an entry is tried to be put in its place, while other processes delete there and put back."""
+
 LEFT_BEHIND = 24 * 3600.0
 """Seconds after which an unfinished entry belongs to a process that is gone."""
 
@@ -82,8 +84,14 @@ class Store:
         self.problem = ""
         self.damaged = 0
 
-    def find_capture(self, key: str, target: Path) -> Kept | None:
-        """Put a kept capture's files into `target`, a directory that is made; None when there is none that holds."""
+    def find_capture(self, key: str, target: Path, *, uses: bool = True) -> Kept | None:
+        """Put a kept capture's files into `target`, a directory that is made; None when there is none that holds.
+
+        Args:
+            key: of the capture.
+            target: where its files go.
+            uses: whether this counts as a use of it.
+        """
         place = self._place(CAPTURES, key)
         entry = read_entry(place / ENTRY, key)
         if entry is None:
@@ -104,16 +112,26 @@ class Store:
             shutil.rmtree(target, ignore_errors=True)
             self._drop_damaged(place)
             return None
-        with suppress(OSError):  # a cache that cannot be written can be read
-            os.utime(place / ENTRY)
+        if uses:
+            note_use(place)
         return Kept(entry["facts"], entry["seconds"], sum(size for size, _ in entry["files"].values()))
 
     def has_capture(self, key: str) -> bool:
         """Tell whether there seems to be an entry; its files are not looked at."""
         return (self._place(CAPTURES, key) / ENTRY).is_file()
 
-    def keep_capture(self, key: str, source: Path, facts: Mapping[str, Any], seconds: float) -> None:
-        """Keep a complete capture; where that is not possible, note why and go on."""
+    def keep_capture(
+        self, key: str, source: Path, facts: Mapping[str, Any], seconds: float, *, used: int | None = None
+    ) -> None:
+        """Keep a complete capture; where that is not possible, note why and go on.
+
+        Args:
+            key: of the capture.
+            source: the directory of its files.
+            facts: of the session that made it.
+            seconds: that the request took.
+            used: nanoseconds since the epoch of its last use; None is now.
+        """
         place = self._place(CAPTURES, key)
         scratch: str | None = None
         try:
@@ -124,42 +142,67 @@ class Store:
                 link(file, Path(scratch) / file.name)
                 files[file.name] = [file.stat().st_size, digest_file(file)]
             stated = own_redactor().redact_values(facts)
-            entry = {"version": VERSION, "key": key, "files": files, "facts": stated, "seconds": seconds}
-            (Path(scratch) / ENTRY).write_text(seal(entry), encoding="utf-8")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Path(scratch).rename(place)
+            text = seal(key, {"files": files, "facts": stated, "seconds": seconds})
+            (Path(scratch) / ENTRY).write_text(text, encoding="utf-8")
+            if used is not None:
+                note_use(Path(scratch), used)
+            self._put(Path(scratch), place)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not self.folder.is_dir():
-                # else another process kept the same
-                self.problem = f"captures could not be kept in {self.folder}: {error.strerror or error}"
+            self.problem = f"captures could not be kept in {self.folder}: {error.strerror or error}"
         finally:
             if scratch is not None:
                 shutil.rmtree(scratch, ignore_errors=True)
+
+    def _put(self, scratch: Path, place: Path) -> None:
+        """Give a whole entry its place: that of one that does not hold, but not that of one that another process kept.
+
+        Raises:
+            OSError: it cannot be put there.
+        """
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for turn in range(TURNS):
+            try:
+                scratch.rename(place)
+                return
+            except OSError as error:
+                if error.errno not in TAKEN or turn == TURNS - 1:
+                    raise
+            if read_entry(place / ENTRY, place.name) is not None:
+                return
+            self._drop_damaged(place)
 
     def drop_capture(self, key: str) -> None:
         """Delete a capture's entry."""
         self._remove(self._place(CAPTURES, key))
 
-    def find_record(self, kind: str, key: str) -> dict[str, Any] | None:
-        """Return a kept JSON object of `verdicts` or `sessions`; None when there is none that holds."""
+    def find_record(self, kind: str, key: str, *, uses: bool = True) -> dict[str, Any] | None:
+        """Return a kept JSON object of `verdicts` or `sessions`; None when there is none that holds.
+
+        Args:
+            kind: which of the two.
+            key: of the object.
+            uses: whether this counts as a use of it.
+        """
         file = self._place(kind, key)
         entry = read_entry(file, key)
         if entry is None:
             self._drop_damaged(file)
             return None
-        with suppress(OSError):
-            os.utime(file)
+        if uses:
+            note_use(file)
         return dict(entry["record"])
 
-    def keep_record(self, kind: str, key: str, record: Mapping[str, Any]) -> None:
-        """Keep a JSON object, in the place of one of the same key."""
+    def keep_record(self, kind: str, key: str, record: Mapping[str, Any], *, used: int | None = None) -> None:
+        """Keep a JSON object, in the place of one of the same key; `used` as for a capture."""
         file = self._place(kind, key)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=".new-", delete=False) as stream:
                 try:
-                    stream.write(seal({"version": VERSION, "key": key, "record": record}))
+                    stream.write(seal(key, {"record": record}))
                     stream.close()
+                    if used is not None:
+                        note_use(Path(stream.name), used)
                     Path(stream.name).replace(file)
                 except BaseException:
                     Path(stream.name).unlink()
@@ -174,7 +217,7 @@ class Store:
                 try:
                     files = list(path.iterdir()) if path.is_dir() else [path]
                     size = sum(file.stat().st_size for file in files)
-                    used = (path / ENTRY if path.is_dir() else path).stat().st_mtime
+                    used = read_use(path) / 1e9
                 except OSError:  # deleted by another process, or unfinished
                     continue
                 yield Item(path, kind, size, used)
@@ -208,7 +251,10 @@ class Store:
         return gone
 
     def copy_to(self, other: Store, used_since: float = 0.0) -> tuple[int, int]:
-        """Copy the entries that hold and were used since a moment into another store.
+        """Copy the entries that hold and were used since a moment into another store, which is no use of them.
+
+        The other store notes the later time of last use of an entry that both have, and has the later record of a
+        session.
 
         Returns:
             How many are in the other store now that were not, and how many did not hold.
@@ -216,28 +262,39 @@ class Store:
         copied, bad = 0, 0
         for item in self.list_items():
             key = item.path.name
-            if item.used < used_since or (item.kind != SESSIONS and other._place(item.kind, key).exists()):
+            place = other._place(item.kind, key)
+            try:
+                used, there = read_use(item.path), read_use(place, missing=-1)
+            except OSError:  # deleted by another process
+                continue
+            if item.used < used_since or there >= used:
+                continue
+            if there >= 0 and item.kind != SESSIONS:
+                note_use(place, used)
                 continue
             if item.kind == CAPTURES:
                 with tempfile.TemporaryDirectory(prefix="specrunner-") as scratch:
-                    kept = self.find_capture(key, Path(scratch) / "capture")
+                    kept = self.find_capture(key, Path(scratch) / "capture", uses=False)
                     if kept is not None:
-                        other.keep_capture(key, Path(scratch) / "capture", kept.facts, kept.seconds)
+                        other.keep_capture(key, Path(scratch) / "capture", kept.facts, kept.seconds, used=used)
             else:
-                kept_record = self.find_record(item.kind, key)
+                kept_record = self.find_record(item.kind, key, uses=False)
                 if kept_record is not None:
-                    other.keep_record(item.kind, key, kept_record)
-            found = other._place(item.kind, key).exists()
+                    other.keep_record(item.kind, key, kept_record, used=used)
+            found = read_use(place, missing=-1) >= 0
             copied += found
             bad += not found
         return copied, bad
 
     def _list_unfinished(self) -> Iterator[Path]:
-        """Yield what is being written or deleted, or was when its process died."""
+        """Yield what is being written or deleted, or was when its process died, and captures that lack their entry."""
         yield from list_folder(self.folder, ".new-*")
         yield from list_folder(self.folder, ".gone-*")
         for kind in KINDS:
             yield from list_folder(self.folder / kind, ".new-*", below="??")
+        for path in list_folder(self.folder / CAPTURES, "[0-9a-f]*", below="??"):
+            if not (path / ENTRY).exists():
+                yield path
 
     def _place(self, kind: str, key: str) -> Path:
         return self.folder / kind / key[:2] / key
@@ -258,55 +315,3 @@ class Store:
 def kept_folder() -> Path:
     """Return where captures and verdicts are kept on this machine."""
     return cache_folder() / "kept"
-
-
-def list_folder(folder: Path, pattern: str, below: str | None = None) -> list[Path]:
-    """Return the paths in a folder, or in the folders below it, whose names fit, in order.
-
-    `Path.glob` raises when another process deletes what it is about to look into; here what is gone is not listed.
-
-    Args:
-        folder: where to look; it need not exist.
-        pattern: of the names, as in `fnmatch`.
-        below: a pattern of the folders in between; None looks into `folder` itself.
-    """
-    if below is not None:
-        return [path for between in list_folder(folder, below) for path in list_folder(between, pattern)]
-    try:
-        return sorted(path for path in folder.iterdir() if fnmatch.fnmatch(path.name, pattern))
-    except OSError:
-        return []
-
-
-def link(source: Path, target: Path) -> None:
-    """Give a file a second name; copy it where the file system has no such thing."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def remove(path: Path) -> None:
-    """Delete a directory or a file."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def seal(entry: Mapping[str, Any]) -> str:
-    """Return an entry's text: its digest in a line of its own, then the entry."""
-    text = json.dumps(entry)
-    return f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
-
-
-def read_entry(file: Path, key: str) -> dict[str, Any] | None:
-    """Return an entry whose digest, version and key hold, else None."""
-    try:
-        digest, text = file.read_text(encoding="utf-8").split("\n", 1)
-        if digest != hashlib.sha256(text.encode()).hexdigest():
-            return None
-        entry = json.loads(text)
-    except (OSError, ValueError):
-        return None
-    return entry if entry.get("version") == VERSION and entry.get("key") == key else None

@@ -42,12 +42,28 @@ class Verdicts:
         self._stamper = stamper
         self._digests = digests
         self._judge = digest_of([strict, self._describe_judge()])
+        self._inputs: dict[Path, tuple[str, str]] = {}
 
     def find(self, planned: PlannedCase) -> CaseResult | None:
         """Return the result that an earlier run came to on the same evidence, or None."""
+        self.watch(planned.case)
         key = self._key_of(planned)
         record = self._store.find_record(VERDICTS, key) if key else None
         return None if record is None else read_result(planned.case, record)
+
+    def watch(self, case: Case) -> None:
+        """Note the files that a case's verdict will depend on as they are before it is judged."""
+        for place in find_inputs(case):
+            if place not in self._inputs:
+                self._inputs[place] = self._describe_input(place)
+
+    def list_changed(self) -> set[Path]:
+        """Return which of the noted places are not as they were: nobody can tell what a case was held against."""
+        self._digests.forget()
+        return {place for place, seen in self._inputs.items() if seen != self._describe_input(place)}
+
+    def _describe_input(self, place: Path) -> tuple[str, str]:
+        return self._digests.state_of(place), self._digests.of(place)
 
     def keep(self, planned: PlannedCase, result: CaseResult) -> None:
         """Keep a result, if it is one that may be."""

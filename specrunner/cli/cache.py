@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -36,7 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prune.add_argument("--unused", metavar="DAYS", type=_number, help="delete also what no run has used for so long")
     prune.add_argument("--all", action="store_true", help="delete everything")
     export = commands.add_parser("export", help="copy what is kept into a directory")
-    export.add_argument("--used", metavar="DAYS", type=_number, help="only what a run has used in this time")
+    export.add_argument(
+        "--used",
+        metavar="DAYS",
+        type=_number,
+        help="only what a run has used in this time; delete from the directory what none has",
+    )
+    export.add_argument(
+        "--limit", metavar="GB", type=_number, help="what may be in the directory then; what was unused longest goes"
+    )
     take = commands.add_parser("import", help="take over what another machine has exported")
     for command in (export, take):
         command.add_argument("directory", metavar="DIRECTORY", type=Path)
@@ -65,14 +74,15 @@ def run(options: argparse.Namespace) -> int:
     if command == "prune":
         limit = 0.0 if options.all else options.limit
         if limit is None:
-            limit = load_settings({}, {}, Path.cwd()).cache_limit
+            limit = load_settings({}, os.environ, Path.cwd()).cache_limit
         return prune(store, limit * 1e9, float("inf") if options.unused is None else options.unused * DAY)
     other = Store(options.directory)
     if command == "export":
-        return copy(store, other, 0.0 if options.used is None else time.time() - options.used * DAY)
+        since = 0.0 if options.used is None else time.time() - options.used * DAY
+        return copy(store, other, since, float("inf") if options.limit is None else options.limit * 1e9)
     if not options.directory.is_dir():
         raise UsageError(f"there is no directory {options.directory} to import from")
-    return copy(other, store, 0.0)
+    return copy(other, store)
 
 
 def show_status(store: Store, *, as_json: bool) -> int:
@@ -112,8 +122,14 @@ def prune(store: Store, most_bytes: float, unused_seconds: float) -> int:
     return ExitCode.PASSED
 
 
-def copy(source: Store, target: Store, used_since: float) -> int:
+def copy(source: Store, target: Store, used_since: float = 0.0, most_bytes: float = float("inf")) -> int:
     """Copy what holds from one store to another, and say how much.
+
+    Args:
+        source: where it is.
+        target: where it goes, and where no older entry stays.
+        used_since: seconds since the epoch of the last use of the oldest one.
+        most_bytes: that the target may then hold.
 
     Raises:
         UsageError: the target cannot be written.
@@ -121,7 +137,9 @@ def copy(source: Store, target: Store, used_since: float) -> int:
     copied, bad = source.copy_to(target, used_since)
     if target.problem:
         raise UsageError(target.problem)
-    print(f"{copied:,} entries copied to {target.folder}")
+    gone = target.prune(most_bytes=most_bytes, unused_since=used_since)
+    deleted = f", {len(gone):,} of {format_bytes(sum(item.size for item in gone))} deleted there" if gone else ""
+    print(f"{copied:,} entries copied to {target.folder}{deleted}")
     if bad:
         print(f"{bad:,} damaged entries left out", file=sys.stderr)
     return ExitCode.PASSED

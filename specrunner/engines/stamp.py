@@ -14,8 +14,11 @@ from specrunner.config import find_name_maps
 if TYPE_CHECKING:
     from specrunner.engines.base import Engine
 
-COMMON = ("specrunner", "torch", "transformers", "tokenizers", "numpy")
-"""Packages that any engine may compute with, beside those that it names."""
+COMMON = (
+    *("specrunner", "torch", "transformers", "tokenizers", "numpy"),
+    *("triton", "flashinfer", "sgl_kernel", "flash_attn", "deep_gemm"),
+)
+"""Packages that any engine may compute with, beside those that it names: libraries, and those that hold kernels."""
 
 VARIABLES = (
     *(

@@ -22,7 +22,12 @@ from urllib.parse import unquote, urlsplit
 from specrunner.config import EngineTable, find_project_table, read_engine_tables
 from specrunner.engines.base import Capabilities
 from specrunner.environments.locks import Lock, canonical_name, find_locks, list_locks
-from specrunner.environments.own_imports import find_import_folders, missing_packages
+from specrunner.environments.own_imports import (
+    find_import_folders,
+    find_stated_folders,
+    inherit_path,
+    missing_packages,
+)
 from specrunner.errors import ConfigurationError, EngineMissing
 from specrunner.folders import cache_folder
 
@@ -205,6 +210,19 @@ def site_folders(python: Path) -> list[Path]:
     if not (prefix / "pyvenv.cfg").is_file():
         prefix = python.resolve().parent.parent
     return sorted(prefix.glob("lib/python3*/site-packages")) + sorted(prefix.glob("lib/python3*/dist-packages"))
+
+
+def import_folders(environment: Environment) -> list[Path]:
+    """Return the folders from which a worker in an environment imports packages, in their order."""
+    if environment.source == "own":
+        return find_import_folders(environment.env)
+    return stated_folders(environment) + site_folders(environment.python)
+
+
+def stated_folders(environment: Environment) -> list[Path]:
+    """Return the first of them: those of the PYTHONPATH that a worker gets."""
+    own = environment.source == "own"
+    return find_stated_folders(inherit_path(environment.env) if own else environment.env)
 
 
 def installed_versions(folders: Iterable[Path]) -> dict[str, str]:

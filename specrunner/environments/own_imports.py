@@ -27,9 +27,19 @@ def find_import_folders(env: Mapping[str, str]) -> list[Path]:
         The absolute folders of `PYTHONPATH`, and what the interpreter itself puts behind its standard library: its site
         directories and what their `.pth` files add.
     """
-    stated = env.get(PATH, os.environ.get(PATH, "")).split(os.pathsep)
-    folders = [Path(entry) for entry in (*stated, *_find_site_entries())]
+    site = [Path(entry) for entry in _find_site_entries()]
+    return find_stated_folders(inherit_path(env)) + [folder for folder in site if folder.is_absolute()]
+
+
+def find_stated_folders(env: Mapping[str, str]) -> list[Path]:
+    """Return the absolute folders of `PYTHONPATH` in `env`; a worker starts where a relative one leads nowhere."""
+    folders = [Path(entry) for entry in env.get(PATH, "").split(os.pathsep)]
     return [folder for folder in folders if folder.is_absolute()]
+
+
+def inherit_path(env: Mapping[str, str]) -> dict[str, str]:
+    """Return `env` with the caller's `PYTHONPATH`, where it states none: only its own interpreter gets that."""
+    return {PATH: os.environ.get(PATH, ""), **env}
 
 
 def _find_site_entries() -> list[str]:

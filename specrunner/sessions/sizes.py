@@ -71,9 +71,7 @@ def find_checkpoint(model: Model) -> Path | None:
         return folder if folder.is_dir() else None
     if model.id is None:
         return None
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    repository = hub / f"models--{model.id.replace('/', '--')}"
+    repository = find_repository(model.id)
     snapshots = repository / "snapshots"
     commit = model.revision or "main"
     with suppress(OSError, ValueError):
@@ -85,6 +83,13 @@ def find_checkpoint(model: Model) -> Path | None:
     with suppress(OSError):
         return max(snapshots.iterdir(), key=lambda entry: entry.stat().st_mtime, default=None)
     return None
+
+
+def find_repository(name: str) -> Path:
+    """Return where the hub's client keeps all that it has fetched of a model, which need not be there."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    return hub / f"models--{name.replace('/', '--')}"
 
 
 def read_dtype(folder: Path) -> str:

@@ -211,6 +211,31 @@ def test_links_to_nowhere_and_folders_that_vanish_hide_nothing_else(
     assert {name for name, _, _ in walk(tmp_path, frozenset())} == below | {f"file-{number}" for number in range(6)}
 
 
+def test_a_state_tells_that_a_file_was_swapped_and_put_back(tmp_path: Path) -> None:
+    file = tmp_path / "tree" / "golden"
+    file.parent.mkdir()
+    file.write_text("one")
+    state = file.stat()
+    known = Digests(None)
+    content, before = known.of(file.parent), known.state_of(file.parent)
+    assert known.state_of(file.parent) == before
+
+    def swap() -> bool:
+        file.write_text("two")
+        file.write_text("one")
+        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+        return file.stat().st_ctime_ns != state.st_ctime_ns
+
+    wait_for(swap, "the kernel's clock for times of files ticks")
+    known.forget()
+    assert known.of(file.parent) == content
+    after = known.state_of(file.parent)
+    assert after != before
+    (file.parent / "more").touch()
+    assert known.state_of(file.parent) != after
+    assert known.state_of(tmp_path / "nothing") == known.state_of(tmp_path / "nowhere")
+
+
 def test_a_place_that_cannot_be_remembered_is_still_digested(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "a").write_text("1")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from specrunner.cache.entries import ENTRY
 from specrunner.cache.executor import look_ahead
 from specrunner.cache.store import CAPTURES, SESSIONS
 from specrunner.errors import EngineError
@@ -62,6 +63,17 @@ def test_only_what_is_missing_is_asked(world: World) -> None:
     assert (told.requests, told.kept, told.why) == (2, 1, "1 request not asked before, or no longer kept")
     assert run.engine.asked == ["bb"]
     assert set(run.delivered) == {A.key, B.key}
+
+
+def test_a_capture_that_has_lost_its_entry_is_asked_once_more(world: World) -> None:
+    fill(world, A)
+    (entry,) = world.store.folder.glob(f"{CAPTURES}/*/*/{ENTRY}")
+    entry.unlink()
+    run = world.run(A)
+    assert run.start(A).kept == 0
+    run.executor.shutdown()
+    assert (world.store.problem, world.store.damaged) == ("", 1)
+    assert world.run(A).start(A).kept == 1
 
 
 def test_another_session_answers_for_itself(world: World) -> None:
@@ -138,12 +150,10 @@ def test_what_a_session_came_from_is_noted_at_the_end(world: World) -> None:
 
 
 def test_a_model_that_is_not_here_yet_is_kept_once_it_is(world: World) -> None:
-    world.unknown = "the model's files"
+    world.unknown = "the model's files are not on this machine yet"
     run = world.run(A)
     run.stamper.stamp(SESSION.key)
-    assert look_ahead(world.store, run.stamper, PlannedSession(SESSION, (A,))).why == (
-        "the model's files are not on this machine yet"
-    )
+    assert look_ahead(world.store, run.stamper, PlannedSession(SESSION, (A,))).why == world.unknown
     world.unknown = ""
     run.start(A)
     run.executor.shutdown()

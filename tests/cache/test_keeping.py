@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from specrunner.config import Settings
 from specrunner.plan.model import Plan, PlannedCase, PlannedSession
 from specrunner.requests import Evidence
 from specrunner.results import CaseResult, Failure, Verdict
-from specrunner.spec.model import Case, EngineChoice, Location, Model, Prompt
+from specrunner.spec.model import Case, EngineChoice, GoldenChoice, Location, Model, Prompt
 from tests.cache.fakes import OTHER, SESSION, Engine, World, ask, evidence, make_world
+from tests.waiting import wait_for
 
 A, B = ask("a"), ask("b")
 
@@ -118,6 +120,70 @@ def test_nothing_is_kept_of_a_verdict_whose_sources_changed(world: World) -> Non
     world.parts["engine"] = "2"
     run.end()
     assert kinds(world) == []
+
+
+Change = Callable[[Path], None]
+
+
+def replace_golden(golden: Path) -> None:
+    golden.write_text("two")
+
+
+def replace_golden_for_a_while(golden: Path) -> None:
+    state = golden.stat()
+
+    def swap() -> bool:
+        golden.write_text("two")
+        golden.write_text("one")
+        return golden.stat().st_ctime_ns != state.st_ctime_ns
+
+    wait_for(swap, "the kernel's clock for times of files ticks")
+
+
+@pytest.mark.parametrize("moment", ["before it is judged", "after it was judged"])
+@pytest.mark.parametrize("change", [replace_golden, replace_golden_for_a_while, Path.unlink])
+@pytest.mark.parametrize("captures", ["made", "kept"])
+def test_nothing_is_kept_of_a_verdict_whose_golden_was_replaced(
+    world: World, moment: str, change: Change, captures: str
+) -> None:
+    """The verdict was drawn from one golden, and must not stand under the key of another."""
+    location = Location((world.folder / "specs" / "s.yaml").as_posix(), 3, 5)
+    held = replace(ONE, case=replace(ONE.case, golden=GoldenChoice(), location=location))
+    golden = world.folder / "golden" / "s" / "one.json"
+    golden.parent.mkdir(parents=True)
+    golden.write_text("one")
+    if captures == "kept":
+        earlier = Session(world, "earlier")
+        earlier.ask()
+        earlier.end()
+    run = Session(world, "run")
+    assert run.cache.find_verdict(held) is None
+    run.ask()
+    if moment == "before it is judged":
+        change(golden)
+    run.cache.mark(held, passed(held))
+    run.cache.mark(TWO, passed(TWO))
+    if moment == "after it was judged":
+        change(golden)
+    run.end()
+    assert kinds(world).count(VERDICTS) == 1
+    again = Session(world, "again").cache
+    assert again.find_verdict(held) is None
+    assert again.find_verdict(TWO) is not None, "another case is not concerned"
+
+
+@pytest.mark.parametrize("captures", ["made", "kept"])
+def test_a_verdict_on_a_golden_that_stays_is_kept(world: World, captures: str) -> None:
+    location = Location((world.folder / "specs" / "s.yaml").as_posix(), 3, 5)
+    held = replace(ONE, case=replace(ONE.case, golden=GoldenChoice(), location=location))
+    for name in ["earlier", "run"] if captures == "kept" else ["run"]:
+        run = Session(world, name)
+        assert run.cache.find_verdict(held) is None
+        run.ask()
+        if name == "run":
+            run.cache.mark(held, passed(held))
+        run.end()
+    assert Session(world, "again").cache.find_verdict(held) is not None
 
 
 def test_one_trusted_capture_of_two_is_not_enough(world: World) -> None:

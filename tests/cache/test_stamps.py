@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import specrunner
-from specrunner.cache import stamps
+from specrunner.cache import machine, stamps
 from specrunner.cache.digests import Digests
 from specrunner.cache.stamps import PART_NAMES, Stamp, Stamper, stamp_session
 from specrunner.engines.base import Capabilities, Engine
@@ -34,6 +35,8 @@ class Laboratory:
         for name in ("torch", "transformers"):
             self.write(self.site / name / "__init__.py", "version = 1")
         self.write(self.site / "torch" / "lib" / "kernel.so", "machine code")
+        self.write(self.site / "triton" / "__init__.py", "version = 1")
+        self.write(self.site / "plugin-1.dist-info" / "RECORD", "plugin/moe.so,sha256=abc,7\n")
         self.write(self.site / "torch-2.13.0.dist-info" / "METADATA", "")
         self.write(self.site / "engine-1.dist-info" / "direct_url.json", json.dumps(self.editable(self.source)))
         self.write(self.source / "engine" / "attention.py", "softmax")
@@ -69,6 +72,14 @@ CHANGES: dict[str, tuple[str, Callable[[Laboratory], None]]] = {
     "a file more": ("model", lambda lab: lab.write(lab.model / "added_tokens.json", "{}")),
     "a package's code in place": ("engine", lambda lab: lab.write(lab.site / "torch" / "__init__.py", "version = 2")),
     "a kernel": ("engine", lambda lab: lab.write(lab.site / "torch" / "lib" / "kernel.so", "other code")),
+    "a kernel package's code in place": (
+        "engine",
+        lambda lab: lab.write(lab.site / "triton" / "__init__.py", "version = 2"),
+    ),
+    "a package that is built again under its version": (
+        "environment",
+        lambda lab: lab.write(lab.site / "plugin-1.dist-info" / "RECORD", "plugin/moe.so,sha256=def,7\n"),
+    ),
     "an editable source": ("engine", lambda lab: lab.write(lab.source / "engine" / "attention.py", "sigmoid")),
     "a package more": ("environment", lambda lab: lab.write(lab.site / "triton-3.0.dist-info" / "METADATA", "")),
     "Python": ("environment", lambda lab: lab.write(lab.folder / "venv" / "pyvenv.cfg", "version = 3.12.1\n")),
@@ -148,8 +159,19 @@ def test_our_own_code_counts(laboratory: Laboratory, monkeypatch: pytest.MonkeyP
 
 def test_another_processor_counts(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
     before = laboratory.stamp()
-    monkeypatch.setattr(stamps, "describe_processor", lambda: ("model name: another",))
+    monkeypatch.setattr(machine, "describe_processor", lambda: ("model name: another",))
     assert laboratory.stamp().find_changes(before.parts) == [PART_NAMES["machine"]]
+
+
+def test_a_gpu_of_a_kind_that_cannot_be_told_leaves_no_key(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stamps, "describe_gpus", lambda: ())
+    assert laboratory.stamp().unknown == ""
+    laboratory.session = replace(laboratory.session, device="cuda")
+    assert laboratory.stamp().unknown == "the kind of GPU cannot be told"
+    monkeypatch.setattr(stamps, "describe_gpus", lambda: ("driver", "H200"))
+    assert laboratory.stamp().unknown == ""
 
 
 def test_packages_on_the_callers_path_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +183,157 @@ def test_packages_on_the_callers_path_come_first(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
     digests.forget()
     assert stamp_session(session, own, 1, digests).find_changes(before.parts) == [PART_NAMES["engine"]]
+
+
+@pytest.fixture
+def patched(laboratory: Laboratory) -> Path:
+    """A folder that the project's pyproject.toml puts on PYTHONPATH, with one of the engine's packages in it."""
+    folder = laboratory.folder / "patched"
+    laboratory.write(folder / "transformers" / "__init__.py", "version = 1")
+    laboratory.environment = replace(laboratory.environment, env={"PYTHONPATH": f"relative{os.pathsep}{folder}"})
+    return folder
+
+
+@pytest.mark.parametrize("source", ["configured", "installed", "own"])
+def test_packages_on_the_path_that_the_project_states_come_first(
+    laboratory: Laboratory, patched: Path, monkeypatch: pytest.MonkeyPatch, source: Any
+) -> None:
+    laboratory.environment = replace(laboratory.environment, source=source)
+    monkeypatch.setenv("PYTHONPATH", str(laboratory.folder / "not this one"))
+    before = laboratory.stamp()
+    laboratory.write(laboratory.folder / "not this one" / "transformers" / "__init__.py", "version = 2")
+    laboratory.write(laboratory.site / "transformers" / "__init__.py", "hidden behind the other")
+    assert laboratory.stamp() == before
+    laboratory.write(patched / "transformers" / "__init__.py", "version = 2")
+    assert laboratory.stamp().find_changes(before.parts) == [PART_NAMES["engine"]]
+
+
+@pytest.mark.parametrize("name", ["scheduler.py", "kernels.cpython-311-x86_64-linux-gnu.so", "plugin/core.py"])
+def test_whatever_can_be_imported_from_a_stated_path_counts(laboratory: Laboratory, patched: Path, name: str) -> None:
+    """An option may name the class of any module there, and a package of the engine may import it."""
+    laboratory.write(patched / "plugin" / "__init__.py", "")
+    laboratory.write(patched / name, "1")
+    seen = [laboratory.stamp()]
+    laboratory.write(patched / name, "2")
+    seen.append(laboratory.stamp())
+    (patched / name).rename((patched / name).with_name(f"other-{Path(name).name}"))
+    seen.append(laboratory.stamp())
+    assert len({stamp.key for stamp in seen}) == 3
+    for stamp in seen[1:]:
+        assert stamp.find_changes(seen[0].parts) == [PART_NAMES["engine"]]
+
+
+def test_what_cannot_be_imported_from_a_stated_path_does_not_count(laboratory: Laboratory, patched: Path) -> None:
+    before = laboratory.stamp()
+    for name in ("report.xml", "tests/__init__.py", "logs/run.log", "specrunner/__init__.py", ".hidden/__init__.py"):
+        laboratory.write(patched / name, "")
+    assert laboratory.stamp() == before
+
+
+def test_a_record_counts_without_what_differs_between_machines(laboratory: Laboratory) -> None:
+    record = laboratory.site / "plugin-1.dist-info" / "RECORD"
+    before = laboratory.stamp()
+    lines = (
+        "../../../bin/plugin,sha256=1,2",
+        "plugin-1.dist-info/direct_url.json,sha256=1,2",
+        "plugin-1.dist-info/INSTALLER,sha256=1,2",
+        "plugin/__pycache__/moe.cpython-311.pyc,,",
+        "__editable__.plugin-1.pth,sha256=1,2",
+        "plugin-1.dist-info/RECORD,,",
+        "plugin/moe.so,sha256=abc,7",
+    )
+    laboratory.write(record, "\n".join(lines))
+    assert laboratory.stamp() == before
+    for file in ("plugin/moe.py", "plugin-1.dist-info/entry_points.txt", "../../libmkl.so", "plugin/bin/tool"):
+        laboratory.write(record, f"plugin/moe.so,sha256=abc,7\n{file},sha256=1,2\n")
+        assert laboratory.stamp().find_changes(before.parts) == [PART_NAMES["environment"]], file
+
+
+OPTIONS: dict[str, Callable[[str], Any]] = {
+    "file": lambda path: {"dllm_algorithm_config": path},
+    "nested": lambda path: {"speculative_config": {"method": "eagle", "models": [{"model": path}]}},
+    "JSON": lambda path: {"speculative_config": json.dumps({"model": path})},
+    "named": lambda path: {"lora_paths": [f"one={path}"]},
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("name", ["algorithm.yaml", "draft"])
+def test_what_options_name_counts_by_its_content(laboratory: Laboratory, kind: str, name: str) -> None:
+    place = laboratory.folder / "named" / name
+    file = place / "model.safetensors" if name == "draft" else place
+    laboratory.session = replace(laboratory.session, options=OPTIONS[kind](str(place)))
+    missing = laboratory.stamp()
+    laboratory.write(file, "block_size: 4")
+    before = laboratory.stamp()
+    laboratory.write(file, "block_size: 8")
+    after = laboratory.stamp()
+    assert (missing.unknown, before.unknown, after.unknown) == ("", "", "")
+    assert before.find_changes(missing.parts) == after.find_changes(before.parts) == [PART_NAMES["options"]]
+    assert len({missing.key, before.key, after.key}) == 3
+
+
+def test_a_path_in_the_home_folder_is_one(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(laboratory.folder))
+    laboratory.session = replace(laboratory.session, options={"tokenizer": "~/tokenizer"})
+    before = laboratory.stamp()
+    laboratory.write(laboratory.folder / "tokenizer" / "tokenizer.json", "{}")
+    assert laboratory.stamp().find_changes(before.parts) == [PART_NAMES["options"]]
+
+
+@pytest.mark.parametrize("revision", ["refs/main", "snapshots/1/tokenizer.json", "snapshots/2/tokenizer.json"])
+@pytest.mark.parametrize("text", ["someone/draft", "someone/draft/tokens.pt", "one=someone/draft@main"])
+def test_another_model_of_the_hub_that_options_name_counts(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch, text: str, revision: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(laboratory.folder / "hub"))
+    laboratory.session = replace(laboratory.session, options={"speculative_config": {"model": text}})
+    assert laboratory.stamp().unknown == "files that options name are not on this machine yet"
+    laboratory.write(laboratory.folder / "hub" / "models--someone--draft" / revision, "1")
+    before = laboratory.stamp()
+    assert before.unknown == ""
+    laboratory.write(laboratory.folder / "hub" / "models--someone--draft" / revision, "2")
+    assert laboratory.stamp().find_changes(before.parts) == [PART_NAMES["options"]]
+
+
+@pytest.mark.parametrize("text", ["./algorithm.yaml", "../algorithm.yaml", "configs/algorithm.yaml"])
+def test_a_relative_path_leads_nobody_knows_where(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """A worker starts in a folder of its own."""
+    laboratory.write(laboratory.folder / "here" / "configs" / "algorithm.yaml", "")
+    laboratory.write(laboratory.folder / "here" / "algorithm.yaml", "")
+    laboratory.write(laboratory.folder / "algorithm.yaml", "")
+    monkeypatch.chdir(laboratory.folder / "here")
+    laboratory.session = replace(laboratory.session, options={"dllm_algorithm_config": text})
+    assert laboratory.stamp().unknown == "files that options name are not on this machine yet"
+
+
+PLAIN = [
+    "sdpa",
+    "/",
+    "",
+    "~",
+    "a\0b/c",
+    "tcp://127.0.0.1:80",
+    "{",
+    3,
+    0.5,
+    None,
+    True,
+    ["a.b.C"],
+    {"a": {}},
+    "x" * 9999,
+]
+
+
+@pytest.mark.parametrize("value", PLAIN)
+def test_other_options_name_no_file(laboratory: Laboratory, value: Any) -> None:
+    laboratory.session = replace(laboratory.session, options={"option": value})
+    stamp = laboratory.stamp()
+    assert stamp.unknown == ""
+    laboratory.write(laboratory.folder / "sdpa", "")
+    assert laboratory.stamp() == stamp
 
 
 def test_editable_sources_are_found_as_pip_and_setuptools_note_them(tmp_path: Path) -> None:

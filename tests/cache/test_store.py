@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specrunner.cache.store import CAPTURES, ENTRY, VERDICTS, Store, list_folder
+from specrunner.cache.entries import ENTRY, seal
+from specrunner.cache.store import CAPTURES, SESSIONS, VERDICTS, Store
 
 KEY = "0123456789abcdef"
 OTHER = "fedcba9876543210"
@@ -70,12 +71,23 @@ def test_a_damaged_entry_is_deleted_and_can_be_made_again(store: Store, tmp_path
     }
     if damage != "delete":
         place.write_bytes(changed[damage])
-    assert store.find_capture(KEY, tmp_path / "found") is None
-    assert not (tmp_path / "found").exists()
-    assert not entry_of(store).exists()
-    assert store.damaged == 1
+    if store.has_capture(KEY):  # a run looks into nothing else
+        assert store.find_capture(KEY, tmp_path / "found") is None
+        assert not (tmp_path / "found").exists()
+        assert not entry_of(store).exists()
     store.keep_capture(KEY, tmp_path / "made", {}, 0.0)
+    assert (store.problem, store.damaged) == ("", 1)
     assert store.find_capture(KEY, tmp_path / "found") is not None
+
+
+def test_what_lies_in_the_place_of_an_entry_makes_way(store: Store, tmp_path: Path) -> None:
+    made = make_capture(tmp_path / "made")
+    entry_of(store).parent.mkdir(parents=True)
+    entry_of(store).write_text("no folder")
+    store.keep_capture(KEY, made, {}, 0.0)
+    assert (store.problem, store.damaged) == ("", 1)
+    assert store.find_capture(KEY, tmp_path / "found") is not None
+    assert [path.name for path in store.folder.iterdir()] == [CAPTURES], "no rest of it"
 
 
 @given(position=st.integers(0, 10_000), bit=st.integers(0, 7))
@@ -108,12 +120,9 @@ def test_an_entry_under_another_key_is_not_believed(store: Store, tmp_path: Path
 
 
 def test_an_entry_cannot_write_outside_of_its_target(store: Store, tmp_path: Path) -> None:
-    from specrunner.cache.store import VERSION, seal
-
     place = entry_of(store)
     place.mkdir(parents=True)
-    entry = {"version": VERSION, "key": KEY, "files": {"../../evil": [1, ""]}, "facts": {}, "seconds": 0.0}
-    (place / ENTRY).write_text(seal(entry))
+    (place / ENTRY).write_text(seal(KEY, {"files": {"../../evil": [1, ""]}, "facts": {}, "seconds": 0.0}))
     (place.parent.parent / "evil").write_text("x")
     assert store.find_capture(KEY, tmp_path / "a" / "b" / "found") is None
     assert not (tmp_path / "a" / "evil").exists()
@@ -174,6 +183,55 @@ def test_what_a_killed_process_left_is_cleared_when_it_is_old(store: Store, tmp_
         os.utime(store.folder / name, (1, 1))
     store.prune()
     assert sorted(path.name for path in store.folder.glob(".*")) == [".new-young"]
+
+
+def test_an_entry_that_has_lost_its_head_is_cleared_when_it_is_old(store: Store, tmp_path: Path) -> None:
+    made = make_capture(tmp_path / "made")
+    for key in (KEY, OTHER):
+        store.keep_capture(key, made, {}, 0.0)
+        (entry_of(store, key) / ENTRY).unlink()
+    os.utime(entry_of(store), (1, 1))
+    store.prune()
+    assert (entry_of(store).exists(), entry_of(store, OTHER).exists()) == (False, True)
+
+
+def use_of(store: Store) -> dict[str, float]:
+    """The time of the last use of each entry, by kind."""
+    return {item.kind: item.used for item in store.list_items()}
+
+
+def set_use(store: Store, seconds: float) -> None:
+    for item in store.list_items():
+        os.utime(item.path / ENTRY if item.path.is_dir() else item.path, (seconds, seconds))
+
+
+def test_copies_carry_the_time_of_last_use_and_leave_the_source_alone(store: Store, tmp_path: Path) -> None:
+    store.keep_capture(KEY, make_capture(tmp_path / "made"), {}, 0.0)
+    for kind in (VERDICTS, SESSIONS):
+        store.keep_record(kind, KEY, {"n": 1})
+    set_use(store, 1000.25)
+    other = Store(tmp_path / "exported")
+    assert store.copy_to(other) == (3, 0)
+    assert use_of(store) == use_of(other) == dict.fromkeys((CAPTURES, VERDICTS, SESSIONS), 1000.25)
+    set_use(store, 2000.5)
+    store.copy_to(other)
+    assert use_of(other) == dict.fromkeys((CAPTURES, VERDICTS, SESSIONS), 2000.5), "used since"
+    store.keep_record(SESSIONS, KEY, {"n": 2})
+    other.copy_to(store)
+    assert use_of(store)[CAPTURES] == 2000.5
+    set_use(other, 1000.25)
+    other.copy_to(store)
+    assert use_of(store)[CAPTURES] == 2000.5, "an older copy does not make it older"
+    assert store.find_record(SESSIONS, KEY) == {"n": 2}, "nor takes its place"
+
+
+def test_a_copy_replaces_what_does_not_hold(store: Store, tmp_path: Path) -> None:
+    other = Store(tmp_path / "exported")
+    for kept in (store, other):
+        kept.keep_capture(KEY, make_capture(tmp_path / f"made-{kept.folder.name}"), {}, 0.0)
+    (entry_of(other) / ENTRY).unlink()
+    assert store.copy_to(other) == (1, 0)
+    assert other.find_capture(KEY, tmp_path / "found") is not None
 
 
 def test_stores_are_copied_without_what_is_damaged(store: Store, tmp_path: Path) -> None:
@@ -257,18 +315,10 @@ def test_an_entry_of_another_version_is_made_again(
 ) -> None:
     store.keep_capture(KEY, make_capture(tmp_path / "made"), {}, 1.0)
     store.keep_record(VERDICTS, KEY, {"verdict": "passed"})
-    monkeypatch.setattr("specrunner.cache.store.VERSION", 999)
+    monkeypatch.setattr("specrunner.cache.entries.VERSION", 999)
     assert store.find_capture(KEY, tmp_path / "found") is None
     assert store.find_record(VERDICTS, KEY) is None
     assert store.damaged == 2
-
-
-def test_folders_that_others_delete_are_listed_as_empty(tmp_path: Path) -> None:
-    for name in ("ab/1", "ab/2", "cd/3", "x/4", ".hidden/5"):
-        (tmp_path / name).mkdir(parents=True)
-    assert list_folder(tmp_path, "a*") == [tmp_path / "ab"]
-    assert list_folder(tmp_path, "*", below="??") == [tmp_path / "ab/1", tmp_path / "ab/2", tmp_path / "cd/3"]
-    assert list_folder(tmp_path / "nowhere", "*") == []
 
 
 def test_what_was_used_at_the_very_moment_stays(store: Store, tmp_path: Path) -> None:

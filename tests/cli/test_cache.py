@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from specrunner.cache.store import CAPTURES, ENTRY, VERDICTS, Store, kept_folder
+from specrunner.cache.entries import ENTRY
+from specrunner.cache.store import CAPTURES, VERDICTS, Store, kept_folder
 from specrunner.cli import main
 from specrunner.cli.cache import DAY, format_bytes
 from specrunner.errors import ExitCode
@@ -92,6 +93,15 @@ def test_the_limit_of_the_settings_holds(store: Store, capsys: pytest.CaptureFix
     assert left(store) == [True, False, False]
 
 
+def test_the_limit_of_the_environment_holds(
+    store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.specrunner]\ncache_limit = 10\n")
+    monkeypatch.setenv("SPECRUNNER_CACHE_LIMIT", "0.0011")
+    assert run(capsys, "prune")[0] == ExitCode.PASSED
+    assert left(store) == [True, False, False]
+
+
 @pytest.mark.parametrize("number", ["-1", "x", "nan", "inf"])
 def test_what_is_no_amount_is_refused(store: Store, capsys: pytest.CaptureFixture[str], number: str) -> None:
     status, _, err = run(capsys, "prune", f"--limit={number}")
@@ -112,6 +122,36 @@ def test_what_is_used_is_taken_elsewhere(
     assert (status, err) == (ExitCode.PASSED, "1 damaged entries left out\n")
     assert told == f"2 entries copied to {kept_folder()}\n"
     assert left(Store(kept_folder())) == [True, False, False]
+    assert left(store) == [True, True, True]
+
+
+def test_what_a_ci_system_carries_along_does_not_grow_for_ever(
+    store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each build starts with nothing but the directory, uses the first capture, and leaves what was used of late."""
+    out = Store(tmp_path / "out")
+    run(capsys, "export", str(out.folder))
+    assert left(out) == [True, True, True]
+    for build in range(2):
+        monkeypatch.setenv("SPECRUNNER_CACHE", str(tmp_path / f"build-{build}"))
+        run(capsys, "import", str(out.folder))
+        own = Store(kept_folder())
+        assert own.find_capture(KEYS[0], tmp_path / f"found-{build}") is not None
+        set_back = time.time() - 6 * DAY
+        os.utime(out.folder / CAPTURES / KEYS[0][:2] / KEYS[0] / ENTRY, (set_back, set_back))
+        status, told, _ = run(capsys, "export", str(out.folder), "--used", "7")
+        assert status == ExitCode.PASSED
+        assert left(out) == [True, False, False]
+        assert ("2 of 2.0 MB deleted there" in told) == (build == 0)
+        (item,) = (item for item in out.list_items() if item.kind == CAPTURES)
+        assert time.time() - item.used < DAY, "it was used by this build"
+
+
+def test_an_export_is_as_small_as_is_asked(store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = Store(tmp_path / "out")
+    _, told, _ = run(capsys, "export", str(out.folder), "--limit", "0.0021")
+    assert left(out) == [True, True, False]
+    assert told == f"4 entries copied to {out.folder}, 1 of 1.0 MB deleted there\n"
     assert left(store) == [True, True, True]
 
 
