@@ -79,8 +79,8 @@ class Log:
         return "", place + first
 
     def append(self, lines: str) -> None:
-        """Add what was printed elsewhere, and bound the file."""
-        with self.path.open("a", encoding="utf-8", newline="") as log:
+        """Add what was printed elsewhere, and bound the file; a full disk costs these lines and nothing else."""
+        with suppress(OSError), self.path.open("a", encoding="utf-8", newline="") as log:
             log.write(lines)
         self.bound()
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import platform
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import specrunner
@@ -21,6 +20,7 @@ from specrunner.requests import Request, Session
 from specrunner.sessions.captures import locate_capture, pack_capture, unpack_capture
 from specrunner.sessions.executor import Answer
 from specrunner.sessions.process import Cancelled
+from specrunner.sessions.rooms import hold_run_folder
 from specrunner.sessions.serving import LiveSession, Surroundings
 
 ENDING = 5.0
@@ -36,7 +36,7 @@ class NodeSession:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._directory = Path(tempfile.mkdtemp(prefix="specrunner-"))
+        self._held = ExitStack()
         self._live: LiveSession | None = None
         self._ending = threading.Event()
         self._busy = threading.Lock()
@@ -55,22 +55,25 @@ class NodeSession:
         Returns:
             Ray's id of the node and its host name; or what is missing here.
         """
-        import ray
-
         host = platform.node()
-        place = {"id": ray.get_runtime_context().get_node_id(), "host": host}
-        try:
-            if version != specrunner.__version__:
-                raise EngineMissing(f"the node {host} has specrunner {specrunner.__version__}, the caller {version}")
-            found = find_again(self._session, environment)
-        except EngineError as error:
-            error.missing_on = place["id"]  # type: ignore[attr-defined]
-            return error
-        variables = unpack_own_maps(self._session.engine, name_maps, self._directory / "names")
-        surroundings = Surroundings(self._directory, found, threads=threads, variables=variables)
-        self._live = LiveSession(
-            self._session, surroundings, stopped=self._ending.is_set, cancelled=self._ending.is_set
-        )
+        place = {"id": identify_node(), "host": host}
+        with self._busy:
+            try:
+                if version != specrunner.__version__:
+                    raise EngineMissing(
+                        f"the node {host} has specrunner {specrunner.__version__}, the caller {version}"
+                    )
+                found = find_again(self._session, environment)
+                self._directory = self._held.enter_context(hold_run_folder())
+            except EngineError as error:
+                error.missing_on = place["id"]  # type: ignore[attr-defined]
+                return error
+            except ConfigurationError as error:
+                return EngineError(f"on the node {host}, {error.message}", help=error.help)
+            variables = unpack_own_maps(self._session.engine, name_maps, self._directory / "names")
+            surroundings = Surroundings(self._directory, found, threads=threads, variables=variables)
+            ending = self._ending.is_set
+            self._live = LiveSession(self._session, surroundings, stopped=ending, cancelled=ending)
         return place
 
     def load(self) -> dict[str, Any] | EngineError:
@@ -113,6 +116,10 @@ class NodeSession:
         """Pass a message on to the session's process; return its facts, and whether it can be asked again."""
         return self._do(lambda live: live.ask(message, timeout)), self._is_alive()
 
+    def read_log(self, place: int) -> tuple[str, int]:
+        """Return what the session's process printed since a place in its log, and the place to go on from."""
+        return self._live.read_log(place) if self._live is not None else ("", place)
+
     def end(self, *, at_once: bool) -> None:
         """End the session's processes and remove its files."""
         if at_once:
@@ -120,7 +127,7 @@ class NodeSession:
         free = self._busy.acquire(timeout=ENDING)
         if self._live is not None:
             self._live.end(at_once=at_once or not free)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._held.close()
 
     def _is_alive(self) -> bool:
         return self._live is not None and self._live.alive
@@ -135,6 +142,14 @@ class NodeSession:
                 return error
             except Cancelled:
                 return WorkerDied("the session was ended")
+
+
+def identify_node() -> str:
+    """Return Ray's id of the node that this process runs on."""
+    import ray
+
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
 
 
 def find_again(session: Session, environment: Environment) -> Environment:
