@@ -59,10 +59,14 @@ class Serving(Protocol):
         """Load its engine and return the session's facts."""
 
     def answer(self, request: Request, timeout: float, progress: Callable[[int, int], None], settle: Settle) -> None:
-        """Have a request answered within `timeout` seconds; `settle` takes the answer, at once or by a later call."""
+        """Have a request answered within `timeout` seconds; `settle` takes the answer, at once or by a later call.
+
+        Raises:
+            MachineLost: the machine is gone; `settle` was told of all that has to be asked again.
+        """
 
     def flush(self) -> None:
-        """Wait until every answer is settled."""
+        """Wait until every answer is settled; raise as `answer` does."""
 
     def end(self, *, at_once: bool) -> None:
         """End it and all that it has started."""
@@ -211,7 +215,7 @@ class SessionThreads(ABC):
 
         Raises:
             EngineError: the engine could not be loaded; no request was answered since.
-            MachineLost: the machine is gone; what it had been asked last waits again.
+            MachineLost: the machine is gone; what it had not answered waits again.
             Cancelled: the run is being stopped.
         """
         session = planned.session
@@ -260,7 +264,11 @@ class SessionThreads(ABC):
             evidence = Evidence(key, request.key)
             alone = evidence in self._suspects or bool(self._retries.failures(evidence))
             if alone:
-                live.flush()
+                try:
+                    live.flush()
+                except MachineLost:
+                    self._desk.put_back(key, request)
+                    raise
             if not live.alive:
                 self._desk.put_back(key, request)
                 break
@@ -271,16 +279,12 @@ class SessionThreads(ABC):
 
     def _answer(self, planned: PlannedSession, request: Request, live: Serving, settle: Settle) -> None:
         key = planned.session.key
-        try:
-            live.answer(
-                request,
-                self._timeouts[key, request.key],
-                lambda done, total: self._publish(QuestionsAnswered(key, request.key, done, total)),
-                settle,
-            )
-        except MachineLost:
-            self._desk.put_back(key, request)
-            raise
+        live.answer(
+            request,
+            self._timeouts[key, request.key],
+            lambda done, total: self._publish(QuestionsAnswered(key, request.key, done, total)),
+            settle,
+        )
 
     def _next_request(self, planned: PlannedSession, place: Place, live: Serving) -> Request | None:
         """Take the next request; while there is none, let others have the turn. None ends the process."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +40,7 @@ from specrunner.sessions.ray.cluster import Demand, settle_demand
 from specrunner.sessions.ray.node import NodeSession, find_again
 from specrunner.sessions.threads import MachineLost
 from specrunner.spec.model import Model, Prompt
+from tests.waiting import wait_for
 
 HERE = Path(__file__).parent
 GIB = 1 << 30
@@ -174,14 +178,20 @@ def ask(text: str) -> Request:
     return Request(Prompt(text=text), ("logits",))
 
 
+def capture(node: NodeSession, text: str) -> Any:
+    """Have a capture made, and wait for what comes of it."""
+    request = ask(text)
+    alive = node.answer(request, None, 60)
+    assert node.flush() == alive
+    found, _ = node.collect(request.key)
+    return found
+
+
 def test_a_node_serves_a_session_and_leaves_nothing(start: Start, tmp_path: Path) -> None:
     node = start()
     facts = node.load()
     assert isinstance(facts, dict)
-    files, alive = node.answer(ask("ok"), None, 60)
-    assert isinstance(files, dict)
-    unpack_capture(tmp_path / "here", files)
-    assert alive
+    unpack_capture(tmp_path / "here", capture(node, "ok"))
     assert read_capture(tmp_path / "here").facts == {"pid": facts["pid"]}
     stamp, _ = node.ask({"type": "stamp"}, 60)
     assert "stamp" in stamp
@@ -192,12 +202,61 @@ def test_a_node_serves_a_session_and_leaves_nothing(start: Start, tmp_path: Path
 def test_a_node_returns_the_errors_of_its_engine(start: Start) -> None:
     node = start()
     node.load()
-    error, alive = node.answer(ask("raise"), None, 60)
-    assert "ValueError: the kernel" in str(error)
-    assert alive
-    error, alive = node.answer(ask("kill"), None, 60)
-    assert isinstance(error, WorkerDied)
-    assert not alive
+    assert "ValueError: the kernel" in str(capture(node, "raise"))
+    assert isinstance(capture(node, "ok"), dict)
+    assert isinstance(capture(node, "kill"), WorkerDied)
+    assert capture(node, "ok") is None, "nobody is there to be asked"
+
+
+def test_a_node_writes_a_capture_while_the_engine_works_on(start: Start) -> None:
+    node = start()
+    node.load()
+    first, second = ask("late 0.5"), ask("ok")
+    assert node.answer(first, None, 60)
+    assert node._settled == {}, "the engine is free before the capture is on disk"
+    assert node.answer(second, None, 60)
+    files, seconds = node.collect(first.key)
+    assert isinstance(files, dict)
+    assert seconds < 0.5, "what the engine worked on it"
+    assert node.flush()
+    assert isinstance(node.collect(second.key)[0], dict)
+    assert not list(node._directory.glob("captures/*/*")), "what was collected is gone"
+
+
+def test_a_death_on_a_node_is_the_fault_of_the_later_request(start: Start) -> None:
+    node = start()
+    node.load()
+    first, second = ask("late 30"), ask("kill")
+    assert node.answer(first, None, 60)
+    assert not node.answer(second, None, 60)
+    assert node.collect(first.key)[0] is None, "it is asked again"
+    assert isinstance(node.collect(second.key)[0], WorkerDied)
+
+
+def test_a_death_that_nothing_else_is_asked_over_is_the_captures_own_on_a_node(start: Start) -> None:
+    node = start()
+    facts = node.load()
+    assert isinstance(facts, dict)
+    first, second = ask("late 30"), ask("ok")
+    assert node.answer(first, None, 60)
+    os.kill(facts["pid"], signal.SIGKILL)
+    wait_for(lambda: not node._is_alive(), "the end of the engine")
+    assert not node.answer(second, None, 60)
+    assert isinstance(node.collect(first.key)[0], WorkerDied)
+    assert node.collect(second.key)[0] is None
+
+
+def test_who_waits_for_a_capture_is_let_go_when_the_node_session_ends(start: Start) -> None:
+    node = start()
+    node.load()
+    request = ask("hang")
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(node.collect, request.key)
+        asking = threads.submit(node.answer, request, None, 600)
+        node.end(at_once=True)
+        asking.result(60)
+        assert not isinstance(waiting.result(60)[0], dict)
+    assert not node._is_alive()
 
 
 def test_what_an_engine_prints_on_a_node_can_be_read_without_its_secrets(
@@ -208,7 +267,7 @@ def test_what_an_engine_prints_on_a_node_can_be_read_without_its_secrets(
     assert node.read_log(0) == ("", 0), "nothing is loaded yet"
     node.load()
     _, place = node.read_log(0)
-    node.answer(ask("flood 1"), None, 60)
+    capture(node, "flood 1")
     text, place = node.read_log(place)
     assert set(text.splitlines()) == {"all work [redacted]", "last words"}
     assert node.read_log(place) == ("", place)

@@ -17,7 +17,7 @@ from specrunner.engines.registry import find_engine
 from specrunner.environments.interpreters import Environment, find_configured, find_environment, find_own
 from specrunner.errors import ConfigurationError, EngineError, EngineMissing, WorkerDied
 from specrunner.requests import Request, Session
-from specrunner.sessions.captures import locate_capture, pack_capture, unpack_capture
+from specrunner.sessions.captures import StoredCapture, locate_capture, pack_capture, unpack_capture
 from specrunner.sessions.executor import Answer
 from specrunner.sessions.process import Cancelled
 from specrunner.sessions.rooms import hold_run_folder
@@ -40,6 +40,9 @@ class NodeSession:
         self._live: LiveSession | None = None
         self._ending = threading.Event()
         self._busy = threading.Lock()
+        self._changed = threading.Condition()
+        self._settled: dict[str, tuple[Answer | None, float]] = {}
+        self._ended = False
 
     def prepare(
         self, version: str, environment: Environment, threads: int, name_maps: Mapping[str, bytes]
@@ -81,36 +84,61 @@ class NodeSession:
         facts: dict[str, Any] | EngineError = self._do(lambda live: live.load())
         return facts
 
-    def answer(
-        self, request: Request, followed: Mapping[str, bytes] | None, timeout: float
-    ) -> tuple[dict[str, bytes] | EngineError, bool]:
-        """Answer a request that is not a benchmark.
+    def answer(self, request: Request, followed: Mapping[str, bytes] | None, timeout: float) -> bool:
+        """Have a request answered that is not a benchmark, and return when the engine is free for the next.
 
         Args:
-            request: what to ask.
+            request: what to ask; `collect` says what came of it.
             followed: the files of the capture that it follows.
             timeout: seconds it may take.
 
         Returns:
-            The capture's files or why there is none, and whether the session can be asked again.
+            Whether the session can be asked again.
         """
+        with self._busy:
+            assert self._live is not None, "a session came to a node that was not prepared"
+            try:
+                if not self._live.alive:  # it died over what it was asked before
+                    self._live.flush()
+                    self._settle(request, None, 0.0)
+                    return False
+                if request.follow is not None and followed is not None:
+                    evidence = request.follow
+                    unpack_capture(locate_capture(self._directory, evidence.session, evidence.request), followed)
+                self._live.answer(request, timeout, lambda done, total: None, self._settle)
+            except Cancelled:
+                self._settle(request, WorkerDied("the session was ended"), 0.0)
+            return self._is_alive()
 
-        def serve(live: LiveSession) -> dict[str, bytes] | EngineError:
-            if request.follow is not None and followed is not None:
-                unpack_capture(
-                    locate_capture(self._directory, request.follow.session, request.follow.request), followed
-                )
-            answers: list[Answer | None] = []
-            live.answer(request, timeout, lambda done, total: None, lambda _request, answer, _s: answers.append(answer))
-            live.flush()
-            [answer] = answers
-            if isinstance(answer, EngineError):
-                return answer
-            return pack_capture(locate_capture(self._directory, self._session.key, request.key))
+    def flush(self) -> bool:
+        """Wait until what was asked is there for `collect`; return whether the session can be asked again."""
+        self._do(lambda live: live.flush())
+        return self._is_alive()
 
-        result = self._do(serve)
-        shutil.rmtree(self._directory / "captures", ignore_errors=True)
-        return result, self._is_alive()
+    def collect(self, request: str) -> tuple[dict[str, bytes] | EngineError | None, float]:
+        """Wait for what comes of a request, and forget it here.
+
+        Args:
+            request: its key.
+
+        Returns:
+            The capture's files, or why there is none, or None when the request has to be asked again; and the seconds
+            that the engine worked on it.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: request in self._settled or self._ended)
+            answer, seconds = self._settled.pop(request, (None, 0.0))
+        if not isinstance(answer, StoredCapture):
+            return answer, seconds
+        directory = locate_capture(self._directory, self._session.key, request)
+        files = pack_capture(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+        return files, seconds
+
+    def _settle(self, request: Request, answer: Answer | None, seconds: float) -> None:
+        with self._changed:
+            self._settled[request.key] = (answer, seconds)
+            self._changed.notify_all()
 
     def ask(self, message: dict[str, Any], timeout: float) -> tuple[dict[str, Any] | EngineError, bool]:
         """Pass a message on to the session's process; return its facts, and whether it can be asked again."""
@@ -127,6 +155,9 @@ class NodeSession:
         free = self._busy.acquire(timeout=ENDING)
         if self._live is not None:
             self._live.end(at_once=at_once or not free)
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
         self._held.close()
 
     def _is_alive(self) -> bool:

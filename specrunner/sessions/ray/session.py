@@ -36,6 +36,12 @@ POLL = 0.1
 LOOK = 2.0
 """Seconds, while a session waits to be placed, between two looks at whether any node can still take it."""
 
+MOST_DUE = 2
+"""Requests that are not settled: one that the engine works on, and one whose capture is on its way."""
+
+CALLS = 5
+"""Calls to an actor at once: for an answer, two captures, the log, and the end."""
+
 LOG_PERIOD = 1.0
 """Seconds from one look at what the engine printed to the next."""
 
@@ -84,6 +90,7 @@ class RemoteSession:
         self._log_place = 0
         self._log_due = time.monotonic()
         self._errands: dict[Any, Callable[[Any], None]] = {}  # by the reference to an answer, what takes it
+        self._due: dict[str, tuple[Request, Settle]] = {}  # by the request's key, what is not settled yet
         strategy = NodeAffinitySchedulingStrategy(node, soft=False) if node is not None else "DEFAULT"
         self._actor: Any = (
             ray.remote(NodeSession)
@@ -93,7 +100,7 @@ class RemoteSession:
                 memory=demand.memory,
                 scheduling_strategy=strategy,
                 max_restarts=0,
-                max_concurrency=3,
+                max_concurrency=CALLS,
             )
             .remote(session)
         )
@@ -133,29 +140,87 @@ class RemoteSession:
         return self._facts
 
     def answer(self, request: Request, timeout: float, progress: Callable[[int, int], None], settle: Settle) -> None:
-        """Have a request answered, bring its capture into the run's directory, and settle it at once.
+        """Have a request answered, and return when the engine is free for the next.
+
+        Its capture is written and brought into the run's directory while the engine works on; no two are on their way.
 
         Raises:
-            MachineLost: the node was lost before its answer was here.
+            MachineLost: the node was lost; what is due has to be asked again, and `settle` is told so.
             Cancelled: the run is being stopped.
         """
-        directory = locate_capture(self._surroundings.directory, self._session.key, request.key)
-        begun = time.monotonic()
-        try:
-            if request.evaluation is not None:
+        if request.evaluation is not None:
+            directory = locate_capture(self._surroundings.directory, self._session.key, request.key)
+            begun = time.monotonic()
+            try:
+                self.flush()
                 self._evaluate(request, directory, timeout, progress)
-            else:
-                followed = self._pack_followed(request)
-                waiting = self._actor.answer.remote(request, followed, timeout)
-                found, self._alive = self._wait(waiting, self._cancelled)
-                unpack_capture(directory, raise_error(found))
-            answer: Answer = read_capture(directory)
+                answer: Answer = read_capture(directory)
+            except EngineError as error:
+                answer = error
+            except MachineLost:
+                settle(request, None, 0.0)
+                raise
+            settle(request, answer, time.monotonic() - begun)
+            return
+        try:
+            followed = self._pack_followed(request)
         except EngineError as error:
-            answer = error
-        settle(request, answer, time.monotonic() - begun)
+            settle(request, error, 0.0)
+            return
+        self._due[request.key] = (request, settle)
+        try:
+            self._attend(lambda: len(self._due) <= MOST_DUE, self._cancelled)
+            self._collect(request)
+            self._alive = self._wait(self._actor.answer.remote(request, followed, timeout), self._cancelled)
+        except MachineLost:
+            self._settle_due(None)
+            raise
+        except EngineError as error:
+            self._settle_due(error)
 
     def flush(self) -> None:
-        """Do nothing: every answer is settled at once."""
+        """Wait until every answer is settled.
+
+        Raises:
+            MachineLost: the node was lost before; what is due has to be asked again.
+            Cancelled: the run is being stopped.
+        """
+        if not self._due:
+            return
+        try:
+            self._alive = self._wait(self._actor.flush.remote(), self._cancelled)
+            self._attend(lambda: not self._due, self._cancelled)
+        except MachineLost:
+            self._settle_due(None)
+            raise
+        except EngineError as error:
+            self._settle_due(error)
+
+    def _collect(self, request: Request) -> None:
+        """Have what comes of a request settled when it is here."""
+        directory = locate_capture(self._surroundings.directory, self._session.key, request.key)
+
+        def take(reference: Any) -> None:
+            found, seconds = ray.get(reference)
+            answer: Answer | None = found
+            if isinstance(found, dict):
+                try:
+                    unpack_capture(directory, found)
+                    answer = read_capture(directory)
+                except EngineError as error:
+                    answer = error
+                except OSError as error:
+                    answer = EngineError(f"the capture could not be written: {error}")
+            _, settle = self._due.pop(request.key)
+            settle(request, answer, seconds)
+
+        self._errands[self._actor.collect.remote(request.key)] = take
+
+    def _settle_due(self, error: EngineError | None) -> None:
+        """Settle what is due when the session is gone: an error is the last one's, and the others are asked again."""
+        due, self._due = list(self._due.values()), {}
+        for request, settle in due:
+            settle(request, error if request is due[-1][0] else None, 0.0)
 
     def _pack_followed(self, request: Request) -> dict[str, bytes] | None:
         if request.follow is None:
@@ -204,7 +269,16 @@ class RemoteSession:
         shutil.rmtree(self.workspace, ignore_errors=True)
 
     def _wait(self, reference: Any, given_up: Callable[[], bool], look: Callable[[], None] = lambda: None) -> Any:
-        """Return what a call to the actor returns, and take what else arrives meanwhile.
+        """Return what a call to the actor returns; raise what `_attend` does."""
+        arrived: list[Any] = []
+        self._errands[reference] = lambda one: arrived.append(ray.get(one))
+        self._attend(lambda: bool(arrived), given_up, look)
+        return arrived[0]
+
+    def _attend(
+        self, over: Callable[[], bool], given_up: Callable[[], bool], look: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take what arrives from the node until it is enough.
 
         Raises:
             Cancelled: `given_up()` became true.
@@ -212,25 +286,21 @@ class RemoteSession:
             MachineLost: the node was lost.
             EngineError: the actor failed in another way than by the engine's errors, which it returns.
         """
-        arrived: list[Any] = []
-        self._errands[reference] = arrived.append
         looked = time.monotonic()
         try:
-            while True:
+            while not over():
                 self._follow_log()
                 for one in ray.wait(list(self._errands), timeout=POLL)[0]:
                     self._errands.pop(one)(one)
-                if arrived:
-                    return ray.get(reference)
-                if given_up():
+                if not over() and given_up():
                     raise Cancelled
                 if time.monotonic() > looked + LOOK:
                     looked = time.monotonic()
                     look()
         except RayError as error:
-            loss = explain(error, self._host, self._log.tail())
-            self._alive = self._alive and isinstance(error, RayTaskError)
-            raise loss from error
+            self._alive = False
+            self._errands.clear()
+            raise explain(error, self._host, self._log.tail()) from error
 
     def _follow_log(self) -> None:
         """Ask for what the engine has printed since, when it is time for it."""
