@@ -1,4 +1,4 @@
-"""One worker process from the caller's side: start it, talk to it, read its log, end its whole tree."""
+"""One worker process from the caller's side: start it, talk to it, end its whole tree."""
 
 from __future__ import annotations
 
@@ -14,15 +14,8 @@ from typing import Any
 import specrunner
 from specrunner.errors import ENGINE_ERRORS, EngineError, EngineOutOfMemory, EngineTimeout, WorkerDied
 from specrunner.secrets import Redactor
+from specrunner.sessions.logs import LOG_FILE, Log
 from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE, Channel, ChannelClosed
-
-LOG_TAIL_LINES = 40
-LOG_TAIL_BYTES = 16_384
-LONGEST_SECRET = 8192
-"""Bytes before the tail that are read with it, so that a secret at its edge is seen whole."""
-
-LOG_LIMIT = 64 << 20
-"""Bytes of log above which all but the end is deleted: an engine that prints for ever must not fill the disk."""
 
 KILL_PATIENCE = 10.0
 """Seconds to wait for killed processes to be gone."""
@@ -52,7 +45,6 @@ class WorkerProcess:
 
     def __init__(self, python: Path, workspace: Path, environment: Mapping[str, str], mark: str) -> None:
         self.workspace = workspace
-        self.log_path = workspace / "worker.log"
         self._mark = mark
         to_worker_read, to_worker_write = os.pipe()
         from_worker_read, from_worker_write = os.pipe()
@@ -61,10 +53,11 @@ class WorkerProcess:
             filter(None, [str(link_package(workspace)), environment.get("PYTHONPATH")])
         )
         self._redactor = Redactor(variables)
+        self.log = Log(workspace / LOG_FILE, self._redactor)
         variables[CONTROL_VARIABLE] = f"{to_worker_read},{from_worker_write}"
         variables[SESSION_VARIABLE] = mark
         try:
-            with self.log_path.open("ab") as log:
+            with self.log.path.open("ab") as log:
                 self._process = subprocess.Popen(
                     [str(python), "-m", "specrunner.sessions.worker"],
                     stdin=subprocess.DEVNULL,
@@ -156,14 +149,18 @@ class WorkerProcess:
                 raise Cancelled
             self._due = None
             self.kill()
-            error = EngineTimeout(f"writing a capture took longer than {timeout:g} s", log_tail=self.log_tail())
+            error = EngineTimeout(f"writing a capture took longer than {timeout:g} s", log_tail=self.log.tail())
             written(error)
             return
         with suppress(Bystander):
             self._settle(answer)
 
     def _receive(self, deadline: float, cancelled: Callable[[], bool]) -> dict[str, Any] | None:
-        return self._channel.receive(deadline=deadline, cancelled=lambda: self._bound_log() or cancelled())
+        def is_over() -> bool:
+            self.log.bound()
+            return cancelled()
+
+        return self._channel.receive(deadline=deadline, cancelled=is_over)
 
     def _exchange(self, message: dict[str, Any], timeout: float, cancelled: Callable[[], bool]) -> dict[str, Any]:
         """Send a message and return its answer; what comes before it is about the capture that is being written."""
@@ -181,7 +178,7 @@ class WorkerProcess:
                 raise Cancelled
             self.kill()
             what = "loading the model" if message["type"] == "load" else "a request"
-            raise EngineTimeout(f"{what} took longer than {timeout:g} s", log_tail=self.log_tail())
+            raise EngineTimeout(f"{what} took longer than {timeout:g} s", log_tail=self.log.tail())
         if answer["type"] == "failed":
             raise self._read_failure(answer)
         return answer
@@ -189,7 +186,7 @@ class WorkerProcess:
     def _read_failure(self, answer: Mapping[str, Any]) -> EngineError:
         """Return the error that the worker reported; end the process when it is lost with it."""
         error_class = ENGINE_ERRORS.get(answer["kind"], EngineError)
-        log_tail = self.log_tail()
+        log_tail = self.log.tail()
         if answer["fatal"]:
             self.kill()
         advice = answer["help"] and self._redactor.redact(answer["help"])
@@ -223,7 +220,7 @@ class WorkerProcess:
             how = f"was killed by {signal.Signals(-status).name}"
         else:
             how = f"exited with status {status}"
-        tail = self.log_tail()
+        tail = self.log.tail()
         hint = "the kernel may have killed it for want of memory" if status == -signal.SIGKILL else None
         return WorkerDied(f"the engine process {how}", help=hint, log_tail=tail)
 
@@ -231,28 +228,6 @@ class WorkerProcess:
     def alive(self) -> bool:
         """Whether the worker can be asked again."""
         return not self._ended and self._process.poll() is None
-
-    def log_tail(self) -> str:
-        """Return the last lines that the worker and its children printed, without the secrets of its environment."""
-        try:
-            with self.log_path.open("rb") as log:
-                log.seek(0, os.SEEK_END)
-                log.seek(max(0, log.tell() - LOG_TAIL_BYTES - LONGEST_SECRET))
-                text = self._redactor.redact(log.read().decode("utf-8", errors="replace"))
-        except OSError:
-            return ""
-        return "\n".join(text[-LOG_TAIL_BYTES:].splitlines()[-LOG_TAIL_LINES:])
-
-    def _bound_log(self) -> bool:
-        """Cut a log that is too long down to its end; the processes go on adding to it. Always False."""
-        with suppress(OSError):
-            size = self.log_path.stat().st_size
-            if size > LOG_LIMIT:
-                tail = self.log_tail()
-                os.truncate(self.log_path, 0)
-                with self.log_path.open("a", encoding="utf-8") as log:
-                    log.write(f"[{size} bytes of log were deleted but for this end]\n{tail}\n")
-        return False
 
     def close(self, grace: float = 10.0) -> None:
         """Let the engine shut down in order, for at most `grace` seconds, then end what is left."""

@@ -216,6 +216,10 @@ class LiveSession:
         assert self._worker is not None, "a message came before the load"
         return self._worker.ask(message, timeout=timeout, cancelled=self._cancelled)
 
+    def read_log(self, place: int) -> tuple[str, int]:
+        """Return what the process printed since a place in its log, and the place to go on from (`logs.Log.read`)."""
+        return self._worker.log.read(place) if self._worker is not None else ("", place)
+
     def end(self, *, at_once: bool) -> None:
         """End the process and all it has started, in order or at once, and remove the workspace."""
         if self._worker is not None:

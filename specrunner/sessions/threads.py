@@ -36,7 +36,16 @@ MOST_LOSSES = 3
 
 
 class MachineLost(Exception):
-    """The machine that a session ran on is gone; what was asked there may be asked elsewhere."""
+    """The machine that a session ran on is gone; what was asked there may be asked elsewhere.
+
+    Args:
+        how: it was lost.
+        log_tail: the last lines that the engine printed and that came here, or "".
+    """
+
+    def __init__(self, how: str, log_tail: str = "") -> None:
+        super().__init__(how)
+        self.log_tail = log_tail
 
 
 class Serving(Protocol):
@@ -50,10 +59,14 @@ class Serving(Protocol):
         """Load its engine and return the session's facts."""
 
     def answer(self, request: Request, timeout: float, progress: Callable[[int, int], None], settle: Settle) -> None:
-        """Have a request answered within `timeout` seconds; `settle` takes the answer, at once or by a later call."""
+        """Have a request answered within `timeout` seconds; `settle` takes the answer, at once or by a later call.
+
+        Raises:
+            MachineLost: the machine is gone; `settle` was told of all that has to be asked again.
+        """
 
     def flush(self) -> None:
-        """Wait until every answer is settled."""
+        """Wait until every answer is settled; raise as `answer` does."""
 
     def end(self, *, at_once: bool) -> None:
         """End it and all that it has started."""
@@ -156,7 +169,7 @@ class SessionThreads(ABC):
             except Cancelled:
                 return
             except MachineLost as error:
-                self._count_loss(planned, str(error))
+                self._count_loss(planned, error)
             except EngineError as error:
                 self._give_up(planned, error)
             except Exception as error:
@@ -164,10 +177,12 @@ class SessionThreads(ABC):
             finally:
                 self._places.leave(place)
 
-    def _count_loss(self, planned: PlannedSession, how: str) -> None:
+    def _count_loss(self, planned: PlannedSession, loss: MachineLost) -> None:
         self._losses[planned.session.key] += 1
         if self._losses[planned.session.key] >= MOST_LOSSES:
-            self._give_up(planned, WorkerDied(f"{how}, {MOST_LOSSES} times in all"))
+            error = WorkerDied(f"{loss}, {MOST_LOSSES} times in all", log_tail=loss.log_tail)
+            for request in self._desk.take_all(planned.session.key):
+                self._deliver_answer(planned, request, error, {}, 0.0)  # it was asked again often enough
 
     def _give_up(self, planned: PlannedSession, error: EngineError) -> None:
         for request in self._desk.take_all(planned.session.key):
@@ -176,17 +191,23 @@ class SessionThreads(ABC):
     def _finish(
         self, planned: PlannedSession, request: Request, answer: Answer, facts: Mapping[str, Any], seconds: float
     ) -> None:
-        failed = isinstance(answer, EngineError)
+        """Deliver an answer, or ask again when it is an error after which that is allowed."""
         evidence = Evidence(planned.session.key, request.key)
         if isinstance(answer, EngineError) and not self._stopping and self._retries.allow(evidence, answer):
             self._desk.put_back(planned.session.key, request, last=True)
             return
+        self._deliver_answer(planned, request, answer, facts, seconds)
+
+    def _deliver_answer(
+        self, planned: PlannedSession, request: Request, answer: Answer, facts: Mapping[str, Any], seconds: float
+    ) -> None:
         tensors, tokens = 0, 0
         if isinstance(answer, StoredCapture):
             tensors, tokens = len(answer.tensor_names), len(answer.output_token_ids or ())
             self._timings.record_request(planned.session.key, request.key, seconds)
+        failed = isinstance(answer, EngineError)
         self._publish(RequestFinished(planned.session.key, request.key, seconds, failed, tensors, tokens))
-        self._desk.answer(evidence)
+        self._desk.answer(Evidence(planned.session.key, request.key))
         self._deliver(planned.session.key, request.key, answer, facts, seconds)
 
     def _serve_process(self, planned: PlannedSession, place: Place) -> None:
@@ -194,7 +215,7 @@ class SessionThreads(ABC):
 
         Raises:
             EngineError: the engine could not be loaded; no request was answered since.
-            MachineLost: the machine is gone; what it had been asked last waits again.
+            MachineLost: the machine is gone; what it had not answered waits again.
             Cancelled: the run is being stopped.
         """
         session = planned.session
@@ -243,7 +264,11 @@ class SessionThreads(ABC):
             evidence = Evidence(key, request.key)
             alone = evidence in self._suspects or bool(self._retries.failures(evidence))
             if alone:
-                live.flush()
+                try:
+                    live.flush()
+                except MachineLost:
+                    self._desk.put_back(key, request)
+                    raise
             if not live.alive:
                 self._desk.put_back(key, request)
                 break
@@ -254,16 +279,12 @@ class SessionThreads(ABC):
 
     def _answer(self, planned: PlannedSession, request: Request, live: Serving, settle: Settle) -> None:
         key = planned.session.key
-        try:
-            live.answer(
-                request,
-                self._timeouts[key, request.key],
-                lambda done, total: self._publish(QuestionsAnswered(key, request.key, done, total)),
-                settle,
-            )
-        except MachineLost:
-            self._desk.put_back(key, request)
-            raise
+        live.answer(
+            request,
+            self._timeouts[key, request.key],
+            lambda done, total: self._publish(QuestionsAnswered(key, request.key, done, total)),
+            settle,
+        )
 
     def _next_request(self, planned: PlannedSession, place: Place, live: Serving) -> Request | None:
         """Take the next request; while there is none, let others have the turn. None ends the process."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from specrunner.sessions.process import LOG_LIMIT
+from specrunner.sessions.logs import LOG_LIMIT
 from tests.waiting import wait_for
 from tests.workplace import Workplace, count_junit, hanging_workers
 

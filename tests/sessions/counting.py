@@ -34,6 +34,7 @@ class CountingEngine(Engine):
         """Answer after the option `seconds`."""
         text = request.prompt.text or ""
         self._note("plain", text)
+        print(f"asked for {text}", flush=True)
         time.sleep(float(self.session.options.get("seconds", 0.0)))
         rows = numpy.array([[ord(letter), 1.0] for letter in text], numpy.float32)
         if text == self.session.options.get("wrong"):

@@ -127,7 +127,7 @@ def test_rubbish_on_stdout_reaches_the_log_and_nothing_else(start: Start, tmp_pa
     worker = start()
     capture(worker, "rubbish", tmp_path / "c")
     assert read_capture(tmp_path / "c").tensor_names == ("logits",)
-    assert worker.log_tail().endswith("last words")
+    assert worker.log.tail().endswith("last words")
 
 
 @pytest.mark.parametrize(

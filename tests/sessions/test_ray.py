@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +27,9 @@ from specrunner.environments.interpreters import find_environment
 from specrunner.errors import CapabilityMissing
 from specrunner.plan.model import PlannedSession
 from specrunner.requests import Request, Session
-from specrunner.sessions.ray.cluster import connect
+from specrunner.sessions.ray.cluster import Demand, connect
+from specrunner.sessions.serving import Surroundings
+from specrunner.sessions.threads import MachineLost
 from specrunner.spec.model import Model, Prompt
 from tests.waiting import press, wait_for
 
@@ -51,10 +56,15 @@ FRUIT = ("apple", "pear", "melon", "fig", "plum", "cherry", "lemon", "lime", "da
 
 @dataclass
 class Workplace:
-    """A directory with a spec and an engine installed as a plugin, and a cluster."""
+    """A directory with a spec and an engine installed as a plugin, and a cluster.
+
+    Attributes:
+        temporary: where runs put their temporary files, and nodes put none.
+    """
 
     folder: Path
     environment: dict[str, str]
+    temporary: Path
     cluster: Any
     log: Path
     nodes: list[Any] = field(default_factory=list)
@@ -132,12 +142,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
         from ray.cluster_utils import Cluster
 
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE})
-        place = Workplace(folder, {**os.environ}, cluster, folder / "log")
+        temporary = Path(tempfile.mkdtemp(prefix="run-"))  # a short path, as engines need it
+        place = Workplace(folder, {**os.environ, "TMPDIR": str(temporary)}, temporary, cluster, folder / "log")
         place.nodes.append(cluster.add_node(num_cpus=1, object_store_memory=STORE))
         try:
             yield place
         finally:
             cluster.shutdown()
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def is_running(pid: int) -> bool:
@@ -215,9 +227,22 @@ def test_a_node_that_is_lost_costs_no_verdict_and_no_answer_is_asked_for_twice(
     loads = Counter(role for *_, role, what, _ in noted if what == "load")
     assert sorted(loads.values()) == starts
     asked_for = Counter((role, what, text) for *_, role, what, text in noted if what != "load")
-    assert sum(asked_for.values()) - len(asked_for) <= 1, "only what had no answer was asked again"
+    assert sum(asked_for.values()) - len(asked_for) <= 2, "only what was asked last, and what was on its way"
     assert len(before) < len(noted)
     wait_for(lambda: not any(is_running(pid) for pid, *_ in noted), "the end of the engines")
+
+
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_what_engines_print_can_be_followed_beside_the_run(workplace: Workplace, executor: str) -> None:
+    def read_logs() -> list[str]:
+        logs = workplace.temporary.glob("specrunner-*/counting-*/worker.log")
+        return [log.read_text() for log in logs]
+
+    process = workplace.start() if executor == "local" else workplace.start_on_ray()
+    wait_for(lambda: sum("asked for apple\nasked for pear\n" in log for log in read_logs()) == 2, "both sessions' logs")
+    assert process.poll() is None
+    workplace.finish(process)
+    assert list(workplace.temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize("presses", [1, 2])
@@ -249,6 +274,62 @@ def test_an_address_without_a_cluster_is_said_before_anything_runs(workplace: Wo
     assert process.returncode == 4, textwrap.shorten(printed, 500)
     assert "the Ray cluster 127.0.0.1:1 cannot be joined" in printed
     assert workplace.noted() == []
+
+
+def test_a_node_that_runs_short_of_memory_is_no_lost_node(workplace: Workplace) -> None:
+    """Ray is told to take a hundredth of the memory for all of it, and ends what runs there."""
+    short = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
+    with workplace.second_node(env_vars=short):
+        report = workplace.finish(workplace.start_on_ray("-k", "apple or pear"))
+    failures = [case["failure"] for case in report["cases"]]
+    assert [failure["kind"] for failure in failures] == ["out-of-memory"] * 2, failures
+    assert "and Ray ended the session" in failures[0]["message"]
+    assert max(session["starts"] for session in report["sessions"]) == 1, "it is not tried elsewhere"
+
+
+def test_a_lost_node_leaves_what_its_engine_printed(
+    workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(workplace.folder / "plugin"), *sys.path])
+    from specrunner.sessions.ray.session import RemoteSession
+
+    find_engine.cache_clear()
+    engine_targets.cache_clear()
+    connect(workplace.cluster.address)
+    environment = find_environment("counting", find_engine("counting").capabilities(), "cpu", config={})
+    name = f"{environment.name}-{environment.digest}"
+    session = Session("counting", name, Model(path=str(workplace.folder)), "float32", "cpu", {"seconds": 600.0})
+    request = Request(Prompt(text="fig"), ("layers.0.output",))
+    workplace.log.unlink(missing_ok=True)
+    import ray
+
+    with workplace.second_node() as node, ThreadPoolExecutor() as threads:
+        remote = RemoteSession(
+            session,
+            Surroundings(tmp_path, environment),
+            Demand(1, 0, 0),
+            node.node_id,
+            stopped=lambda: False,
+            cancelled=lambda: False,
+        )
+        remote.place()
+        remote.load()
+        settled: list[Any] = []
+        answering = threads.submit(
+            remote.answer, request, 900.0, lambda done, total: None, lambda *answer: settled.append(answer)
+        )
+        log = remote.workspace / "worker.log"
+        wait_for(lambda: "asked for fig\n" in log.read_text(), "what the engine printed")
+        workplace.cluster.remove_node(node, allow_graceful=False)
+        with pytest.raises(MachineLost) as caught:
+            answering.result()
+        assert caught.value.log_tail.endswith("asked for fig")
+        assert settled == [(request, None, 0.0)], "it is to be asked again"
+        assert not remote.alive
+        remote.end(at_once=True)
+    ray.shutdown()
+    assert list(tmp_path.iterdir()) == []
+    wait_for(lambda: not any(is_running(pid) for pid, *_ in workplace.noted()), "the end of the engine")
 
 
 def test_sessions_on_gpus_get_their_own(workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

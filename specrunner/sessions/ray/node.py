@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import platform
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import specrunner
@@ -18,9 +17,10 @@ from specrunner.engines.registry import find_engine
 from specrunner.environments.interpreters import Environment, find_configured, find_environment, find_own
 from specrunner.errors import ConfigurationError, EngineError, EngineMissing, WorkerDied
 from specrunner.requests import Request, Session
-from specrunner.sessions.captures import locate_capture, pack_capture, unpack_capture
+from specrunner.sessions.captures import StoredCapture, locate_capture, pack_capture, unpack_capture
 from specrunner.sessions.executor import Answer
 from specrunner.sessions.process import Cancelled
+from specrunner.sessions.rooms import hold_run_folder
 from specrunner.sessions.serving import LiveSession, Surroundings
 
 ENDING = 5.0
@@ -36,10 +36,13 @@ class NodeSession:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._directory = Path(tempfile.mkdtemp(prefix="specrunner-"))
+        self._held = ExitStack()
         self._live: LiveSession | None = None
         self._ending = threading.Event()
         self._busy = threading.Lock()
+        self._changed = threading.Condition()
+        self._settled: dict[str, tuple[Answer | None, float]] = {}
+        self._ended = False
 
     def prepare(
         self, version: str, environment: Environment, threads: int, name_maps: Mapping[str, bytes]
@@ -55,22 +58,25 @@ class NodeSession:
         Returns:
             Ray's id of the node and its host name; or what is missing here.
         """
-        import ray
-
         host = platform.node()
-        place = {"id": ray.get_runtime_context().get_node_id(), "host": host}
-        try:
-            if version != specrunner.__version__:
-                raise EngineMissing(f"the node {host} has specrunner {specrunner.__version__}, the caller {version}")
-            found = find_again(self._session, environment)
-        except EngineError as error:
-            error.missing_on = place["id"]  # type: ignore[attr-defined]
-            return error
-        variables = unpack_own_maps(self._session.engine, name_maps, self._directory / "names")
-        surroundings = Surroundings(self._directory, found, threads=threads, variables=variables)
-        self._live = LiveSession(
-            self._session, surroundings, stopped=self._ending.is_set, cancelled=self._ending.is_set
-        )
+        place = {"id": identify_node(), "host": host}
+        with self._busy:
+            try:
+                if version != specrunner.__version__:
+                    raise EngineMissing(
+                        f"the node {host} has specrunner {specrunner.__version__}, the caller {version}"
+                    )
+                found = find_again(self._session, environment)
+                self._directory = self._held.enter_context(hold_run_folder())
+            except EngineError as error:
+                error.missing_on = place["id"]  # type: ignore[attr-defined]
+                return error
+            except ConfigurationError as error:
+                return EngineError(f"on the node {host}, {error.message}", help=error.help)
+            variables = unpack_own_maps(self._session.engine, name_maps, self._directory / "names")
+            surroundings = Surroundings(self._directory, found, threads=threads, variables=variables)
+            ending = self._ending.is_set
+            self._live = LiveSession(self._session, surroundings, stopped=ending, cancelled=ending)
         return place
 
     def load(self) -> dict[str, Any] | EngineError:
@@ -78,40 +84,69 @@ class NodeSession:
         facts: dict[str, Any] | EngineError = self._do(lambda live: live.load())
         return facts
 
-    def answer(
-        self, request: Request, followed: Mapping[str, bytes] | None, timeout: float
-    ) -> tuple[dict[str, bytes] | EngineError, bool]:
-        """Answer a request that is not a benchmark.
+    def answer(self, request: Request, followed: Mapping[str, bytes] | None, timeout: float) -> bool:
+        """Have a request answered that is not a benchmark, and return when the engine is free for the next.
 
         Args:
-            request: what to ask.
+            request: what to ask; `collect` says what came of it.
             followed: the files of the capture that it follows.
             timeout: seconds it may take.
 
         Returns:
-            The capture's files or why there is none, and whether the session can be asked again.
+            Whether the session can be asked again.
         """
+        with self._busy:
+            assert self._live is not None, "a session came to a node that was not prepared"
+            try:
+                if not self._live.alive:  # it died over what it was asked before
+                    self._live.flush()
+                    self._settle(request, None, 0.0)
+                    return False
+                if request.follow is not None and followed is not None:
+                    evidence = request.follow
+                    unpack_capture(locate_capture(self._directory, evidence.session, evidence.request), followed)
+                self._live.answer(request, timeout, lambda done, total: None, self._settle)
+            except Cancelled:
+                self._settle(request, WorkerDied("the session was ended"), 0.0)
+            return self._is_alive()
 
-        def serve(live: LiveSession) -> dict[str, bytes] | EngineError:
-            if request.follow is not None and followed is not None:
-                unpack_capture(
-                    locate_capture(self._directory, request.follow.session, request.follow.request), followed
-                )
-            answers: list[Answer | None] = []
-            live.answer(request, timeout, lambda done, total: None, lambda _request, answer, _s: answers.append(answer))
-            live.flush()
-            [answer] = answers
-            if isinstance(answer, EngineError):
-                return answer
-            return pack_capture(locate_capture(self._directory, self._session.key, request.key))
+    def flush(self) -> bool:
+        """Wait until what was asked is there for `collect`; return whether the session can be asked again."""
+        self._do(lambda live: live.flush())
+        return self._is_alive()
 
-        result = self._do(serve)
-        shutil.rmtree(self._directory / "captures", ignore_errors=True)
-        return result, self._is_alive()
+    def collect(self, request: str) -> tuple[dict[str, bytes] | EngineError | None, float]:
+        """Wait for what comes of a request, and forget it here.
+
+        Args:
+            request: its key.
+
+        Returns:
+            The capture's files, or why there is none, or None when the request has to be asked again; and the seconds
+            that the engine worked on it.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: request in self._settled or self._ended)
+            answer, seconds = self._settled.pop(request, (None, 0.0))
+        if not isinstance(answer, StoredCapture):
+            return answer, seconds
+        directory = locate_capture(self._directory, self._session.key, request)
+        files = pack_capture(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+        return files, seconds
+
+    def _settle(self, request: Request, answer: Answer | None, seconds: float) -> None:
+        with self._changed:
+            self._settled[request.key] = (answer, seconds)
+            self._changed.notify_all()
 
     def ask(self, message: dict[str, Any], timeout: float) -> tuple[dict[str, Any] | EngineError, bool]:
         """Pass a message on to the session's process; return its facts, and whether it can be asked again."""
         return self._do(lambda live: live.ask(message, timeout)), self._is_alive()
+
+    def read_log(self, place: int) -> tuple[str, int]:
+        """Return what the session's process printed since a place in its log, and the place to go on from."""
+        return self._live.read_log(place) if self._live is not None else ("", place)
 
     def end(self, *, at_once: bool) -> None:
         """End the session's processes and remove its files."""
@@ -120,7 +155,10 @@ class NodeSession:
         free = self._busy.acquire(timeout=ENDING)
         if self._live is not None:
             self._live.end(at_once=at_once or not free)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self._held.close()
 
     def _is_alive(self) -> bool:
         return self._live is not None and self._live.alive
@@ -135,6 +173,14 @@ class NodeSession:
                 return error
             except Cancelled:
                 return WorkerDied("the session was ended")
+
+
+def identify_node() -> str:
+    """Return Ray's id of the node that this process runs on."""
+    import ray
+
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
 
 
 def find_again(session: Session, environment: Environment) -> Environment:
