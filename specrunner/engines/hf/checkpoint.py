@@ -23,6 +23,14 @@ OWN_CODE: Mapping[str, tuple[str, str, str]] = {
 }
 """By architecture: the folder under `specrunner/models` with modeling files of ours, configuration and model class."""
 
+MODEL_OPTIONS: Mapping[str, str] = {
+    "pretrained_model_name_or_path": "id",
+    "config": "path",
+    "subfolder": "path",
+    "adapter_kwargs": "path",
+}
+"""Options that say what a spec's `model` says, and its field (see `Capabilities`)."""
+
 TRUST_HELP = "set `model.trust_remote_code: true` in the spec if you trust that code"
 
 
