@@ -267,19 +267,24 @@ class WorkerProcess:
         if self._ended:
             return
         self._ended = True
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        deadline = time.monotonic() + KILL_PATIENCE
-        while (strays := find_marked(self._mark)) and time.monotonic() < deadline:
-            for pid in strays:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.01)
-        self._process.wait()
+        end_tree(self._process, self._mark)
         self._channel.close()
         due, self._due = self._due, None
         if due is not None:
             due[0](Bystander())
+
+
+def end_tree(process: subprocess.Popen[Any], mark: str) -> None:
+    """End at once a process that leads its group, the group, and every process that carries its mark."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + KILL_PATIENCE
+    while (strays := find_marked(mark)) and time.monotonic() < deadline:
+        for pid in strays:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    process.wait()
 
 
 def find_marked(mark: str) -> list[int]:

@@ -101,7 +101,7 @@ class LiveSession:
         """
         session, environment = self._session, self._surroundings.environment
         engine = find_engine(session.engine)
-        model_path = self._surroundings.checkpoints.locate(session.model)
+        model_path = self._surroundings.checkpoints.locate(session.model, self._stopped)
         name_maps = find_name_maps(os.environ, Path.cwd())
         variables = {
             **({NAME_MAPS: str(name_maps)} if name_maps is not None else {}),
