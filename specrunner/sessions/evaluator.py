@@ -16,9 +16,10 @@ from typing import Any, Protocol
 from specrunner.engines.base import Capture
 from specrunner.errors import ENGINE_ERRORS, CaptureIncomplete, EngineError, EngineTimeout, WorkerDied
 from specrunner.requests import Request, Session
+from specrunner.secrets import Redactor
 from specrunner.sessions.answers import AnswerBook, AnswerShelf
 from specrunner.sessions.captures import BENCHMARK_FILE, write_capture
-from specrunner.sessions.process import Cancelled
+from specrunner.sessions.process import Cancelled, Log
 from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE, Channel, ChannelClosed
 
 PREPARING_TIMEOUT = 1800.0
@@ -143,7 +144,6 @@ class _Evaluator:
     """
 
     def __init__(self, workspace: Path) -> None:
-        self._log_path = workspace / "evaluator.log"
         to_read, to_write = os.pipe()
         from_read, from_write = os.pipe()
         root = str(Path(__file__).parents[2])
@@ -155,7 +155,9 @@ class _Evaluator:
             CONTROL_VARIABLE: f"{to_read},{from_write}",
             SESSION_VARIABLE: f"{os.getpid()}-{workspace.name}-evaluation",
         }
-        with self._log_path.open("wb") as log:
+        self._log = Log(workspace / "evaluator.log", Redactor(variables))
+        self._log.path.unlink(missing_ok=True)  # of an evaluation before
+        with self._log.path.open("ab") as log:  # a log that is cut is added to at its new end
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "specrunner.benchmarks.evaluate"],
                 stdin=subprocess.DEVNULL,
@@ -180,7 +182,7 @@ class _Evaluator:
     def receive(self, deadline: float, cancelled: Callable[[], bool]) -> dict[str, Any]:
         """Wait for a message; raise why none came."""
         try:
-            answer = self._channel.receive(deadline=deadline, cancelled=cancelled)
+            answer = self._channel.receive(deadline=deadline, cancelled=lambda: self._log.bound() or cancelled())
         except ChannelClosed:
             raise self._describe_death() from None
         if answer is None:
@@ -193,9 +195,7 @@ class _Evaluator:
 
     def log_tail(self) -> str:
         """Return the last lines that lm-eval printed."""
-        with suppress(OSError):
-            return "\n".join(self._log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
-        return ""
+        return self._log.tail()
 
     def _describe_death(self) -> WorkerDied:
         self.end()

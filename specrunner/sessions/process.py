@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class WorkerProcess:
             filter(None, [str(link_package(workspace)), environment.get("PYTHONPATH")])
         )
         self._redactor = Redactor(variables)
+        self._log = Log(self.log_path, self._redactor)
         variables[CONTROL_VARIABLE] = f"{to_worker_read},{from_worker_write}"
         variables[SESSION_VARIABLE] = mark
         try:
@@ -163,7 +165,7 @@ class WorkerProcess:
             self._settle(answer)
 
     def _receive(self, deadline: float, cancelled: Callable[[], bool]) -> dict[str, Any] | None:
-        return self._channel.receive(deadline=deadline, cancelled=lambda: self._bound_log() or cancelled())
+        return self._channel.receive(deadline=deadline, cancelled=lambda: self._log.bound() or cancelled())
 
     def _exchange(self, message: dict[str, Any], timeout: float, cancelled: Callable[[], bool]) -> dict[str, Any]:
         """Send a message and return its answer; what comes before it is about the capture that is being written."""
@@ -234,25 +236,7 @@ class WorkerProcess:
 
     def log_tail(self) -> str:
         """Return the last lines that the worker and its children printed, without the secrets of its environment."""
-        try:
-            with self.log_path.open("rb") as log:
-                log.seek(0, os.SEEK_END)
-                log.seek(max(0, log.tell() - LOG_TAIL_BYTES - LONGEST_SECRET))
-                text = self._redactor.redact(log.read().decode("utf-8", errors="replace"))
-        except OSError:
-            return ""
-        return "\n".join(text[-LOG_TAIL_BYTES:].splitlines()[-LOG_TAIL_LINES:])
-
-    def _bound_log(self) -> bool:
-        """Cut a log that is too long down to its end; the processes go on adding to it. Always False."""
-        with suppress(OSError):
-            size = self.log_path.stat().st_size
-            if size > LOG_LIMIT:
-                tail = self.log_tail()
-                os.truncate(self.log_path, 0)
-                with self.log_path.open("a", encoding="utf-8") as log:
-                    log.write(f"[{size} bytes of log were deleted but for this end]\n{tail}\n")
-        return False
+        return self._log.tail()
 
     def close(self, grace: float = 10.0) -> None:
         """Let the engine shut down in order, for at most `grace` seconds, then end what is left."""
@@ -272,6 +256,41 @@ class WorkerProcess:
         due, self._due = self._due, None
         if due is not None:
             due[0](Bystander())
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What a process and its children print.
+
+    Attributes:
+        path: the file; they add to it.
+        redactor: of the secrets in their environment.
+    """
+
+    path: Path
+    redactor: Redactor
+
+    def tail(self) -> str:
+        """Return the last lines without secrets; "" where there is no log."""
+        try:
+            with self.path.open("rb") as log:
+                log.seek(0, os.SEEK_END)
+                log.seek(max(0, log.tell() - LOG_TAIL_BYTES - LONGEST_SECRET))
+                text = self.redactor.redact(log.read().decode("utf-8", errors="replace"))
+        except OSError:
+            return ""
+        return "\n".join(text[-LOG_TAIL_BYTES:].splitlines()[-LOG_TAIL_LINES:])
+
+    def bound(self) -> bool:
+        """Cut a log that is too long down to its end; the processes go on adding to it. Always False."""
+        with suppress(OSError):
+            size = self.path.stat().st_size
+            if size > LOG_LIMIT:
+                tail = self.tail()
+                os.truncate(self.path, 0)
+                with self.path.open("a", encoding="utf-8") as log:
+                    log.write(f"[{size} bytes of log were deleted but for this end]\n{tail}\n")
+        return False
 
 
 def end_tree(process: subprocess.Popen[Any], mark: str) -> None:
