@@ -36,6 +36,10 @@ class Capabilities:
         batches: whether several prompts can be answered in one batch.
         lasting: whether nothing changes a capture's tensors once it was returned, so that it can be written to disk
             while the next request is worked on; False is safe for tensors that are views of the engine's buffers.
+        model_options: options that say what the spec's `model` says, with its field: a spec cannot set them. Dotted
+            where they are keys of a mapping. `revision`, `trust_remote_code` and the like are refused of every engine.
+        checkpoint_options: options that name further checkpoints, with the option that states their revision ("" where
+            there is none): what holds for the model's files and its pinning holds for theirs.
     """
 
     dtypes: Mapping[str, tuple[str, ...]]
@@ -46,6 +50,8 @@ class Capabilities:
     led: bool = False
     batches: bool = False
     lasting: bool = False
+    model_options: Mapping[str, str] = field(default_factory=dict)
+    checkpoint_options: Mapping[str, str] = field(default_factory=dict)
 
 
 GPU_OPTIONS = (

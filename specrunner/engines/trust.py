@@ -3,6 +3,7 @@
 A pickle can do anything when it is read, so weights are safetensors unless the spec says `model.allow_pickle: true`.
 Pickles that lie beside safetensors weights are read by no engine, unless its options ask for them. Code of the
 checkpoint's own runs only where the spec says so, and never from another repository, whose revision nobody states.
+The same holds for a tokenizer or a draft model that options name.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specrunner.engines.named_checkpoints import find_checkpoints, find_refusals, list_options
 from specrunner.errors import ModelUnsupported
 
 if TYPE_CHECKING:
+    from specrunner.engines.base import Capabilities
     from specrunner.requests import Session
     from specrunner.spec.model import Model
 
@@ -29,50 +32,78 @@ ADAPTER = "adapter_model"
 LONGEST_JSON = 64 << 20
 """Bytes of the longest JSON file of a checkpoint that is read."""
 
-_PICKLE_OPTIONS: Mapping[str, tuple[Any, ...]] = {"load_format": ("pt", "npcache"), "use_safetensors": (False,)}
+_SAFE_FORMATS = ("auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "mistral", "gguf", "dummy")
+_SAFE_VALUES: Mapping[str, tuple[Any, ...]] = {
+    "load_format": _SAFE_FORMATS,
+    "speculative_draft_load_format": _SAFE_FORMATS,
+    "use_safetensors": (True,),
+    "variant": (),
+    "ignore_patterns": (),
+}
+"""Options that choose among the weight files of a checkpoint, and values under which safetensors come first."""
+
 _HELP = "convert it to safetensors, or set `model.allow_pickle: true` in the spec if you trust it"
 
 
-def check_trust(session: Session, path: str) -> None:
-    """Refuse a checkpoint that would run code which the spec does not allow.
+def check_trust(session: Session, path: str, capabilities: Capabilities) -> None:
+    """Refuse a session that would run code which the spec does not allow, of its model or of what its options name.
 
     Args:
         session: what is to be loaded.
         path: the checkpoint's directory, or its hub id.
+        capabilities: of the session's engine.
 
     Raises:
-        ModelUnsupported: weights that are a pickle, an index that leads to other files, or code of another repository.
+        ModelUnsupported: options that undo what `model` says, weights that are a pickle, an index that leads to other
+            files, or code of another repository.
     """
-    folder, names = list_files(session.model, path)
-    if not session.model.allow_pickle:
-        pickle = find_pickle(names, session.options)
+    model, options = session.model, session.options
+    for refusal in find_refusals(options, model, capabilities):
+        raise ModelUnsupported(refusal.message, help=refusal.help)
+    for one, place in ((model, path), *find_checkpoints(options, model, capabilities)):
+        _check_checkpoint(one, place, options)
+
+
+def _check_checkpoint(model: Model, path: str, options: Mapping[str, Any]) -> None:
+    folder, names = list_files(model, path, options)
+    if not model.allow_pickle:
+        pickle = find_pickle(names, options)
         if pickle is not None:
             raise ModelUnsupported(f"{pickle} is a pickle, which can run any code when it is read", help=_HELP)
     if folder is None:
         return
     if INDEX in names:
-        check_index(folder / INDEX, allow_pickle=session.model.allow_pickle)
-    if session.model.trust_remote_code:
+        check_index(folder / INDEX, allow_pickle=model.allow_pickle)
+    if model.trust_remote_code:
         check_code(folder, names)
 
 
-def list_files(model: Model, path: str) -> tuple[Path | None, list[str]]:
+def list_files(model: Model, path: str, options: Mapping[str, Any]) -> tuple[Path | None, list[str]]:
     """Return a checkpoint's directory, as far as it is on this machine, and the names of the files in it.
 
     Of a hub id, the names are the hub's, or those in the cache where the hub cannot be asked.
+
+    Args:
+        model: the checkpoint.
+        path: its directory, a file of it, or its hub id.
+        options: the engine's; they may name another cache, or a token.
     """
     if model.id is None or path != model.id:
-        return Path(path), _names_in(Path(path))
+        return (Path(path).parent, [Path(path).name]) if Path(path).is_file() else (Path(path), _names_in(Path(path)))
     try:
         import huggingface_hub as hub
     except ImportError:
         return None, []  # what cannot ask the hub cannot load from it
+    cache = options.get("download_dir") or options.get("cache_dir")
+    token = options.get("hf_token") or options.get("token")
+    access = {"token": token} if token else {}
+    kept = {"cache_dir": cache} if cache else {}
     try:
-        folder = Path(hub.hf_hub_download(path, "config.json", revision=model.revision)).parent
+        folder = Path(hub.hf_hub_download(path, "config.json", revision=model.revision, **access, **kept)).parent
     except Exception:  # absent, gated or unreachable: the engine says so best
         return None, []
     try:
-        return folder, list(hub.list_repo_files(path, revision=model.revision))
+        return folder, list(hub.list_repo_files(path, revision=model.revision, **access))
     except Exception:  # offline: engines find what is cached, and nothing else
         return folder, _names_in(folder)
 
@@ -90,11 +121,17 @@ def find_pickle(names: Iterable[str], options: Mapping[str, Any]) -> str | None:
     """
     names = sorted(names)
     pickles = [name for name in names if name.lower().endswith(PICKLES) and "/" not in name]
-    asked = any(options.get(name) in values for name, values in _PICKLE_OPTIONS.items() if name in options)
+    asked = any(_asks_for_others(option.word, option.value) for option in list_options(options))
     if asked or not (WEIGHTS in names or INDEX in names):
         return pickles[0] if pickles else None
     adapters = [name for name in pickles if name.startswith(ADAPTER)]
     return adapters[0] if adapters and f"{ADAPTER}.safetensors" not in names else None
+
+
+def _asks_for_others(name: str, value: Any) -> bool:
+    """Tell whether an option may have an engine pass safetensors by."""
+    safe = _SAFE_VALUES.get(name)
+    return safe is not None and value is not None and (value.lower() if isinstance(value, str) else value) not in safe
 
 
 def check_index(file: Path, *, allow_pickle: bool = False) -> None:

@@ -57,7 +57,9 @@ def build_recipe(recipe: Recipe) -> Path:
     with hold_lock(folder.with_name(folder.name + ".lock")):
         if find_built(recipe):
             return folder
-        with tempfile.TemporaryDirectory(prefix=f".{recipe.name}-", dir=folder.parent) as scratch:
+        for rest in folder.parent.glob(f".{folder.name}-*"):  # of a build that was killed: we have the lock
+            shutil.rmtree(rest, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
             unfinished = Path(scratch) / "checkpoint"
             unfinished.mkdir()
             build(unfinished)

@@ -10,6 +10,7 @@ from pathlib import Path
 from specrunner.catalogue.tasks import TASKS
 from specrunner.engines.base import Capabilities, Engine
 from specrunner.engines.name_maps import load_maps
+from specrunner.engines.named_checkpoints import find_refusals
 from specrunner.engines.registry import find_engine
 from specrunner.environments.locks import Lock, find_locks, list_locks
 from specrunner.spec.coverage import can_match, needs_passes, vocabulary
@@ -65,6 +66,7 @@ class _Checker:
         if capabilities is None:
             capabilities = self._capabilities[choice.engine] = engine.capabilities()
         self._check_dtype(case, choice, capabilities, prefix)
+        self._check_options(case, choice, capabilities, prefix)
         if choice.environment is not None:
             self._check_environment(case, choice.engine, choice.environment)
         if case.decode is not None and case.decode.algorithm not in capabilities.algorithms:
@@ -129,6 +131,23 @@ class _Checker:
             return
         message = f"engine `{choice.engine}` does not compute in {choice.dtype}{where}"
         self._report(case, "impossible-dtype", message, accepted_values("", possible, "dtypes"), prefix + "dtype")
+
+    def _check_options(self, case: Case, choice: EngineChoice, capabilities: Capabilities, prefix: str) -> None:
+        """Options say nothing past the case's model, so that one place shows what is loaded and may run."""
+        places = {
+            "": (),
+            "reference.": (("reference", "options"),),
+            "reference.peer.": (("reference", "peer", "options"), ("reference", "options")),
+        }
+        for refusal in find_refusals(choice.options, case.model, capabilities):
+            marks = case.marks
+            if not isinstance(marks, Marks):
+                self.diagnostics.append(Diagnostic(refusal.code, refusal.message, case.location, help=refusal.help))
+                continue
+            written = [place for place in places[prefix] if marks.are_written(*place)]
+            path = (*(written[0] if written else ("options", choice.engine)), *refusal.path)
+            span = marks.span(*path, at_key=refusal.at_key)
+            self.diagnostics.append(marks.source.diagnose(refusal.code, refusal.message, span, refusal.help))
 
     def _check_environment(self, case: Case, engine: str, name: str) -> None:
         if name not in self._locks:  # to read all lock files takes longer than everything else about a case

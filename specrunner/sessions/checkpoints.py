@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from specrunner.errors import EngineError, ModelUnavailable
+from specrunner.sessions.process import Cancelled, end_tree
+from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE
 from specrunner.spec.model import Model
 
 
@@ -19,40 +25,85 @@ class Checkpoints:
         self._built: dict[str, str | EngineError] = {}
         self._lock = threading.Lock()
 
-    def locate(self, model: Model) -> str:
+    def locate(self, model: Model, cancelled: Callable[[], bool] = lambda: False) -> str:
         """Return a checkpoint's directory or hub id.
 
+        Args:
+            model: the checkpoint.
+            cancelled: polled ten times a second while a recipe is built, by this thread or another.
+
         Raises:
+            Cancelled: `cancelled()` became true; nothing of the build goes on.
             ModelUnavailable: its recipe could not be built, now or before.
         """
         if model.recipe is None:
             return model.path or model.id or ""
         with self._lock:
             if model.recipe not in self._built:
-                self._built[model.recipe] = build_recipe(model.recipe)
+                self._built[model.recipe] = build_recipe(model.recipe, cancelled)
         found = self._built[model.recipe]
         if isinstance(found, EngineError):
             raise found
         return found
 
 
-def build_recipe(recipe: str) -> str | EngineError:
-    """Return the directory of a recipe's checkpoint, which is built if need be, or why there is none."""
+def build_recipe(recipe: str, cancelled: Callable[[], bool]) -> str | EngineError:
+    """Return the directory of a recipe's checkpoint, which is built if need be, or why there is none.
+
+    Raises:
+        Cancelled: `cancelled()` became true; the build has been ended.
+    """
     from specrunner.catalogue.recipes import RECIPES
     from specrunner.models.recipes import find_built
 
     built = find_built(RECIPES[recipe])
     if built is not None:
         return str(built)
-    done = subprocess.run(
-        [sys.executable, "-m", "specrunner.models.recipes", recipe],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    if done.returncode == 0:
-        return done.stdout.strip().splitlines()[-1]
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    message = lines[-1].removeprefix("error: ") if lines else f"exit status {done.returncode}"
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        status = _run_builder(recipe, stdout, stderr, cancelled)
+        stdout.seek(0)
+        stderr.seek(0)
+        if status == 0:
+            return stdout.read().strip().splitlines()[-1]
+        lines = [line for line in stderr.read().splitlines() if line.strip()]
+    message = lines[-1].removeprefix("error: ") if lines else f"exit status {status}"
     return ModelUnavailable(f"the recipe {recipe} could not be built: {message}", log_tail="\n".join(lines[-40:]))
+
+
+def _run_builder(recipe: str, stdout: IO[str], stderr: IO[str], cancelled: Callable[[], bool]) -> int:
+    """Run the building process to its end, and return its exit status.
+
+    Raises:
+        Cancelled: `cancelled()` became true; the process and what it had started are gone.
+    """
+    if cancelled():
+        raise Cancelled
+    to_read, to_write = os.pipe()  # nothing is said on it: that it is open tells the builder that we live
+    from_read, from_write = os.pipe()
+    mark = f"{os.getpid()}-{recipe}-build"
+    variables = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])),
+        CONTROL_VARIABLE: f"{to_read},{from_write}",
+        SESSION_VARIABLE: mark,
+    }
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "specrunner.sessions.builder", recipe],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            env=variables,
+            pass_fds=(to_read, from_write),
+            start_new_session=True,
+        )
+        try:
+            while not cancelled():
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(timeout=0.1)
+            raise Cancelled
+        finally:
+            end_tree(process, mark)
+    finally:
+        for descriptor in (to_read, to_write, from_read, from_write):
+            os.close(descriptor)

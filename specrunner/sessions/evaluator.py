@@ -16,8 +16,10 @@ from typing import Any, Protocol
 from specrunner.engines.base import Capture
 from specrunner.errors import ENGINE_ERRORS, CaptureIncomplete, EngineError, EngineTimeout, WorkerDied
 from specrunner.requests import Request, Session
+from specrunner.secrets import Redactor
 from specrunner.sessions.answers import AnswerBook, AnswerShelf
 from specrunner.sessions.captures import BENCHMARK_FILE, write_capture
+from specrunner.sessions.logs import Log
 from specrunner.sessions.process import Cancelled
 from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE, Channel, ChannelClosed
 
@@ -103,7 +105,7 @@ def run_evaluation(
             evaluator.send({"type": "answers", "answers": answers, "kept": kept})
         if answer["type"] == "failed":
             error = ENGINE_ERRORS.get(answer["kind"], EngineError)
-            raise error(answer["message"], help=answer["help"], log_tail=evaluator.log_tail())
+            raise error(answer["message"], help=answer["help"], log_tail=evaluator.log.tail())
         write_capture(directory, Capture(prompt_token_ids=[], facts=answer["facts"]))
     finally:
         evaluator.end()
@@ -140,10 +142,12 @@ class _Evaluator:
 
     Args:
         workspace: of the session; the log and lm-eval's temporary files go there.
+
+    Attributes:
+        log: what lm-eval prints.
     """
 
     def __init__(self, workspace: Path) -> None:
-        self._log_path = workspace / "evaluator.log"
         to_read, to_write = os.pipe()
         from_read, from_write = os.pipe()
         root = str(Path(__file__).parents[2])
@@ -155,7 +159,9 @@ class _Evaluator:
             CONTROL_VARIABLE: f"{to_read},{from_write}",
             SESSION_VARIABLE: f"{os.getpid()}-{workspace.name}-evaluation",
         }
-        with self._log_path.open("wb") as log:
+        self.log = Log(workspace / "evaluator.log", Redactor(variables))
+        self.log.path.unlink(missing_ok=True)  # of an evaluation before
+        with self.log.path.open("ab") as log:  # a log that is cut is added to at its new end
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "specrunner.benchmarks.evaluate"],
                 stdin=subprocess.DEVNULL,
@@ -180,27 +186,21 @@ class _Evaluator:
     def receive(self, deadline: float, cancelled: Callable[[], bool]) -> dict[str, Any]:
         """Wait for a message; raise why none came."""
         try:
-            answer = self._channel.receive(deadline=deadline, cancelled=cancelled)
+            answer = self._channel.receive(deadline=deadline, cancelled=self.log.while_waiting(cancelled))
         except ChannelClosed:
             raise self._describe_death() from None
         if answer is None:
             if cancelled():
                 raise Cancelled
             raise EngineTimeout(
-                f"lm-eval was silent for {PREPARING_TIMEOUT:g} s between two questions", log_tail=self.log_tail()
+                f"lm-eval was silent for {PREPARING_TIMEOUT:g} s between two questions", log_tail=self.log.tail()
             )
         return answer
-
-    def log_tail(self) -> str:
-        """Return the last lines that lm-eval printed."""
-        with suppress(OSError):
-            return "\n".join(self._log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
-        return ""
 
     def _describe_death(self) -> WorkerDied:
         self.end()
         return WorkerDied(
-            f"the evaluating process ended with status {self._process.returncode}", log_tail=self.log_tail()
+            f"the evaluating process ended with status {self._process.returncode}", log_tail=self.log.tail()
         )
 
     def end(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -93,6 +94,15 @@ class Log:
                 os.truncate(self.path, 0)
                 with self.path.open("a", encoding="utf-8") as log:
                     log.write(f"[{size} bytes of log were deleted but for this end]\n{tail}\n")
+
+    def while_waiting(self, cancelled: Callable[[], bool]) -> Callable[[], bool]:
+        """Return what to poll in place of `cancelled`: it also bounds the file."""
+
+        def poll() -> bool:
+            self.bound()
+            return cancelled()
+
+        return poll
 
 
 def find_line(data: bytes) -> int:

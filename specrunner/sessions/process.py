@@ -156,11 +156,7 @@ class WorkerProcess:
             self._settle(answer)
 
     def _receive(self, deadline: float, cancelled: Callable[[], bool]) -> dict[str, Any] | None:
-        def is_over() -> bool:
-            self.log.bound()
-            return cancelled()
-
-        return self._channel.receive(deadline=deadline, cancelled=is_over)
+        return self._channel.receive(deadline=deadline, cancelled=self.log.while_waiting(cancelled))
 
     def _exchange(self, message: dict[str, Any], timeout: float, cancelled: Callable[[], bool]) -> dict[str, Any]:
         """Send a message and return its answer; what comes before it is about the capture that is being written."""
@@ -242,19 +238,24 @@ class WorkerProcess:
         if self._ended:
             return
         self._ended = True
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        deadline = time.monotonic() + KILL_PATIENCE
-        while (strays := find_marked(self._mark)) and time.monotonic() < deadline:
-            for pid in strays:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.01)
-        self._process.wait()
+        end_tree(self._process, self._mark)
         self._channel.close()
         due, self._due = self._due, None
         if due is not None:
             due[0](Bystander())
+
+
+def end_tree(process: subprocess.Popen[Any], mark: str) -> None:
+    """End at once a process that leads its group, the group, and every process that carries its mark."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + KILL_PATIENCE
+    while (strays := find_marked(mark)) and time.monotonic() < deadline:
+        for pid in strays:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    process.wait()
 
 
 def find_marked(mark: str) -> list[int]:

@@ -1,7 +1,8 @@
 """The directory of a run: made when it begins, removed when it ends, and by a later run when it could not.
 
-A run that is killed cannot remove its captures and logs. It held a lock on a file in the directory, which went with it;
-the next run of the same user sees that nobody holds it, and removes the directory.
+So is a directory elsewhere that a session needs whose run's own has too long a name. A run that is killed cannot remove
+its captures and logs. It held a lock on a file in the directory, which went with it; the next run of the same user sees
+that nobody holds it, and removes the directory.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ OWNER = "owner.lock"
 
 
 @contextmanager
-def hold_run_folder() -> Iterator[Path]:
-    """Make a directory for a run, in `$TMPDIR` or where temporary files go; remove it, and those of runs that died.
+def hold_run_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Make a directory for a run; remove it, and those beside it of runs that died.
+
+    Args:
+        parent: where; by default in `$TMPDIR` or where temporary files go.
 
     Yields:
         The directory.
@@ -31,7 +35,7 @@ def hold_run_folder() -> Iterator[Path]:
         ConfigurationError: none can be made.
     """
     try:
-        directory = Path(tempfile.mkdtemp(prefix=PREFIX))
+        directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         owner = (directory / f"{OWNER}.new").open("w")
     except OSError as error:
         raise ConfigurationError(

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from specrunner.sessions.checkpoints import Checkpoints
 from specrunner.sessions.evaluator import run_evaluation
 from specrunner.sessions.executor import Answer
 from specrunner.sessions.process import Bystander, WorkerProcess
+from specrunner.sessions.rooms import hold_run_folder
 
 Settle = Callable[[Request, Answer | None, float], None]
 """Takes a request, its answer, and the seconds that the engine worked on it. Without an answer the request has to be
@@ -79,9 +81,11 @@ class LiveSession:
         self._cancelled = cancelled
         self._worker: WorkerProcess | None = None
         self._facts: dict[str, Any] = {}
+        self._elsewhere = ExitStack()
         directory = surroundings.directory
-        folder = directory if len(str(directory)) <= LONGEST_FOLDER else "/tmp"
-        self._workspace = Path(tempfile.mkdtemp(prefix=f"{session.engine}-", dir=folder))
+        if len(str(directory)) > LONGEST_FOLDER:
+            directory = self._elsewhere.enter_context(hold_run_folder(Path("/tmp")))
+        self._workspace = Path(tempfile.mkdtemp(prefix=f"{session.engine}-", dir=directory))
 
     @property
     def alive(self) -> bool:
@@ -97,7 +101,7 @@ class LiveSession:
         """
         session, environment = self._session, self._surroundings.environment
         engine = find_engine(session.engine)
-        model_path = self._surroundings.checkpoints.locate(session.model)
+        model_path = self._surroundings.checkpoints.locate(session.model, self._stopped)
         name_maps = find_name_maps(os.environ, Path.cwd())
         variables = {
             **({NAME_MAPS: str(name_maps)} if name_maps is not None else {}),
@@ -228,3 +232,4 @@ class LiveSession:
             else:
                 self._worker.close()
         shutil.rmtree(self._workspace, ignore_errors=True)
+        self._elsewhere.close()

@@ -152,7 +152,7 @@ def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
             try:
                 if message["type"] == "load":
                     engine = load_engine(message)
-                    check_trust(engine.session, engine.model_path)
+                    check_trust(engine.session, engine.model_path, engine.capabilities())
                     answer: dict[str, Any] = {"type": "ready", "facts": engine.load()}
                 elif message["type"] == "answer":
                     assert engine is not None, "a question came before the load"

@@ -33,6 +33,7 @@ _CHECKED = (
     *("trajectory", "at", "batch"),
 )
 _DIFFUSION_ONLY = ("block_length", "threshold", "accept", "fallback", "steps", "exclude_mask_id", "eos_early_stop")
+_MODEL_WORDS = ("revision", "trust_remote_code", "allow_pickle")
 _FLOOR_DTYPES = ("float32", "float64")
 _REFERENCE = "e.g. `reference: {engine: hf, dtype: float32}`"
 
@@ -170,17 +171,17 @@ class CaseChecker:
         return self._report(layers, "unpinned-code", message, advice, "model", "revision" if written else allowed[0])
 
     def _check_options(self, fields: Fields, layers: Layers) -> bool:
-        """Code of the checkpoint is allowed in one place, so that one place shows it."""
-        name, reference = "trust_remote_code", fields.get("reference") or {}
+        """What may run, and at which revision, is said in one place, so that one place shows it."""
+        reference = fields.get("reference") or {}
         places: list[tuple[Any, tuple[str, ...]]] = [
             *((options, ("options", engine)) for engine, options in (fields.get("options") or {}).items()),
             (reference.get("options"), ("reference", "options")),
             ((reference.get("peer") or {}).get("options"), ("reference", "peer", "options")),
         ]
-        found = [path for options, path in places if name in (options or ())]
+        found = [(*path, name) for options, path in places for name in _MODEL_WORDS if name in (options or ())]
         for path in found:
-            advice = f"write `model: {{…, {name}: true}}`"
-            self._report(layers, "conflicting-keys", f"`{name}` belongs to the model", advice, *path, name, at_key=True)
+            advice = f"write `model: {{…, {path[-1]}: …}}`"
+            self._report(layers, "conflicting-keys", f"`{path[-1]}` belongs to the model", advice, *path, at_key=True)
         return not found
 
     def _check_decode(self, fields: Fields, layers: Layers, algorithm_varies: bool) -> bool:

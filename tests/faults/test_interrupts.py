@@ -69,11 +69,12 @@ def interrupt(place: Workplace, process: Command, number: int, here: Path, *, go
         Path(f"{here}.go").touch()
 
 
-def test_sigterm_before_there_is_a_plan(workplace: Workplace) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_there_is_a_plan(workplace: Workplace, number: int) -> None:
     workplace.write_spec({"one": "a"})
     here = hold_up(workplace, "planning")
     process = workplace.start("spec.yaml")
-    interrupt(workplace, process, signal.SIGTERM, here, goes_on=False)
+    interrupt(workplace, process, number, here, goes_on=False)
     _, stderr = process.communicate(timeout=240)
     assert (process.returncode, stderr.strip()) == (2, "interrupted")
     assert not (workplace.folder / "r.json").exists(), "there is nothing to report yet"
@@ -106,15 +107,17 @@ def test_a_signal_in_the_command_itself(workplace: Workplace, stage: str, number
         assert "not run: interrupted" in str(outcome.report["cases"])
 
 
-@pytest.mark.parametrize("stage", ["loading", "capturing"])
-def test_sigterm_while_engines_work(workplace: Workplace, stage: str) -> None:
+@pytest.mark.parametrize(
+    ("stage", "number"), [("loading", signal.SIGINT), ("loading", signal.SIGTERM), ("capturing", signal.SIGTERM)]
+)
+def test_a_signal_while_engines_work(workplace: Workplace, stage: str, number: int) -> None:
     if stage == "loading":
         workplace.write_spec({"first": "a", "last": "b"}, options="{on_load: child hang}")
     else:
         workplace.write_spec({"first": "child hang", "last": "b"})
     process = workplace.start("spec.yaml")
     wait_for(lambda: len(hanging_workers(workplace)) >= 1, "an engine is stuck")
-    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, number)
     outcome = workplace.finish(process)
     assert outcome.code == 2
     assert outcome.verdicts() == {"first": "error", "last": "error"}

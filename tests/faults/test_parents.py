@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from specrunner.sessions.serving import LONGEST_FOLDER
 from tests.faults.keeping import check_cache, wait_until_alone
 from tests.waiting import wait_for
 from tests.workplace import Workplace, hanging_workers
@@ -32,6 +33,26 @@ def test_no_process_outlives_the_run(workplace: Workplace, stuck: str) -> None:
     assert outcome.code == 0, outcome.stdout
     assert sum(session["kept"] for session in outcome.report["sessions"]) >= 1, "what the killed run had is used"
     assert list(temporary.iterdir()) == []
+
+
+def test_workspaces_of_a_killed_run_with_a_long_folder_are_removed(workplace: Workplace, tmp_path: Path) -> None:
+    """Sockets of engines need short paths, so that their workspaces lie elsewhere than the run's directory."""
+    long = tmp_path / ("t" * LONGEST_FOLDER)
+    long.mkdir()
+    workplace.environment["TMPDIR"] = str(long)
+    workplace.write_spec({"stuck": "hang"})
+    process = workplace.start("spec.yaml", "-j", "1")
+    wait_for(lambda: len(hanging_workers(workplace)) >= 1, "an engine is stuck")
+    [worker] = hanging_workers(workplace)
+    workspace = Path(f"/proc/{worker}/cwd").resolve()
+    assert not workspace.is_relative_to(long) and len(str(workspace)) <= LONGEST_FOLDER
+    process.kill()
+    process.communicate()
+    wait_until_alone(workplace)
+    assert workspace.is_dir(), "the killed run could not clean up"
+    workplace.write_spec({"other": "a"})
+    assert workplace.run("spec.yaml", "-j", "1").code == 0
+    assert not workspace.parent.exists() and list(long.iterdir()) == []
 
 
 def test_worker_and_run_killed_at_once(workplace: Workplace) -> None:

@@ -11,15 +11,22 @@ import pytest
 from safetensors.numpy import save_file
 
 from specrunner.engines import trust
+from specrunner.engines.base import Capabilities
+from specrunner.engines.named_checkpoints import find_refusals
+from specrunner.engines.registry import find_engine
 from specrunner.engines.trust import check_code, check_index, check_trust, find_pickle
 from specrunner.errors import ModelUnsupported
 from specrunner.plan.build import Planner, make_plan
+from specrunner.plan.capabilities import check_capabilities
 from specrunner.requests import Session
 from specrunner.sessions import worker
 from specrunner.spec.loader import load_specs, read_spec
 from specrunner.spec.model import Case, Model
 from specrunner.spec.revisions import find_variable, is_commit, resolve_revision
 from specrunner.spec.source import parse_text
+
+NOTHING = Capabilities(dtypes={})
+"""Those of an engine without options of its own that name checkpoints."""
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -40,24 +47,38 @@ def folder(tmp_path: Path) -> Path:
 def test_weights_that_are_a_pickle_are_refused_on_every_engine(folder: Path, name: str, engine: str) -> None:
     (folder / name).write_bytes(b"x")
     with pytest.raises(ModelUnsupported, match="is a pickle") as caught:
-        check_trust(make_session(folder, engine), str(folder))
+        check_trust(make_session(folder, engine), str(folder), NOTHING)
     assert "model.allow_pickle: true" in str(caught.value.help)
-    check_trust(make_session(folder, engine, allow_pickle=True), str(folder))
+    check_trust(make_session(folder, engine, allow_pickle=True), str(folder), NOTHING)
 
 
 def test_pickles_beside_safetensors_are_read_by_nobody(folder: Path) -> None:
     for name in ("pytorch_model.bin", "optimizer.pt", "model.safetensors"):
         (folder / name).write_bytes(b"x")
-    check_trust(make_session(folder), str(folder))
+    check_trust(make_session(folder), str(folder), NOTHING)
 
 
-@pytest.mark.parametrize("options", [{"load_format": "pt"}, {"load_format": "npcache"}, {"use_safetensors": False}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"load_format": "pt"},
+        {"load_format": "PT"},
+        {"load_format": "npcache"},
+        {"load_format": "bitsandbytes"},
+        {"use_safetensors": False},
+        {"variant": "fp16"},
+        {"ignore_patterns": ["*.safetensors"]},
+        {"speculative_config": {"draft-load-config": {"load_format": "pt"}}},
+        {"speculative_draft_load_format": "pt"},
+    ],
+)
 def test_options_that_ask_for_a_pickle_are_refused(folder: Path, options: dict[str, Any]) -> None:
     for name in ("pytorch_model.bin", "model.safetensors"):
         (folder / name).write_bytes(b"x")
     with pytest.raises(ModelUnsupported, match="pytorch_model.bin is a pickle"):
-        check_trust(make_session(folder, options=options), str(folder))
-    check_trust(make_session(folder, options={"load_format": "safetensors"}), str(folder))
+        check_trust(make_session(folder, options=options), str(folder), NOTHING)
+    for safe in ({"load_format": "safetensors"}, {"load_format": None}, {"use_safetensors": True}):
+        check_trust(make_session(folder, options=safe), str(folder), NOTHING)
 
 
 @pytest.mark.parametrize(
@@ -95,21 +116,21 @@ def test_an_index_leads_to_safetensors_beside_it_only(folder: Path, content: Any
     with pytest.raises(ModelUnsupported, match=message):
         check_index(index)
     with pytest.raises(ModelUnsupported, match=message):
-        check_trust(make_session(folder), str(folder))
+        check_trust(make_session(folder), str(folder), NOTHING)
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000, b'{"a": 1' * 50_000])
 def test_a_broken_index_is_an_error(folder: Path, content: bytes) -> None:
     (folder / "model.safetensors.index.json").write_bytes(content)
     with pytest.raises(ModelUnsupported, match="cannot be read"):
-        check_trust(make_session(folder), str(folder))
+        check_trust(make_session(folder), str(folder), NOTHING)
 
 
 def test_code_of_another_repository_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text('{"auto_map": {"AutoConfig": "mallory/code--configuration.Config"}}')
     with pytest.raises(ModelUnsupported, match="takes code from the repository 'mallory/code'"):
-        check_trust(make_session(folder, trust_remote_code=True), str(folder))
-    check_trust(make_session(folder), str(folder))  # without the permission, none is run
+        check_trust(make_session(folder, trust_remote_code=True), str(folder), NOTHING)
+    check_trust(make_session(folder), str(folder), NOTHING)  # without the permission, none is run
     (folder / "config.json").write_text("{}")
     (folder / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["mallory/code--t.T", null]}}')
     with pytest.raises(ModelUnsupported, match="tokenizer_config.json takes code"):
@@ -133,15 +154,15 @@ def test_of_a_hub_model_the_hub_s_list_counts(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(hub, "hf_hub_download", download)
     monkeypatch.setattr(hub, "list_repo_files", lambda *_, **__: ["config.json", "pytorch_model.bin"])
     with pytest.raises(ModelUnsupported, match=r"pytorch_model\.bin is a pickle"):
-        check_trust(session, "owner/name")
+        check_trust(session, "owner/name", NOTHING)
     assert asked == [("owner/name", "config.json", COMMIT)]
     monkeypatch.setattr(hub, "list_repo_files", refuse)
-    check_trust(session, "owner/name")
+    check_trust(session, "owner/name", NOTHING)
     (folder / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(ModelUnsupported, match=r"pytorch_model\.bin is a pickle"):
-        check_trust(session, "owner/name")
+        check_trust(session, "owner/name", NOTHING)
     monkeypatch.setattr(hub, "hf_hub_download", refuse)
-    assert trust.list_files(session.model, "owner/name") == (None, [])
+    assert trust.list_files(session.model, "owner/name", {}) == (None, [])
 
 
 def test_the_worker_checks_before_the_engine_loads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,22 +252,213 @@ def test_the_environment_can_give_the_revision(monkeypatch: pytest.MonkeyPatch) 
     assert resolve_revision("$THE_REVISION/x", {"THE_REVISION": "y"}) == "$THE_REVISION/x"
 
 
+@pytest.mark.parametrize("name", ["trust_remote_code", "allow_pickle", "revision"])
 @pytest.mark.parametrize(
     "more",
     [
-        "options: {vllm: {trust_remote_code: true}}\n",
-        "options: {hf: {trust_remote_code: false}}\n",
-        "reference: {engine: hf, options: {trust_remote_code: true}}\n",
-        "reference: {engine: hf, peer: {options: {trust_remote_code: true}}}\n",
+        "options: {vllm: {NAME: x}}\n",
+        "options: {hf: {NAME: false}}\n",
+        "reference: {engine: hf, options: {NAME: x}}\n",
+        "reference: {engine: hf, peer: {options: {NAME: x}}}\n",
     ],
 )
-def test_options_cannot_allow_code(more: str) -> None:
+def test_options_cannot_allow_code(more: str, name: str) -> None:
+    more = more.replace("NAME", name)
     text = f"version: 1\nmodel: {{id: owner/name}}\nengines: [hf]\ndtype: bfloat16\n{more}"
     text += "" if more.startswith("reference") else "reference: {engine: hf}\n"
     text += "cases:\n  - {name: a, prompt: hi, tolerance: {logits: exact}}\n"
     _, diagnostics = read_spec(parse_text(text, "x.yaml"), "x", ("hf", "vllm"), ())
-    assert [(d.code, d.message) for d in diagnostics] == [
-        ("conflicting-keys", "`trust_remote_code` belongs to the model")
+    assert [(d.code, d.message, d.help) for d in diagnostics] == [
+        ("conflicting-keys", f"`{name}` belongs to the model", f"write `model: {{…, {name}: …}}`")
+    ]
+
+
+PINNED = f"{{id: owner/name, revision: '{COMMIT}', trust_remote_code: true}}"
+
+SAID_TWICE = [
+    ("vllm", "{model: evil/repo}", "model", "id"),
+    ("vllm", "{model_weights: /elsewhere}", "model_weights", "path"),
+    ("vllm", "{hf_config_path: evil/repo}", "hf_config_path", "path"),
+    ("vllm", "{code_revision: main}", "code_revision", "revision"),
+    ("vllm", "{tokenizer_revision: main}", "tokenizer_revision", "revision"),
+    ("vllm", "{speculative_config: {method: mtp, revision: main}}", "speculative_config.revision", "revision"),
+    ("vllm", "{speculative_config: {code-revision: main}}", "speculative_config.code_revision", "revision"),
+    ("sglang", "{model_path: evil/repo}", "model_path", "id"),
+    ("sglang", "{speculative_draft_model_revision: main}", "speculative_draft_model_revision", "revision"),
+    ("sglang", "{modelopt_checkpoint_restore_path: /x}", "modelopt_checkpoint_restore_path", "path"),
+    ("hf", "{code_revision: main}", "code_revision", "revision"),
+    ("hf", "{config: evil/repo}", "config", "path"),
+    ("hf", "{subfolder: pickles}", "subfolder", "path"),
+    ("hf", "{adapter_kwargs: {_adapter_model_path: evil/repo}}", "adapter_kwargs", "path"),
+    ("oracle", "{code_revision: main}", "code_revision", "revision"),
+]
+
+CODE_OF_OTHERS = [
+    ("hf", "{auto_map: {AutoModelForCausalLM: evil/repo--m.M}}", "auto_map", "auto_map"),
+    ("vllm", "{hf_overrides: {auto_map: {AutoModel: evil/repo--m.M}}}", "hf_overrides.auto_map", "auto_map"),
+    (
+        "sglang",
+        """{json_model_override_args: '{"auto_map": {"AutoModel": "evil/repo--m.M"}}'}""",
+        "json_model_override_args.auto_map",
+        "json_model_override_args",
+    ),
+]
+
+UNPINNED = [
+    ("vllm", "{tokenizer: evil/repo}", "tokenizer", "evil/repo"),
+    ("vllm", "{tokenizer: evil/repo, tokenizer_revision: main}", "tokenizer", "evil/repo"),
+    ("vllm", "{speculative_config: {model: evil/repo}}", "speculative_config.model", "evil/repo"),
+    ("vllm", "{spec_model: evil/repo}", "spec_model", "evil/repo"),
+    ("vllm", "{default_mm_loras: {image: evil/repo}}", "default_mm_loras", "{image: evil/repo}"),
+    ("vllm", f"{{tokenizer: 's3://b/k', tokenizer_revision: '{COMMIT}'}}", "tokenizer", "'s3://b/k'"),
+    ("sglang", "{tokenizer_path: evil/repo}", "tokenizer_path", "evil/repo"),
+    ("sglang", "{speculative_draft_model_path: ./here}", "speculative_draft_model_path", "./here"),
+    ("sglang", "{lora_paths: [a=evil/repo]}", "lora_paths", "[a=evil/repo]"),
+]
+
+
+def validate(folder: Path, engine: str, options: str, *, reference: bool = False) -> list[tuple[str, str, str, str]]:
+    """Return code, message, help and marked text of what is wrong with a case on an engine."""
+    roles = f"engines: [oracle]\nreference: {{engine: {engine}, dtype: float32, options: {options}}}\n"
+    if not reference:
+        dtype, other = ("float64", "hf") if engine == "oracle" else ("float32", "oracle")
+        roles = (
+            f"engines: [{engine}]\ndtype: {dtype}\nreference: {{engine: {other}}}\noptions: {{{engine}: {options}}}\n"
+        )
+    text = f"version: 1\nmodel: {PINNED}\n{roles}cases:\n  - {{name: a, prompt: hi, tolerance: {{logits: exact}}}}\n"
+    (folder / "x.yaml").write_text(text, encoding="utf-8")
+    found = check_capabilities(load_specs([str(folder / "x.yaml")])).diagnostics
+    starts = (d.location.column - 1 for d in found)
+    return [
+        (d.code, d.message, d.help or "", d.line_text[at : at + d.width])
+        for d, at in zip(found, starts, strict=True)
+        if d.code != "impossible-dtype"
+    ]
+
+
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize(("engine", "options", "name", "field"), SAID_TWICE)
+def test_options_say_nothing_that_the_model_says(
+    tmp_path: Path, engine: str, options: str, name: str, field: str, reference: bool
+) -> None:
+    [(code, message, advice, marked)] = validate(tmp_path, engine, options, reference=reference)
+    assert (code, message) == ("conflicting-keys", f"`{name}` belongs to the model")
+    assert advice == f"write `model: {{…, {field}: …}}`"
+    assert marked.replace("-", "_") == name.rpartition(".")[2]
+
+
+@pytest.mark.parametrize(("engine", "options", "name", "marked"), CODE_OF_OTHERS)
+def test_options_name_no_code(tmp_path: Path, engine: str, options: str, name: str, marked: str) -> None:
+    assert validate(tmp_path, engine, options) == [
+        (
+            "conflicting-keys",
+            f"`{name}` belongs to the checkpoint",
+            "put the code and its `auto_map` into the checkpoint",
+            marked,
+        )
+    ]
+
+
+@pytest.mark.parametrize(("engine", "options", "name", "marked"), UNPINNED)
+def test_a_further_checkpoint_is_pinned_like_the_model(
+    tmp_path: Path, engine: str, options: str, name: str, marked: str
+) -> None:
+    [(code, message, advice, found)] = validate(tmp_path, engine, options)
+    assert (code, found) == ("unpinned-code", marked)
+    assert message.startswith(f"`trust_remote_code` holds for `{name}`, too, and ")
+    assert advice.startswith("state the absolute path of a directory")
+
+
+@pytest.mark.parametrize(
+    ("engine", "options"),
+    [
+        ("vllm", f"{{tokenizer: owner/other, tokenizer_revision: '{COMMIT}'}}"),
+        ("vllm", f"{{speculative_config: {{model: owner/draft, revision: '{COMMIT}'}}}}"),
+        ("vllm", f"{{spec_model: owner/draft, speculative_config: {{revision: '{COMMIT}'}}}}"),
+        ("vllm", "{tokenizer: /models/x=y, max_num_seqs: 2, hf_overrides: {num_hidden_layers: 2}}"),
+        ("vllm", "{tokenizer: null, default_mm_loras: {image: /models/lora}}"),
+        (
+            "sglang",
+            f"{{speculative_draft_model_path: owner/draft, speculative_draft_model_revision: '{COMMIT}'}}",
+        ),
+        ("sglang", "{lora_paths: [a=/models/lora, {lora_name: b, lora_path: /models/b}], chat_template: '{% x %}'}"),
+        ("hf", "{attn_implementation: eager}"),
+    ],
+)
+def test_options_that_pin_what_they_name_may_stand(tmp_path: Path, engine: str, options: str) -> None:
+    assert validate(tmp_path, engine, options) == []
+
+
+def test_without_permission_a_further_checkpoint_needs_no_pin() -> None:
+    capabilities = find_engine("vllm").capabilities()
+    assert find_refusals({"tokenizer": "owner/other"}, Model(id="owner/name"), capabilities) == []
+    found = find_refusals({"tokenizer": "owner/other"}, Model(path="/x", allow_pickle=True), capabilities)
+    assert [refusal.message for refusal in found] == [
+        "`allow_pickle` holds for `tokenizer`, too, and 'owner/other' is not fixed at a commit"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "message"),
+    [
+        ("vllm", {"revision": "main"}, "`revision` belongs to the model"),
+        ("vllm", {"speculative_config": {"model": "evil/repo"}}, "'evil/repo' is not fixed at a commit"),
+        ("sglang", {"model_path": "evil/repo"}, "`model_path` belongs to the model"),
+        ("sglang", {"tokenizer_path": "evil/repo"}, "'evil/repo' is not fixed at a commit"),
+        ("hf", {"code_revision": "main"}, "`code_revision` belongs to the model"),
+        ("hf", {"auto_map": {"AutoModel": "evil/repo--m.M"}}, "`auto_map` belongs to the checkpoint"),
+    ],
+)
+def test_the_worker_holds_options_against_the_model_itself(
+    folder: Path, engine: str, options: dict[str, Any], message: str
+) -> None:
+    session = make_session(folder, engine, trust_remote_code=True, options=options)
+    with pytest.raises(ModelUnsupported, match=message):
+        check_trust(session, str(folder), find_engine(engine).capabilities())
+
+
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [("vllm", "tokenizer"), ("sglang", "tokenizer_path"), ("sglang", "speculative_draft_model_path")],
+)
+def test_a_further_checkpoint_is_searched_like_the_model(folder: Path, engine: str, name: str) -> None:
+    other = folder / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"auto_map": {"AutoConfig": "evil/repo--c.C"}}')
+    capabilities = find_engine(engine).capabilities()
+    session = make_session(folder, engine, trust_remote_code=True, options={name: str(other)})
+    with pytest.raises(ModelUnsupported, match="takes code from the repository 'evil/repo'"):
+        check_trust(session, str(folder), capabilities)
+    session = make_session(folder, engine, options={name: str(other)})
+    check_trust(session, str(folder), capabilities)
+    (other / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(ModelUnsupported, match=r"pytorch_model\.bin is a pickle"):
+        check_trust(session, str(folder), capabilities)
+    session = make_session(folder, engine, options={name: str(other / "pytorch_model.bin")})
+    with pytest.raises(ModelUnsupported, match=r"pytorch_model\.bin is a pickle"):
+        check_trust(session, str(folder), capabilities)
+
+
+def test_the_hub_is_asked_where_and_as_whom_the_engine_asks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    asked: list[dict[str, Any]] = []
+
+    def download(repository: str, name: str, **named: Any) -> str:
+        asked.append(named)
+        return str(folder / name)
+
+    def list_repository(repository: str, **named: Any) -> list[str]:
+        asked.append(named)
+        return ["pytorch_model.bin"]
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "list_repo_files", list_repository)
+    options = {"download_dir": "/cache", "hf_token": "secret", "tokenizer": "owner/other", "tokenizer_revision": COMMIT}
+    with pytest.raises(ModelUnsupported, match="is a pickle"):
+        check_trust(make_session(folder, "vllm", options=options), str(folder), find_engine("vllm").capabilities())
+    assert asked == [
+        {"revision": COMMIT, "token": "secret", "cache_dir": "/cache"},
+        {"revision": COMMIT, "token": "secret"},
     ]
 
 
@@ -261,4 +473,4 @@ def test_a_sound_checkpoint_passes(folder: Path) -> None:
 
     save_file({"x": numpy.zeros(2, "float32")}, folder / "model-00001-of-00001.safetensors")
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model-00001-of-00001.safetensors"}}')
-    check_trust(make_session(folder), str(folder))
+    check_trust(make_session(folder), str(folder), NOTHING)

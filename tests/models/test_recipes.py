@@ -173,6 +173,15 @@ def test_failed_build_leaves_nothing_behind(slow_recipe: Recipe, cache: Path) ->
     assert [entry.suffix for entry in (cache / "models").iterdir()] == [".lock"]
 
 
+def test_the_rest_of_a_killed_build_is_removed(slow_recipe: Recipe) -> None:
+    folder = recipe_folder(slow_recipe)
+    rest, others = (folder.with_name(f".{name}-x") for name in (folder.name, f"{slow_recipe.name}-other"))
+    for place in (rest, others):
+        (place / "checkpoint").mkdir(parents=True)
+    build_recipe(slow_recipe)
+    assert not rest.exists() and others.exists(), "another build may be at work there"
+
+
 def test_damaged_directory_is_built_again(slow_recipe: Recipe) -> None:
     folder = build_recipe(slow_recipe)
     (folder / "config.json").unlink()

@@ -20,6 +20,7 @@ from specrunner.engines.hf.batches import (
     pad_prompts,
 )
 from specrunner.engines.hf.checkpoint import (
+    MODEL_OPTIONS,
     choose_device,
     load_model,
     load_tokenizer,
@@ -66,6 +67,7 @@ class HfEngine(Engine):
             led=True,
             batches=True,
             lasting=True,
+            model_options=MODEL_OPTIONS,
         )
 
     @classmethod

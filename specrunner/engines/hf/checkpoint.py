@@ -24,6 +24,14 @@ OWN_CODE: Mapping[str, tuple[str, str, str]] = {
 }
 """By architecture: the folder under `specrunner/models` with modeling files of ours, configuration and model class."""
 
+MODEL_OPTIONS: Mapping[str, str] = {
+    "pretrained_model_name_or_path": "id",
+    "config": "path",
+    "subfolder": "path",
+    "adapter_kwargs": "path",
+}
+"""Options that say what a spec's `model` says, and its field (see `Capabilities`)."""
+
 
 @contextmanager
 def translate_errors(what: str) -> Iterator[None]:

@@ -19,7 +19,14 @@ from specrunner.engines.prompts import encode_prompt
 from specrunner.engines.sglang.failures import translate_failures
 from specrunner.engines.sglang.models import check_model_class, use_model_alone
 from specrunner.engines.sglang.notes import Note, Order, SeenPass, assemble_tensors, check_notes, raise_failure
-from specrunner.engines.sglang.options import ALGORITHMS, SglangSetup, plan_environment, plan_setup
+from specrunner.engines.sglang.options import (
+    ALGORITHMS,
+    CHECKPOINT_OPTIONS,
+    MODEL_OPTIONS,
+    SglangSetup,
+    plan_environment,
+    plan_setup,
+)
 from specrunner.engines.sglang.plugin import choose_map
 from specrunner.engines.versions import describe_versions
 from specrunner.errors import CapabilityMissing, CaptureIncomplete, ModelUnavailable, ModelUnsupported
@@ -71,6 +78,8 @@ class SglangEngine(Engine):
             install_hint="specrunner engines install sglang",
             batches=True,
             lasting=True,
+            model_options=MODEL_OPTIONS,
+            checkpoint_options=CHECKPOINT_OPTIONS,
         )
 
     @classmethod

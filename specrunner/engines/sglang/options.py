@@ -26,6 +26,23 @@ from specrunner.requests import Session
 OWN_OPTIONS = ("specrunner_mode", "specrunner_block_length", "specrunner_environment", "num_threads")
 MODES = ("runner", "engine")
 
+MODEL_OPTIONS: Mapping[str, str] = {
+    "model_path": "id",
+    "modelopt_checkpoint_restore_path": "path",
+    "decrypted_config_file": "path",
+    "decrypted_draft_config_file": "path",
+}
+"""Options that say what a spec's `model` says, and its field (see `Capabilities`)."""
+
+CHECKPOINT_OPTIONS: Mapping[str, str] = {
+    "tokenizer_path": "",
+    "speculative_draft_model_path": "speculative_draft_model_revision",
+    "lora_paths": "",
+    "uno_lora_path": "",
+    "kt_weight_path": "",
+}
+"""Options that name further checkpoints, and what states their revision."""
+
 ALGORITHMS: Mapping[str, str] = {"low_confidence": "LowConfidence"}
 """SGLang's names of the decoding algorithms that a spec can ask of a block-diffusion model."""
 

@@ -16,7 +16,14 @@ from specrunner.engines.hf.checkpoint import resolve_folder
 from specrunner.engines.name_maps import load_maps, tensor_templates
 from specrunner.engines.prompts import encode_prompt
 from specrunner.engines.vllm.failures import translate_failures
-from specrunner.engines.vllm.options import EngineSetup, has_plugin, plan_environment, plan_setup
+from specrunner.engines.vllm.options import (
+    CHECKPOINT_OPTIONS,
+    MODEL_OPTIONS,
+    EngineSetup,
+    has_plugin,
+    plan_environment,
+    plan_setup,
+)
 from specrunner.engines.vllm.reading import PromptReader
 from specrunner.engines.vllm.scoring import score_prompts
 from specrunner.engines.vllm.subject import (
@@ -61,6 +68,8 @@ class VllmEngine(Engine):
             install_hint="specrunner engines install vllm",
             batches=True,
             lasting=True,
+            model_options=MODEL_OPTIONS,
+            checkpoint_options=CHECKPOINT_OPTIONS,
         )
 
     @classmethod

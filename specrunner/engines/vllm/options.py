@@ -26,6 +26,17 @@ from specrunner.requests import Session
 
 OWN_OPTIONS = ("specrunner_attention", "specrunner_block_length", "specrunner_environment", "num_threads")
 
+MODEL_OPTIONS: Mapping[str, str] = {"model": "id", "model_weights": "path", "hf_config_path": "path"}
+"""Options that say what a spec's `model` says, and its field (see `Capabilities`)."""
+
+CHECKPOINT_OPTIONS: Mapping[str, str] = {
+    "tokenizer": "tokenizer_revision",
+    "speculative_config.model": "speculative_config.revision",
+    "spec_model": "speculative_config.revision",
+    "default_mm_loras": "",
+}
+"""Options that name further checkpoints, and what states their revision."""
+
 STANDINS: Mapping[str, str] = {"LLaDA2MoeModelLM": "BailingMoeV2ForCausalLM"}
 """Block-diffusion architectures that vLLM lacks, and the causal architecture in its tree with the same layers."""
 
@@ -124,6 +135,10 @@ def plan_setup(
     if "worker_extension_cls" in options:
         raise ConfigurationError("the option worker_extension_cls of vllm is the adapter's own: captures run in it")
     keywords |= options
+    draft = options.get("speculative_config") or ({} if options.get("spec_method") else None)
+    if isinstance(draft, Mapping) and not (draft.get("model") or options.get("spec_model")):
+        # The draft is part of the model then, and vLLM would take it from the default branch.
+        keywords["speculative_config"] = {"revision": session.model.revision, **draft}
     if standin is not None:
         overrides = options.get("hf_overrides") or {}
         if not isinstance(overrides, Mapping):
