@@ -33,6 +33,7 @@ FLOORS = (
     ("golden", "calibration", "judging", "diagnoser", "comparing"),
     ("cache",),
     ("runner",),
+    ("launch",),
     ("proof",),
     ("cli",),
     ("testing",),

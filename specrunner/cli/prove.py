@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from specrunner.cli.selection import add_selection_arguments, select_cases
 from specrunner.config import load_settings
 from specrunner.errors import ExitCode, NothingVerified, UsageError
+from specrunner.launch import apply_timeout, join_cluster
 
 if TYPE_CHECKING:
     from specrunner.proof.proving import ProgressReporter
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
 
     settings = load_settings({"jobs": options.jobs}, os.environ, Path.cwd())
     selected = select_cases(options, settings.no_cases, settings.timeout)
-    cases = [case for case in selected if not case.expected_to_fail]
+    cases = [case for case in apply_timeout(selected, settings) if not case.expected_to_fail]
     if options.engine:
         cases = [case for case in cases if case.candidate.engine in options.engine]
     if not cases:
@@ -77,7 +78,8 @@ def run(options: argparse.Namespace) -> int:
     if all(trial.fault is None for trial in trials):
         raise NothingVerified("no fault can be planted in the engines of these cases", help="specrunner prove --list")
     require_numerics()
-    results, ended = run_trials(trials, [show_progress()], jobs=settings.jobs)
+    join_cluster(settings)
+    results, ended = run_trials(trials, [show_progress()], settings=settings)
     if ended is ExitCode.INTERRUPTED:
         return ended
     matrix = make_matrix(trials, results)
