@@ -20,6 +20,7 @@ BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 FLOORS = (
     ("errors", "folders", "secrets", "devices", "interrupts"),
+    ("files",),
     ("config", "catalogue", "faults", "benchmark_record"),
     ("spec",),
     ("requests", "results"),

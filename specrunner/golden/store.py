@@ -17,8 +17,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from specrunner.errors import GoldenError, UsageError
+from specrunner.files import write_whole
 from specrunner.folders import hold_lock
-from specrunner.golden.files import write_whole
 from specrunner.golden.keys import MANIFEST, Slot, parse_file
 from specrunner.golden.manifest import RESTORE, Manifest
 
