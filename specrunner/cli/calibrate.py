@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from specrunner.cli.selection import add_selection_arguments, select_cases
-from specrunner.config import load_settings
+from specrunner.config import is_ci, load_settings
 from specrunner.errors import ExitCode, NothingVerified, UsageError
 from specrunner.launch import apply_timeout, join_cluster
 
@@ -44,7 +44,6 @@ def run(options: argparse.Namespace) -> int:
     from specrunner.cli.run import require_numerics
     from specrunner.proof.proving import plan_trials, run_trials
     from specrunner.reporters.console import Console
-    from specrunner.reporters.style import is_ci
     from specrunner.results import Verdict
 
     if options.prompts < 0:
