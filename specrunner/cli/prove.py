@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specrunner.cli.report import STDOUT, prepare_report, write_report
 from specrunner.cli.selection import add_selection_arguments, select_cases
 from specrunner.config import load_settings
 from specrunner.errors import ExitCode, NothingVerified, UsageError
@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
         return list_faults(options)
     if options.prompts < 0:
         raise UsageError("--prompts cannot be negative")
+    prepare_report(options.report)
     from specrunner.cli.run import require_numerics
     from specrunner.proof.proving import make_matrix, plan_trials, run_trials
     from specrunner.proof.text import format_markdown, format_matrix
@@ -83,15 +84,12 @@ def run(options: argparse.Namespace) -> int:
     if ended is ExitCode.INTERRUPTED:
         return ended
     matrix = make_matrix(trials, results)
-    report = json.dumps(matrix.to_json(), indent=1) + "\n"
-    if options.report and options.report != "-":
-        Path(options.report).write_text(report, encoding="utf-8")
-    out = Console(sys.stdout)
-    if options.report == "-":
-        out.write(report)
-    else:
+    if options.report != STDOUT:
+        out = Console(sys.stdout)
         for line in format_markdown(matrix) if options.markdown else format_matrix(matrix):
             out.print(line)
+    if options.report is not None:
+        write_report(options.report, matrix.to_json())
     return matrix.exit_code
 
 

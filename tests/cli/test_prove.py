@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from specrunner.cli import main
 from specrunner.config import Settings
 from specrunner.errors import ExitCode
 from specrunner.proof import proving
+from specrunner.proof.matrix import Matrix
 from specrunner.proof.proving import Trial
 from specrunner.results import CaseResult
 from specrunner.runner import RunOptions
@@ -100,6 +102,36 @@ def test_the_executor_that_is_stated_serves(
     (folder / "good.yaml").write_text(SPEC.replace("LAYER", "logits"))
     assert main([command, "good.yaml"]) == ExitCode.USAGE
     assert "the Ray cluster 127.0.0.1:1 cannot be joined" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_an_error_before_the_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(proving, "run_trials", lambda *_, **__: pytest.fail("it ran"))
+    (folder / "good.yaml").write_text(SPEC.replace("LAYER", "logits"))
+    assert main(["prove", "good.yaml", "--json", "good.yaml/r.json"]) == ExitCode.USAGE
+    assert "cannot write the JSON report to good.yaml/r.json" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_during_the_run_costs_the_report_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(*_: object, **__: object) -> tuple[dict[str, CaseResult], ExitCode]:
+        monkeypatch.setattr(os, "fsync", refuse)
+        return {}, ExitCode.PASSED
+
+    def refuse(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(proving, "run_trials", fill)
+    monkeypatch.setattr(proving, "make_matrix", lambda *_: Matrix((), ()))
+    (folder / "good.yaml").write_text(SPEC.replace("LAYER", "logits"))
+    (folder / "r.json").write_text("old")
+    assert main(["prove", "good.yaml", "--json", "r.json"]) == ExitCode.USAGE
+    told = capsys.readouterr()
+    assert "nothing was proven" in told.out
+    assert "cannot write the JSON report to r.json: no space left on device" in told.err
+    assert (folder / "r.json").read_text() == "old"
 
 
 @pytest.mark.parametrize("executor, retries", [("local", 2), ("ray", 0)])
