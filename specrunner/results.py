@@ -52,6 +52,11 @@ class CheckResult:
     against: str = "reference"
     inconclusive: bool = False
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CheckResult:
+        """Rebuild a check from its fields as JSON values."""
+        return cls(**data)
+
     @property
     def fails(self) -> bool:
         """Whether this check alone makes the case fail."""
@@ -102,6 +107,11 @@ class Failure:
     help: str | None = None
     log_tail: str = ""
     role: str = ""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Failure:
+        """Rebuild a failure from its fields as JSON values."""
+        return cls(**data)
 
 
 @dataclass(frozen=True, slots=True)
