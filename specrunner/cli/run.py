@@ -31,9 +31,6 @@ examples:
   specrunner run --failed -x                           what did not pass last time, up to the first failure
 """
 
-LAST_RUN = Path(".specrunner") / "last-run.json"
-"""Where every run leaves its JSON report, for `show` and `--failed`."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -68,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    from specrunner.reporters.json import LAST_RUN
+
     settings = load_settings(vars(options), os.environ, Path.cwd())
     if options.update_goldens:
         refuse_under_ci("`--update-goldens`", os.environ)
@@ -117,6 +116,7 @@ def run_cases(
         print("\n".join(format_plan(plan, foresee(plan, planner.environments, settings, choice) if choice else None)))
         return ExitCode.PASSED
     from specrunner.reporters import create_reporters
+    from specrunner.reporters.json import LAST_RUN
     from specrunner.runner import Run
 
     require_numerics()
