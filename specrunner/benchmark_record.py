@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from specrunner.errors import CaptureIncomplete
+from specrunner.files import write_whole
 
 VERSION = 1
 
@@ -80,10 +81,7 @@ class BenchmarkRecord:
 
 def write_record(record: BenchmarkRecord, path: Path) -> None:
     """Write a record; it appears at once and whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"version": VERSION, **asdict(record)}) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, (json.dumps({"version": VERSION, **asdict(record)}) + "\n").encode())
 
 
 def read_record(path: Path) -> BenchmarkRecord:

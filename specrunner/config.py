@@ -275,6 +275,11 @@ def read_engine_tables(table: Mapping[str, Any], file: Path | None) -> dict[str,
     return tables
 
 
+def is_ci(environ: Mapping[str, str]) -> bool:
+    """Tell whether a CI system says, by the variable `CI`, that it runs us."""
+    return environ.get("CI", "").strip().lower() not in ("", "0", "false", "no")
+
+
 def suggest(word: str, known: Iterable[str]) -> str | None:
     """Return "did you mean ...?" for the known word closest to `word`, or None when none is close."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

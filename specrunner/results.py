@@ -27,7 +27,8 @@ class CheckResult:
     """One comparison under one rule; measurements are recorded also when it passes.
 
     Attributes:
-        subject: the tensor's name, `tokens`, or `tokenization`.
+        subject: what was compared: a tensor's name, `tokens`, `tokenization`, `attention`, `golden`, a benchmark or one
+            of its tasks, or what of a trajectory was looked at.
         rule: the rule's name, e.g. `allclose`.
         passed: whether the rule holds.
         message: what is wrong, one line without line breaks, lower case; "" when it passed.
@@ -51,6 +52,11 @@ class CheckResult:
     gates: bool = True
     against: str = "reference"
     inconclusive: bool = False
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CheckResult:
+        """Rebuild a check from its fields as JSON values."""
+        return cls(**data)
 
     @property
     def fails(self) -> bool:
@@ -90,11 +96,11 @@ class Failure:
     """Why there is no evidence: the `error` or `skipped` verdict's cause.
 
     Attributes:
-        kind: an `EngineError.kind`, or `capability` / `not-run`.
+        kind: an `EngineError.kind`, a golden's (`golden-...`), `missing-evidence`, or `not-run`.
         message: one line.
         help: the remedy, or None.
         log_tail: the last lines the engine printed, or "".
-        role: `candidate`, `reference`, `peer`, or "".
+        role: `candidate`, `reference`, `peer`, `golden`, `forced`, `probe`, or "".
     """
 
     kind: str
@@ -102,6 +108,11 @@ class Failure:
     help: str | None = None
     log_tail: str = ""
     role: str = ""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Failure:
+        """Rebuild a failure from its fields as JSON values."""
+        return cls(**data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from specrunner.judging import check_captures, find_missing_evidence, settle_inc
 from specrunner.machine import describe_machine
 from specrunner.plan.model import Plan, PlannedCase, PlannedSession
 from specrunner.reporters.base import Reporter
+from specrunner.reporters.record import NOT_RUN
 from specrunner.requests import Evidence
 from specrunner.results import CaseResult, CheckResult, Failure, Verdict
 from specrunner.sessions.answers import AnswerShelf, answers_folder
@@ -347,7 +348,7 @@ class Run:
     def _close_unfinished(self) -> None:
         """Give every case that was not reached its verdict: no evidence."""
         why = "interrupted" if self._interrupts.count else "stopped after the failures that --max-fail allows"
-        failure = Failure("not-run", f"not run: {why}")
+        failure = Failure(NOT_RUN, f"not run: {why}")
         for planned in self._plan.cases:
             if planned.case.node_id not in self._finished:
                 self._finish_case(CaseResult(planned.case, Verdict.ERROR, failure=failure))

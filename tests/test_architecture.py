@@ -84,6 +84,12 @@ def test_every_room_has_its_floor() -> None:
     assert sorted(rooms) == sorted({name.partition(".")[0] for name in modules()})
 
 
+def test_every_room_is_named_outside_of_the_pictures() -> None:
+    page = re.sub(r"```.*?```", "", draw().TARGET.read_text(encoding="utf-8"), flags=re.DOTALL)
+    rooms = [room for floor in draw().FLOORS for room in floor]
+    assert [room for room in rooms if not re.search(rf"`{room}(/|\.py|`|\.)", page)] == []
+
+
 def test_no_arrow_leads_up() -> None:
     height = {room: number for number, floor in enumerate(draw().FLOORS) for room in floor}
     joined = draw().join_edges(edges(), height)

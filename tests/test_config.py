@@ -1,13 +1,18 @@
+import io
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
 from specrunner import cli
 from specrunner.cli import run as cli_run
-from specrunner.config import Settings, find_project_table, load_settings
-from specrunner.errors import ConfigurationError
+from specrunner.config import Settings, find_project_table, is_ci, load_settings
+from specrunner.errors import ConfigurationError, UsageError
+from specrunner.golden.store import refuse_under_ci
+from specrunner.reporters.progress import LiveProgress, make_progress
+from specrunner.reporters.style import Palette
 
 PROJECT = """
 [tool.specrunner]
@@ -188,3 +193,22 @@ def test_a_run_without_torch_says_so(monkeypatch):
     with pytest.raises(ConfigurationError, match="torch and safetensors") as caught:
         cli_run.require_numerics()
     assert "specrunner[hf]" in caught.value.help
+
+
+CI_VALUES = {
+    **dict.fromkeys(("true", "1", "woodpecker", "yes", "True "), True),
+    **dict.fromkeys((None, "", " ", "0", "false", "False ", "no", "NO"), False),
+}
+
+
+@pytest.mark.parametrize("value, expected", CI_VALUES.items())
+def test_the_variable_ci_means_the_same_everywhere(value, expected):
+    environ = {} if value is None else {"CI": value}
+    assert is_ci(environ) is expected
+    with pytest.raises(UsageError, match="under CI") if expected else nullcontext():
+        refuse_under_ci("it", environ)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    assert (
+        isinstance(make_progress(terminal, Palette(False), {**environ, "TERM": "xterm"}), LiveProgress) is not expected
+    )

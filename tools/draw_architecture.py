@@ -20,6 +20,7 @@ BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 FLOORS = (
     ("errors", "folders", "secrets", "devices", "interrupts"),
+    ("files",),
     ("config", "catalogue", "faults", "benchmark_record"),
     ("spec",),
     ("requests", "results"),
@@ -33,6 +34,7 @@ FLOORS = (
     ("golden", "calibration", "judging", "diagnoser", "comparing"),
     ("cache",),
     ("runner",),
+    ("launch",),
     ("proof",),
     ("cli",),
     ("testing",),

@@ -112,7 +112,7 @@ def read_result(case: Case, record: Mapping[str, Any]) -> CaseResult:
     return CaseResult(
         case,
         Verdict(record["verdict"]),
-        tuple(CheckResult(**check) for check in record["checks"]),
+        tuple(CheckResult.from_json(check) for check in record["checks"]),
         candidate=record["candidate"],
         reference=record["reference"],
         diagnosis=None if diagnosis is None else Diagnosis.from_json(diagnosis),

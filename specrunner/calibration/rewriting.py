@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from specrunner.files import cannot_write, write_atomically
 from specrunner.spec.model import Location
 from specrunner.spec.source import Source, read_source
 from specrunner.spec.syntax import Span
@@ -20,6 +21,9 @@ def write_limits(limits: Mapping[tuple[Location, str, str, str], float]) -> dict
 
     Returns:
         How many numbers were written, by file. An entry whose number is not written out there is left alone.
+
+    Raises:
+        ConfigurationError: a file cannot be written; it is as it was.
     """
     written: dict[str, int] = {}
     for path in dict.fromkeys(location.path for location, *_ in limits):
@@ -29,7 +33,10 @@ def write_limits(limits: Mapping[tuple[Location, str, str, str], float]) -> dict
             span = find_number(source, location, pattern, rule, parameter) if location.path == path else None
             if span is not None:
                 edits[span] = format_limit(value)
-        Path(path).write_bytes(replace_spans(source.text, edits).encode())
+        try:
+            write_atomically(Path(path), replace_spans(source.text, edits).encode())
+        except OSError as error:
+            raise cannot_write(Path(path), "limits", error) from error
         written[path] = len(edits)
     return written
 

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from specrunner.cli.selection import add_selection_arguments, select_cases
-from specrunner.config import load_settings
+from specrunner.config import is_ci, load_settings
 from specrunner.errors import ExitCode, NothingVerified, UsageError
+from specrunner.launch import apply_timeout, join_cluster
 
 EXAMPLES = """\
 examples:
@@ -43,7 +44,6 @@ def run(options: argparse.Namespace) -> int:
     from specrunner.cli.run import require_numerics
     from specrunner.proof.proving import plan_trials, run_trials
     from specrunner.reporters.console import Console
-    from specrunner.reporters.style import is_ci
     from specrunner.results import Verdict
 
     if options.prompts < 0:
@@ -54,10 +54,11 @@ def run(options: argparse.Namespace) -> int:
         )
     settings = load_settings({"jobs": options.jobs}, os.environ, Path.cwd())
     selected = select_cases(options, settings.no_cases, settings.timeout)
-    cases = [case for case in selected if not case.expected_to_fail]
+    cases = [case for case in apply_timeout(selected, settings) if not case.expected_to_fail]
     trials = plan_trials(cases, options.variants, faults=False, draws=options.prompts, seed=options.seed)
     require_numerics()
-    results, ended = run_trials(trials, [show_progress()], jobs=settings.jobs)
+    join_cluster(settings)
+    results, ended = run_trials(trials, [show_progress()], settings=settings)
     if ended is ExitCode.INTERRUPTED:
         return ended
     log, lost = NoiseLog(), 0

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specrunner.errors import ExitCode, UsageError
+from specrunner.cli.report import STDOUT, prepare_report, write_report
+from specrunner.errors import ExitCode
 
 if TYPE_CHECKING:
     from specrunner.comparing import Differences
@@ -37,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
     """Compare, print, and return the exit status.
 
     Raises:
-        UsageError: a side cannot be read, or the report cannot be written.
+        UsageError: a side cannot be read.
+        ConfigurationError: the report cannot be written.
         SpecError: the tolerance is not valid.
         NothingVerified: the sides have no tensor or token in common, or no rule speaks of one.
     """
@@ -47,12 +46,13 @@ def run(options: argparse.Namespace) -> int:
 
     tolerance = read_tolerance(options.tolerance) if options.tolerance is not None else None
     require_numerics()
+    prepare_report(options.json)
     sides = read_side(options.candidate), read_side(options.reference)
     outcome = compare_sides(*sides, tolerance)
-    if options.json != "-":
+    if options.json != STDOUT:
         print("\n".join(disarm(escape_line(f" {line}"))[1:] for line in describe(outcome)))
-    if options.json:
-        write_report(outcome, options.json)
+    if options.json is not None:
+        write_report(options.json, outcome.to_json())
     return ExitCode.FAILED if not outcome.passed else ExitCode.PASSED
 
 
@@ -81,19 +81,3 @@ def describe(outcome: Differences) -> list[str]:
     else:
         lines.append("no difference")
     return lines
-
-
-def write_report(outcome: Differences, target: str) -> None:
-    """Write every number as JSON.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
-    text = json.dumps(outcome.to_json(), indent=2, allow_nan=False) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        Path(target).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"the report cannot be written to {target}: {error.strerror}") from error

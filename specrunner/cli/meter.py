@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TextIO
 
+from specrunner.config import is_ci
 from specrunner.reporters.console import Console, fit_cells
 from specrunner.reporters.progress import format_clock
-from specrunner.reporters.style import is_ci, is_terminal
+from specrunner.reporters.style import is_terminal
 
 SPARSE_SECONDS = 10.0
 """Least time between two lines where nobody watches."""

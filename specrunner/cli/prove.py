@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specrunner.cli.report import STDOUT, prepare_report, write_report
 from specrunner.cli.selection import add_selection_arguments, select_cases
 from specrunner.config import load_settings
 from specrunner.errors import ExitCode, NothingVerified, UsageError
+from specrunner.launch import apply_timeout, join_cluster
 
 if TYPE_CHECKING:
     from specrunner.proof.proving import ProgressReporter
@@ -54,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
         return list_faults(options)
     if options.prompts < 0:
         raise UsageError("--prompts cannot be negative")
+    prepare_report(options.report)
     from specrunner.cli.run import require_numerics
     from specrunner.proof.proving import make_matrix, plan_trials, run_trials
     from specrunner.proof.text import format_markdown, format_matrix
@@ -61,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 
     settings = load_settings({"jobs": options.jobs}, os.environ, Path.cwd())
     selected = select_cases(options, settings.no_cases, settings.timeout)
-    cases = [case for case in selected if not case.expected_to_fail]
+    cases = [case for case in apply_timeout(selected, settings) if not case.expected_to_fail]
     if options.engine:
         cases = [case for case in cases if case.candidate.engine in options.engine]
     if not cases:
@@ -77,19 +79,17 @@ def run(options: argparse.Namespace) -> int:
     if all(trial.fault is None for trial in trials):
         raise NothingVerified("no fault can be planted in the engines of these cases", help="specrunner prove --list")
     require_numerics()
-    results, ended = run_trials(trials, [show_progress()], jobs=settings.jobs)
+    join_cluster(settings)
+    results, ended = run_trials(trials, [show_progress()], settings=settings)
     if ended is ExitCode.INTERRUPTED:
         return ended
     matrix = make_matrix(trials, results)
-    report = json.dumps(matrix.to_json(), indent=1) + "\n"
-    if options.report and options.report != "-":
-        Path(options.report).write_text(report, encoding="utf-8")
-    out = Console(sys.stdout)
-    if options.report == "-":
-        out.write(report)
-    else:
+    if options.report != STDOUT:
+        out = Console(sys.stdout)
         for line in format_markdown(matrix) if options.markdown else format_matrix(matrix):
             out.print(line)
+    if options.report is not None:
+        write_report(options.report, matrix.to_json())
     return matrix.exit_code
 
 

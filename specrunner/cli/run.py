@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from specrunner.cli.selection import add_selection_arguments, select_cases
 from specrunner.config import Settings, load_settings
 from specrunner.errors import ConfigurationError, ExitCode, UsageError
 from specrunner.golden.store import refuse_under_ci
+from specrunner.launch import apply_timeout, join_cluster, make_options
 from specrunner.spec.model import Case
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ examples:
   specrunner run 'specs/smoke/glass.yaml::logits[engine=hf,dtype=float32]'
   specrunner run --failed -x                           what did not pass last time, up to the first failure
 """
-
-LAST_RUN = Path(".specrunner") / "last-run.json"
-"""Where every run leaves its JSON report, for `show` and `--failed`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    from specrunner.reporters.json import LAST_RUN
+
     settings = load_settings(vars(options), os.environ, Path.cwd())
     if options.update_goldens:
         refuse_under_ci("`--update-goldens`", os.environ)
@@ -78,11 +77,9 @@ def run(options: argparse.Namespace) -> int:
             print("every selected case passed in the last run", file=sys.stderr)
     if not cases:
         return ExitCode.PASSED
-    if settings.overrides_cases("timeout"):
-        cases = [replace(case, timeout=settings.timeout) for case in cases]
     repeats = options.golden_repeats if options.update_goldens else 0
     return run_cases(
-        cases,
+        apply_timeout(cases, settings),
         settings,
         plan_only=options.plan,
         golden_repeats=repeats,
@@ -107,26 +104,23 @@ def run_cases(
 
     With `golden_repeats`, goldens that are missing or differ are made of so many captures and put up for review.
     """
-    from specrunner.cache.keeping import choose_cache
     from specrunner.plan.build import Planner, make_plan
 
     planner = Planner(golden_repeats=golden_repeats)
     plan = make_plan(cases, planner)
     if plan_only:
+        from specrunner.cache.keeping import choose_cache
         from specrunner.plan.text import format_plan
 
         choice = choose_cache(settings, fresh=golden_repeats > 0)
         print("\n".join(format_plan(plan, foresee(plan, planner.environments, settings, choice) if choice else None)))
         return ExitCode.PASSED
     from specrunner.reporters import create_reporters
-    from specrunner.runner import Run, RunOptions
+    from specrunner.reporters.json import LAST_RUN
+    from specrunner.runner import Run
 
     require_numerics()
-    if settings.executor == "ray":
-        from specrunner.sessions.ray.cluster import connect
-
-        connect(settings.ray_address)
-
+    join_cluster(settings)
     reporters = create_reporters(
         junit=Path(settings.junit_xml) if settings.junit_xml else None,
         json="-" if settings.json == "-" else Path(settings.json) if settings.json else None,
@@ -138,17 +132,7 @@ def run_cases(
         stdout=sys.stdout,
         stderr=sys.stderr,
     )
-    run_options = RunOptions(
-        jobs=settings.jobs,
-        strict=settings.strict,
-        retries=settings.retries,
-        max_fail=settings.max_fail,
-        update_goldens=golden_repeats > 0,
-        command=("specrunner", *sys.argv[1:]),
-        keep_answers=not settings.no_cache,
-        cache=choose_cache(settings, fresh=golden_repeats > 0),
-        executor=settings.executor,
-    )
+    run_options = make_options(settings, ("specrunner", *sys.argv[1:]), update_goldens=golden_repeats > 0)
     started = Run(plan, planner.environments, reporters, run_options)
     try:
         exit_code = started.execute()

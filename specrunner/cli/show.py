@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specrunner.config import COLORS
 from specrunner.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report", type=Path, default=LAST_RUN, metavar="F", help="a JSON report (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, in the layout of the JSON report")
-    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="when to colour")
+    parser.add_argument("--color", choices=COLORS, default="auto", help="when to colour")
 
 
 def run(args: argparse.Namespace) -> int:

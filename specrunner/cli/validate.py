@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from specrunner.cli.selection import add_path_argument, load_paths
+from specrunner.config import COLORS
 from specrunner.errors import ExitCode
 
 EXAMPLES = """\
@@ -18,7 +19,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_path_argument(parser)
-    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colours (default: auto)")
+    parser.add_argument("--color", choices=COLORS, default="auto", help="colours (default: auto)")
 
 
 def run(options: argparse.Namespace) -> int:

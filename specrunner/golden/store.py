@@ -16,9 +16,10 @@ from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
+from specrunner.config import is_ci
 from specrunner.errors import GoldenError, UsageError
+from specrunner.files import write_whole
 from specrunner.folders import hold_lock
-from specrunner.golden.files import write_whole
 from specrunner.golden.keys import MANIFEST, Slot, parse_file
 from specrunner.golden.manifest import RESTORE, Manifest
 
@@ -247,7 +248,7 @@ def refuse_under_ci(what: str, environ: Mapping[str, str] = os.environ) -> None:
     Raises:
         UsageError: the variable `CI` is set.
     """
-    if environ.get("CI", "").strip().lower() not in ("", "0", "false", "no"):
+    if is_ci(environ):
         raise UsageError(
             f"{what} does not run under CI (the variable CI is set)",
             help="goldens change on your own machine: run it there, review, and commit the folder golden",

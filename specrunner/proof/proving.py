@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from specrunner.config import Settings
 from specrunner.errors import ExitCode
 from specrunner.events import CaseFinished, Event
 from specrunner.faults.bugs import FAULTS
 from specrunner.faults.catalogue import find_faults, find_variants
 from specrunner.faults.model import Fault
 from specrunner.faults.variants import VARIANTS
+from specrunner.launch import make_options
 from specrunner.plan.build import Planner
 from specrunner.proof.matrix import Entry, Matrix, judge_result, make_rows
 from specrunner.proof.prompts import draw_prompts
 from specrunner.reporters.base import Reporter
 from specrunner.reporters.progress import Progress
 from specrunner.results import CaseResult, Verdict
-from specrunner.runner import Run, RunOptions
+from specrunner.runner import Run
 from specrunner.spec.model import Case
 
 FAULT, DRAW = "fault", "draw"
@@ -94,7 +96,7 @@ def run_trials(
     trials: Sequence[Trial],
     reporters: Sequence[Reporter] = (),
     *,
-    jobs: int = 1,
+    settings: Settings | None = None,
     plan: Callable[[], Planner] = Planner,
 ) -> tuple[dict[str, CaseResult], ExitCode]:
     """Run all trials at once, so that engines are loaded and references computed once.
@@ -102,7 +104,7 @@ def run_trials(
     Args:
         trials: what to run.
         reporters: read the events beside us.
-        jobs: engine processes at once.
+        settings: of the run; None is the built-in ones.
         plan: makes the planner.
 
     Returns:
@@ -113,9 +115,9 @@ def run_trials(
     for trial in trials:
         fault = None if trial.fault is None else trial.fault.name
         planner.add(trial.case, fault, together[_input_of(trial.case)])
-    ended = Run(
-        planner.build(), planner.environments, [results, *reporters], RunOptions(jobs=jobs, diagnose=False)
-    ).execute()
+    # A trial is meant to fail and to be left out: neither may end the run, nor change what a verdict means.
+    options = replace(make_options(settings or Settings()), strict=False, max_fail=None, cache=None, diagnose=False)
+    ended = Run(planner.build(), planner.environments, [results, *reporters], options).execute()
     return results.found, ended
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TextIO
 
+from specrunner.files import prepare_path
 from specrunner.reporters.base import Reporter, find_reporter
-from specrunner.reporters.files import prepare_path
 
 OUTPUT_FORMATS: dict[str, str] = {"full": "terminal", "concise": "concise", "github": "github"}
 """The values of `--output-format`, and the reporter each one names."""

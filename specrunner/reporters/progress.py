@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
+from specrunner.config import is_ci
 from specrunner.events import (
     CaseFinished,
     Event,
@@ -23,7 +24,7 @@ from specrunner.events import (
 )
 from specrunner.reporters.console import Console, fit_cells
 from specrunner.reporters.escape import escape_line
-from specrunner.reporters.style import VERDICT_STYLES, Palette, is_ci, is_terminal
+from specrunner.reporters.style import VERDICT_STYLES, Palette, is_terminal
 from specrunner.reporters.wording import describe_counts, format_seconds, plural
 from specrunner.results import Verdict
 

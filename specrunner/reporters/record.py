@@ -176,8 +176,8 @@ class CaseRecord:
         fields["verdict"] = Verdict(data["verdict"])
         fields["candidate"] = EngineRecord(**data["candidate"])
         fields["reference"] = EngineRecord(**data["reference"]) if data["reference"] else None
-        fields["checks"] = tuple(CheckResult(**check) for check in data["checks"])
-        fields["failure"] = Failure(**data["failure"]) if data["failure"] else None
+        fields["checks"] = tuple(CheckResult.from_json(check) for check in data["checks"])
+        fields["failure"] = Failure.from_json(data["failure"]) if data["failure"] else None
         fields["attempts"] = tuple(_attempt_from_json(attempt) for attempt in data["attempts"])
         fields["diagnosis"] = Diagnosis.from_json(data["diagnosis"]) if data["diagnosis"] else None
         return cls(**fields)
@@ -309,8 +309,8 @@ def _redact_failure(failure: Failure | None) -> Failure | None:
 def _attempt_from_json(data: Mapping[str, Any]) -> Attempt:
     return Attempt(
         Verdict(data["verdict"]),
-        tuple(CheckResult(**check) for check in data["checks"]),
-        Failure(**data["failure"]) if data["failure"] else None,
+        tuple(CheckResult.from_json(check) for check in data["checks"]),
+        Failure.from_json(data["failure"]) if data["failure"] else None,
     )
 
 

@@ -60,8 +60,3 @@ def is_terminal(stream: TextIO) -> bool:
         return stream.isatty()
     except (ValueError, AttributeError):
         return False
-
-
-def is_ci(environment: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether a CI system says it runs us."""
-    return environment.get("CI", "").lower() not in ("", "0", "false")

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from specrunner.files import write_whole
 from specrunner.folders import cache_folder, hold_lock
 from specrunner.plan.model import PlannedSession
 from specrunner.sessions.sizes import estimate_memory
@@ -73,9 +74,7 @@ class Timings:
                     requests = {**old.get("requests", {}), **entry["requests"]}
                     kept[session] = {**old, **entry, "requests": requests, "used": int(time.time())}
                 newest = sorted(kept.items(), key=lambda item: item[1].get("used", 0))[-MOST_KEPT:]
-                partial = self._file.with_suffix(".partial")
-                partial.write_text(json.dumps(dict(newest)), encoding="utf-8")
-                partial.replace(self._file)
+                write_whole(self._file, json.dumps(dict(newest)).encode())
 
 
 def timings_file() -> Path:

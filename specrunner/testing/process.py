@@ -15,16 +15,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from specrunner.cache.keeping import choose_cache
 from specrunner.cli.run import require_numerics
 from specrunner.config import load_settings
 from specrunner.errors import ExitCode, SpecrunnerError
 from specrunner.events import CaseFinished, Event
+from specrunner.launch import apply_timeout, join_cluster, make_options
 from specrunner.plan.build import Planner, make_plan
 from specrunner.reporters.base import Reporter
 from specrunner.reporters.json import LAST_RUN, JsonReporter
 from specrunner.reporters.record import CaseRecord
-from specrunner.runner import Run, RunOptions
+from specrunner.runner import Run
 from specrunner.spec.loader import load_specs
 
 
@@ -57,23 +57,17 @@ def run_cases(request: dict[str, Any]) -> ExitCode:
     """Run the cases of a request.
 
     Raises:
-        SpecrunnerError: a setting or a spec is wrong, or the checks cannot be computed here.
+        SpecrunnerError: a setting or a spec is wrong, the cluster cannot be joined, or the checks cannot be computed.
     """
     settings = load_settings(request["settings"], os.environ, Path.cwd())
     wanted = set(request["node_ids"])
     loaded = load_specs(request["files"], timeout=settings.timeout).require_valid()
     planner = Planner()
-    plan = make_plan([case for case in loaded if case.node_id in wanted], planner)
+    plan = make_plan(apply_timeout((case for case in loaded if case.node_id in wanted), settings), planner)
     require_numerics()
+    join_cluster(settings)
     reporters: list[Reporter] = [JsonReporter(LAST_RUN, optional=True), VerdictWriter(Path(request["verdicts"]))]
-    options = RunOptions(
-        jobs=settings.jobs,
-        strict=settings.strict,
-        retries=settings.retries,
-        command=("pytest", *request["files"]),
-        keep_answers=not settings.no_cache,
-        cache=choose_cache(settings),
-    )
+    options = make_options(settings, ("pytest", *request["files"]))
     try:
         return Run(plan, planner.environments, reporters, options).execute()
     finally:

@@ -121,7 +121,10 @@ def test_nothing_in_common_is_no_success(capsys: pytest.CaptureFixture[str]) -> 
         (("new.safetensors", "old.safetensors", "--tolerance", "{sqrn: 40}"), "is not a tolerance"),
         (("new.safetensors", "old.safetensors", "--tolerance", "none.yaml"), "there is no file none.yaml"),
         (("new.safetensors", "old.safetensors", "--tolerance", "{a: 1, a: 2}"), "duplicate-key"),
-        (("new.safetensors", "old.safetensors", "--json", "none/r.json"), "the report cannot be written"),
+        (
+            ("new.safetensors", "old.safetensors", "--json", "old/capture.json/r.json"),
+            "cannot write the JSON report",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_a_usage_error(

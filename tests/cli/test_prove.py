@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from specrunner.cli import main
+from specrunner.config import Settings
+from specrunner.errors import ExitCode
+from specrunner.proof import proving
+from specrunner.proof.matrix import Matrix
+from specrunner.proof.proving import Trial
+from specrunner.results import CaseResult
+from specrunner.runner import RunOptions
 
 SPEC = """\
 version: 1
@@ -62,6 +72,85 @@ def test_what_cannot_be_proven_is_said(folder: Path, capsys: pytest.CaptureFixtu
     assert main(["prove", "good.yaml", "--engine", "vllm"]) == 5
     (folder / "bad.yaml").write_text("version: 1\ncases: 3\n")
     assert main(["prove", "bad.yaml"]) == 4
+
+
+@pytest.mark.parametrize("command", ["prove", "calibrate"])
+@pytest.mark.parametrize("stated, seconds", [("SPECRUNNER_TIMEOUT", 7.0), (None, 60.0)])
+def test_a_stated_timeout_stands_above_cases(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, stated: str | None, seconds: float
+) -> None:
+    timeouts: set[float] = set()
+
+    def note(trials: Sequence[Trial], *_: Any, **__: Any) -> tuple[dict[str, CaseResult], ExitCode]:
+        timeouts.update(trial.case.timeout for trial in trials)
+        return {}, ExitCode.INTERRUPTED
+
+    monkeypatch.setattr(proving, "run_trials", note)
+    if stated is not None:
+        monkeypatch.setenv(stated, "7")
+    (folder / "good.yaml").write_text(SPEC.replace("LAYER", "logits") + "    timeout: 60\n")
+    assert main([command, "good.yaml"]) == ExitCode.INTERRUPTED
+    assert timeouts == {seconds}
+
+
+@pytest.mark.parametrize("command", ["prove", "calibrate"])
+def test_the_executor_that_is_stated_serves(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setenv("SPECRUNNER_EXECUTOR", "ray")
+    monkeypatch.setenv("SPECRUNNER_RAY_ADDRESS", "127.0.0.1:1")
+    (folder / "good.yaml").write_text(SPEC.replace("LAYER", "logits"))
+    assert main([command, "good.yaml"]) == ExitCode.USAGE
+    assert "the Ray cluster 127.0.0.1:1 cannot be joined" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_an_error_before_the_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(proving, "run_trials", lambda *_, **__: pytest.fail("it ran"))
+    (folder / "good.yaml").write_text(SPEC.replace("LAYER", "logits"))
+    assert main(["prove", "good.yaml", "--json", "good.yaml/r.json"]) == ExitCode.USAGE
+    assert "cannot write the JSON report to good.yaml/r.json" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_during_the_run_costs_the_report_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(*_: object, **__: object) -> tuple[dict[str, CaseResult], ExitCode]:
+        monkeypatch.setattr(os, "fsync", refuse)
+        return {}, ExitCode.PASSED
+
+    def refuse(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(proving, "run_trials", fill)
+    monkeypatch.setattr(proving, "make_matrix", lambda *_: Matrix((), ()))
+    (folder / "good.yaml").write_text(SPEC.replace("LAYER", "logits"))
+    (folder / "r.json").write_text("old")
+    assert main(["prove", "good.yaml", "--json", "r.json"]) == ExitCode.USAGE
+    told = capsys.readouterr()
+    assert "nothing was proven" in told.out
+    assert "cannot write the JSON report to r.json: no space left on device" in told.err
+    assert (folder / "r.json").read_text() == "old"
+
+
+@pytest.mark.parametrize("executor, retries", [("local", 2), ("ray", 0)])
+def test_a_trial_is_run_under_the_settings_but_for_what_would_cut_the_matrix_short(
+    monkeypatch: pytest.MonkeyPatch, executor: str, retries: int
+) -> None:
+    noted: list[RunOptions] = []
+
+    class Noted:
+        def __init__(self, plan: object, environments: object, reporters: object, options: RunOptions) -> None:
+            noted.append(options)
+
+        def execute(self) -> ExitCode:
+            return ExitCode.PASSED
+
+    monkeypatch.setattr(proving, "Run", Noted)
+    settings = Settings(jobs=5, strict=True, max_fail=1, executor=executor, retries=retries)
+    proving.run_trials([], settings=settings)
+    assert noted == [RunOptions(jobs=5, executor=executor, retries=retries, diagnose=False)]
 
 
 def test_the_registry_is_listed_without_running_anything(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ STAGES = {
     "planning": "specrunner.plan.build:make_plan",
     "stamping": "specrunner.cache.stamps:stamp_session",
     "judging": "specrunner.judging:settle_verdict",
-    "writing": "specrunner.reporters.files:write_atomically",
+    "writing": "specrunner.files:write_atomically",
 }
 
 

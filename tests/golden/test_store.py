@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specrunner.errors import ExitCode, UsageError
-from specrunner.golden import files, store
+from specrunner.golden import store
 from specrunner.golden.check import find_golden
 from specrunner.golden.kept import read_golden
 from specrunner.golden.keys import find_root, find_slot, name_case, name_device, parse_file
@@ -281,7 +281,7 @@ def test_a_read_only_folder_keeps_the_old(tmp_path: Path, monkeypatch: pytest.Mo
         def refuse(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
+        monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(GoldenError, match="cannot be written under .*: Permission denied"):
         write_new(make(case, make_capture(1e-3)))
     slot.stem.parent.chmod(0o700)

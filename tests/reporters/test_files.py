@@ -10,27 +10,8 @@ import pytest
 
 from specrunner.errors import ConfigurationError
 from specrunner.reporters import create_reporters
-from specrunner.reporters import files as files_module
-from specrunner.reporters.files import prepare_path, write_atomically
 from specrunner.reporters.json import JsonReporter
 from tests.reporters.builders import make_events, make_result, play
-
-
-def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
-    path = tmp_path / "r.xml"
-    path.write_text("old")
-    write_atomically(path, b"new")
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_the_umask_decides_who_may_read_it(tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        write_atomically(tmp_path / "r.xml", b"")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "r.xml").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,36 +21,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files_module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     reporter = JsonReporter(path)
     play(make_events([make_result()]), reporter)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
     assert reporter.problem is not None
     assert reporter.problem.message == f"cannot write the JSON report to {path}: no space left on device"
-
-
-def test_a_link_is_followed(tmp_path: Path) -> None:
-    target = tmp_path / "real.xml"
-    target.write_text("old")
-    link = tmp_path / "r.xml"
-    link.symlink_to(target)
-    write_atomically(link, b"new")
-    assert link.is_symlink()
-    assert target.read_text() == "new"
-
-
-def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-    prepare_path(path, "JUnit report")
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        write_atomically(path, b"content")
-        assert os.read(reader, 100) == b"content"
-    finally:
-        os.close(reader)
-    assert path.is_fifo()
 
 
 def test_missing_directories_are_made_before_the_run(tmp_path: Path) -> None:
@@ -83,11 +41,6 @@ def test_a_place_that_cannot_be_written_is_an_error_before_the_run(tmp_path: Pat
     bad = tmp_path / "file" / "r.xml"
     with pytest.raises(ConfigurationError, match=r"cannot write the J\w+ report to .*: (not a directory|file exists)"):
         create_reporters(**{option: bad}, stdout=io.StringIO(), stderr=io.StringIO())
-
-
-def test_a_directory_is_no_place_for_a_report(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="is a directory"):
-        prepare_path(tmp_path, "JUnit report")
 
 
 def test_the_last_run_is_optional_and_its_problem_a_warning(tmp_path: Path) -> None:

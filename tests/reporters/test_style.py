@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from specrunner.reporters.style import Palette, is_ci, wants_color
+from specrunner.reporters.style import Palette, wants_color
 
 
 class Terminal(io.StringIO):
@@ -45,11 +45,3 @@ def test_a_palette_that_is_off_leaves_text_alone() -> None:
     assert Palette(False).paint("x", "bad") == "x"
     assert Palette(True).paint("x", "bad") == "\x1b[31;1mx\x1b[0m"
     assert Palette(True).paint("", "bad") == ""
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"), [("true", True), ("1", True), ("", False), ("0", False), ("False", False)]
-)
-def test_ci(value: str, expected: bool) -> None:
-    assert is_ci({"CI": value}) is expected
-    assert is_ci({}) is False

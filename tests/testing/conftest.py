@@ -46,13 +46,13 @@ class Place:
         """Write a spec from the cases' flow mappings."""
         (self.folder / name).write_text(HEAD + "".join(f"  - {{{case}}}\n" for case in cases), encoding="utf-8")
 
-    def pytest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def pytest(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run pytest with our plugin and xdist, and no other."""
         plugins = ["-p", "specrunner.pytest_plugin", "-p", "xdist"]
         return subprocess.run(
             [sys.executable, "-m", "pytest", *plugins, "-W", "error", "--strict-markers", "--color=no", *arguments],
             cwd=self.folder,
-            env={**self.environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            env={**self.environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **variables},
             capture_output=True,
             text=True,
             timeout=240,

@@ -145,6 +145,31 @@ def test_settings_that_are_wrong_are_told(place: Any) -> None:
     assert "Fatal Python error" not in done.stdout
 
 
+def test_a_stated_timeout_stands_above_cases(place: Any) -> None:
+    place.write("a.yaml", "name: stuck, prompt: hang, timeout: 60")
+    done = place.pytest("a.yaml", SPECRUNNER_TIMEOUT="2")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "longer than 2 s" in done.stdout
+
+
+def test_max_fail_ends_the_run(place: Any) -> None:
+    place.write("a.yaml", "name: bad, prompt: wrong", *(f"name: slow-{i}, prompt: slow 0.5 {i}" for i in range(60)))
+    stated = {"SPECRUNNER_MAX_FAIL": "1", "SPECRUNNER_NO_CACHE": "1", "SPECRUNNER_JOBS": "2"}
+    done = place.pytest("a.yaml", "--junit-xml", "r.xml", **stated)
+    assert done.returncode == 1, done.stdout + done.stderr
+    outcomes = read_outcomes(place.folder / "r.xml")
+    assert [outcomes[name][0] for name in ("bad", "slow-59")] == ["failure", "error"]
+    assert "not run: stopped after the failures that --max-fail allows" in done.stdout
+
+
+def test_the_executor_that_is_stated_serves(place: Any) -> None:
+    place.write("a.yaml", "name: one, prompt: a")
+    done = place.pytest("a.yaml", SPECRUNNER_EXECUTOR="ray", SPECRUNNER_RAY_ADDRESS="127.0.0.1:1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the Ray cluster 127.0.0.1:1 cannot be joined" in done.stdout
+    assert not place.loads.exists()
+
+
 def test_it_is_inert_without_a_spec(place: Any) -> None:
     (place.folder / "conftest.py").write_text(WITNESS)
     (place.folder / "pipeline.yml").write_text("version: 1\njobs: {}\n")
