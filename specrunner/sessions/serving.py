@@ -15,6 +15,7 @@ from typing import Any
 from specrunner.config import NAME_MAPS, find_name_maps
 from specrunner.engines.registry import find_engine
 from specrunner.environments.interpreters import Environment
+from specrunner.environments.own_imports import PATH, inherit_path
 from specrunner.errors import EngineError, FollowedMissing
 from specrunner.requests import Request, Session
 from specrunner.sessions.answers import AnswerShelf
@@ -108,10 +109,8 @@ class LiveSession:
             "OMP_NUM_THREADS": str(session.options.get("num_threads", self._surroundings.threads)),
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),  # sessions and comparisons share the cores
             "TMPDIR": str(self._workspace),
-            **({"PYTHONPATH": os.environ.get("PYTHONPATH", "")} if environment.source == "own" else {}),
             **self._surroundings.variables,
-            **engine.worker_environment(session, self._workspace),
-            **environment.env,
+            **join_variables(engine.worker_environment(session, self._workspace), environment),
         }
         mark = f"{os.getpid()}-{self._workspace.name}"
         self._worker = WorkerProcess(environment.python, self._workspace, variables, mark)
@@ -233,3 +232,14 @@ class LiveSession:
                 self._worker.close()
         shutil.rmtree(self._workspace, ignore_errors=True)
         self._elsewhere.close()
+
+
+def join_variables(wanted: Mapping[str, str], environment: Environment) -> dict[str, str]:
+    """Return the variables that an engine wants and those of its environment, which go before them.
+
+    Of `PYTHONPATH` both count: what the environment states is found first, and what the engine cannot do without behind
+    it. The caller's own stands for an environment that states none, where it is the caller's interpreter.
+    """
+    stated = inherit_path(environment.env) if environment.source == "own" else environment.env
+    path = os.pathsep.join(filter(None, (stated.get(PATH), wanted.get(PATH))))
+    return {**wanted, **stated, **({PATH: path} if path else {})}
