@@ -149,7 +149,9 @@ class NodeSession:
         return self._live.read_log(place) if self._live is not None else ("", place)
 
     def end(self, *, at_once: bool) -> None:
-        """End the session's processes and remove its files."""
+        """End the session's processes and remove its files; once that is done, do nothing."""
+        if self._ended:
+            return
         if at_once:
             self._ending.set()
         free = self._busy.acquire(timeout=ENDING)
