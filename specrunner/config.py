@@ -54,7 +54,7 @@ class Settings:
         timeout: seconds one request may take.
         strict: a skipped case is an error.
         retries: how often a request that ends in an error is asked again.
-        max_fail: stop after this many cases that failed or had no evidence; None is never.
+        max_fail: stop after this many cases that failed, had no evidence, or xpassed; None is never.
         output_format: `full`, `concise` or `github`.
         color: `auto`, `always` or `never`.
         junit_xml: where the JUnit report goes, or None.

@@ -33,6 +33,9 @@ from specrunner.sessions.retries import Retries
 from specrunner.sessions.rooms import hold_run_folder
 from specrunner.sessions.timings import Timings, timings_file
 
+STOPPING = (Verdict.FAILED, Verdict.ERROR, Verdict.XPASSED)
+"""Verdicts that make a run fail, and that `--max-fail` counts."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
@@ -42,7 +45,7 @@ class RunOptions:
         jobs: sessions at once.
         retries: how often a request that ends in an error is asked again.
         strict: a skip is an error, and an inconclusive check fails.
-        max_fail: stop after this many cases that failed or had no evidence; None is never.
+        max_fail: stop after this many cases with a verdict in `STOPPING`; None is never.
         update_goldens: put goldens that are missing or differ up for review.
         command: the command line, for reports.
         diagnose: whether failing cases are looked into: the candidate, where its engine allows it, runs once more with
@@ -157,7 +160,7 @@ class Run:
                 with self._interrupts.preparation():
                     pool = self._executor = self._make_executor(directory)
                     self._admit_cases()
-                    rest = self._find_rest()
+                    rest = Plan((), ()) if self._has_enough() else self._find_rest()
                     diagnoser = Diagnoser(rest, pool, self._timeouts) if self._options.diagnose else None
                     for planned in order_sessions(rest, self._timings):
                         stays_open = bool(diagnoser and diagnoser.may_ask(planned.session.key))
@@ -231,6 +234,11 @@ class Run:
                 self._users[evidence].append((index, role))
                 self._needed[evidence] += 1
 
+    def _has_enough(self) -> bool:
+        """Tell whether as many cases as `--max-fail` allows have made the run fail."""
+        limit = self._options.max_fail
+        return limit is not None and sum(self._verdicts[verdict] for verdict in STOPPING) >= limit
+
     def _find_rest(self) -> Plan:
         """Return the part of the plan that the waiting cases need."""
         cases = tuple(waiting.planned for waiting in self._waiting.values())
@@ -249,8 +257,7 @@ class Run:
             return
         if isinstance(message, _Delivery):
             self._accept(message, diagnoser, directory)
-            limit = self._options.max_fail
-            if limit is not None and self._verdicts[Verdict.FAILED] + self._verdicts[Verdict.ERROR] >= limit:
+            if self._has_enough():
                 pool.stop()
             return
         if isinstance(message, SessionReady):

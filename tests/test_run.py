@@ -139,6 +139,21 @@ def test_max_fail_stops_and_accounts_for_every_case(workplace: Workplace) -> Non
     assert set(list(outcome.verdicts().values())[1:]) == {"error"}
 
 
+def test_a_known_difference_that_is_gone_counts_as_a_failure(workplace: Workplace) -> None:
+    cases = {"mended": "a", **{f"later-{index}": f"slow 1 {index}" for index in range(4)}}
+    workplace.write_spec(cases, fields={"mended": "xfail: {reason: it rounds twice}"})
+    outcome = workplace.run("spec.yaml", "-x")
+    assert (outcome.code, outcome.verdicts()["mended"], outcome.verdicts()["later-3"]) == (1, "xpassed", "error")
+    assert outcome.report["cases"][-1]["failure"]["kind"] == "not-run"
+
+
+def test_skips_that_are_errors_stop_before_an_engine_starts(workplace: Workplace) -> None:
+    workplace.write_spec({"lacks": "a", "stuck": "b"}, fields={"lacks": "requires: {packages: [no_such_package]}"})
+    outcome = workplace.run("spec.yaml", "--strict", "-x")
+    assert (outcome.code, outcome.verdicts()) == (10, {"lacks": "error", "stuck": "error"})
+    assert outcome.report["sessions"] == []
+
+
 def test_failed_runs_again_what_did_not_pass(workplace: Workplace) -> None:
     workplace.write_spec({"good": "a", "bad": "wrong"})
     workplace.run("spec.yaml")

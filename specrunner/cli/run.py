@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", metavar="NAME", help="what runs the engines: local (default) or ray")
     parser.add_argument("--ray-address", metavar="ADDRESS", help="of the Ray cluster (default: one that runs here)")
     parser.add_argument("-x", dest="max_fail", action="store_const", const=1, help="stop after the first failure")
-    parser.add_argument("--max-fail", metavar="N", help="stop after N cases that failed or had no evidence")
+    parser.add_argument("--max-fail", metavar="N", help="stop after N cases that failed, xpassed or had no evidence")
     parser.add_argument("--retries", metavar="N", help="ask again up to N times after an error (never after a failure)")
     parser.add_argument("--strict", action="store_true", default=None, help="a skipped case is an error")
     parser.add_argument("--update-goldens", action="store_true", help="put missing and differing goldens up for review")
