@@ -123,6 +123,25 @@ def test_a_selection_of_nothing_exits_5(workplace: Workplace) -> None:
     assert process.returncode == 5
 
 
+def test_a_part_without_a_case_leaves_whole_reports(workplace: Workplace) -> None:
+    """A CI that collects the reports of all parts must find them."""
+    workplace.write_spec({"one": "a"})
+    told = {}
+    for part in ("1/2", "2/2"):
+        outcome = workplace.run("spec.yaml", "--shard", part)
+        assert (outcome.code, outcome.report["run"]["exit_code"]) == (0, 0)
+        told[len(outcome.report["cases"])] = count_junit(outcome.junit)
+    assert told == {0: (0, 0, 0, 0), 1: (1, 0, 0, 0)}
+
+
+def test_a_run_without_a_case_leaves_the_last_run_s_evidence(workplace: Workplace) -> None:
+    workplace.write_spec({"one": "a"})
+    workplace.run("spec.yaml")
+    outcome = workplace.run("spec.yaml", "--failed")
+    assert (outcome.code, outcome.report["cases"]) == (0, [])
+    assert "one[engine=misbehaving]" in workplace.command("show").stdout
+
+
 def test_an_invalid_spec_exits_4_with_file_and_line(workplace: Workplace) -> None:
     (workplace.folder / "spec.yaml").write_text("version: 1\ncaes: []\n")
     process = workplace.start("spec.yaml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from specrunner.cache.keeping import CacheChoice
     from specrunner.environments.interpreters import Environment
     from specrunner.plan.model import Foresight, Plan
+    from specrunner.reporters.base import Reporter
 
 EXAMPLES = """\
 examples:
@@ -77,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         if not cases:
             print("every selected case passed in the last run", file=sys.stderr)
     if not cases:
-        return ExitCode.PASSED
+        return ExitCode.PASSED if options.plan else report_nothing(settings)
     if settings.overrides_cases("timeout"):
         cases = [replace(case, timeout=settings.timeout) for case in cases]
     repeats = options.golden_repeats if options.update_goldens else 0
@@ -118,7 +120,6 @@ def run_cases(
         choice = choose_cache(settings, fresh=golden_repeats > 0)
         print("\n".join(format_plan(plan, foresee(plan, planner.environments, settings, choice) if choice else None)))
         return ExitCode.PASSED
-    from specrunner.reporters import create_reporters
     from specrunner.runner import Run, RunOptions
 
     require_numerics()
@@ -127,17 +128,7 @@ def run_cases(
 
         connect(settings.ray_address)
 
-    reporters = create_reporters(
-        junit=Path(settings.junit_xml) if settings.junit_xml else None,
-        json="-" if settings.json == "-" else Path(settings.json) if settings.json else None,
-        html=Path(settings.html) if settings.html else None,
-        summary=find_job_summary(settings, os.environ),
-        last_run=LAST_RUN,
-        output_format=settings.output_format,
-        color=settings.color,
-        stdout=sys.stdout,
-        stderr=sys.stderr,
-    )
+    reporters = make_reporters(settings, LAST_RUN)
     run_options = RunOptions(
         jobs=settings.jobs,
         strict=settings.strict,
@@ -157,6 +148,51 @@ def run_cases(
             reporter.close()
     for line in (*started.goldens.summarize(), *started.answers.summarize(), *started.summarize_cache()):
         print(line, file=sys.stderr)
+    return settle_exit(exit_code, reporters)
+
+
+def report_nothing(settings: Settings) -> int:
+    """Write the reports of a run without a case, such as an empty shard's; the last run's evidence stays."""
+    from specrunner.events import RunFinished, RunStarted
+    from specrunner.machine import describe_machine
+    from specrunner.plan.model import Plan
+
+    reporters = make_reporters(settings, None)
+    command = ("specrunner", *sys.argv[1:])
+    for reporter in reporters:
+        reporter.handle(RunStarted(Plan((), ()), command, time.time(), describe_machine()))
+        reporter.handle(RunFinished(0.0, False, int(ExitCode.PASSED)))
+        reporter.close()
+    return settle_exit(ExitCode.PASSED, reporters)
+
+
+def make_reporters(settings: Settings, last_run: Path | None) -> list[Reporter]:
+    """Return the reporters that settings ask for.
+
+    Args:
+        settings: of the run.
+        last_run: where the run leaves its own report, or None when it leaves none.
+
+    Raises:
+        ConfigurationError: a report could not be written where it is asked for.
+    """
+    from specrunner.reporters import create_reporters
+
+    return create_reporters(
+        junit=Path(settings.junit_xml) if settings.junit_xml else None,
+        json="-" if settings.json == "-" else Path(settings.json) if settings.json else None,
+        html=Path(settings.html) if settings.html else None,
+        summary=find_job_summary(settings, os.environ),
+        last_run=last_run,
+        output_format=settings.output_format,
+        color=settings.color,
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+    )
+
+
+def settle_exit(exit_code: ExitCode, reporters: Sequence[Reporter]) -> ExitCode:
+    """Return the exit status; a report that was asked for and could not be written spoils a success."""
     unwritten = any(reporter.problem and not reporter.optional for reporter in reporters)
     return ExitCode.USAGE if unwritten and exit_code is ExitCode.PASSED else exit_code
 
