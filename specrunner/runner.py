@@ -20,12 +20,12 @@ from specrunner.errors import EngineError, ExitCode, FollowedMissing
 from specrunner.events import CaseFinished, Event, RunFinished, RunStarted, SessionReady
 from specrunner.golden.keeper import Keeper
 from specrunner.interrupts import Interrupts
-from specrunner.judging import check_captures, find_missing_evidence, settle_inconclusive, settle_verdict
+from specrunner.judging import compare_repeats, find_missing_evidence, judge_repeats, settle_verdict
 from specrunner.machine import describe_machine
-from specrunner.plan.model import Plan, PlannedCase, PlannedSession
+from specrunner.plan.model import Plan, PlannedCase, PlannedSession, split_role
 from specrunner.reporters.base import Reporter
 from specrunner.requests import Evidence
-from specrunner.results import CaseResult, CheckResult, Failure, Verdict
+from specrunner.results import CaseResult, Failure, Verdict, select_telling
 from specrunner.sessions.answers import AnswerShelf, answers_folder
 from specrunner.sessions.captures import StoredCapture, locate_capture
 from specrunner.sessions.executor import Answer, Deliver, Executor
@@ -312,7 +312,6 @@ class Run:
         started = time.monotonic()
         facts = {role: dict(delivery.facts) for role, delivery in waiting.answers.items()}
         failure: Failure | None = None
-        checks: tuple[CheckResult, ...] = ()
         captures: dict[str, StoredCapture] = {}
         seconds = 0.0
         attempts: list[Failure] = []
@@ -327,16 +326,17 @@ class Run:
             else:
                 captures[role] = delivery.answer
                 facts[role] |= {"request": dict(delivery.answer.facts)}
+        checks = judge_repeats(waiting.planned, captures, facts, strict=self._options.strict)
         if failure is None:
-            checks = settle_inconclusive(check_captures(case, captures, facts), self._options.strict)
             checks, failure = self.goldens.judge(case, captures, facts, checks)
             failure = failure or find_missing_evidence(checks)
         verdict = settle_verdict(waiting.planned, checks, failure)
+        checks = (*checks, *compare_repeats(waiting.planned, captures, checks))
         diagnosis = None
         if verdict in (Verdict.FAILED, Verdict.XFAILED):
             from specrunner.checks.localisation import diagnose
 
-            diagnosis = diagnose(checks)
+            diagnosis = diagnose(select_telling(checks))
         seconds += time.monotonic() - started
         ours = next((facts[role] for role in ("candidate", "forced", "probe") if role in facts), {})
         theirs = facts.get("reference", {})
@@ -372,13 +372,14 @@ class Run:
         return ExitCode.PASSED
 
 
-def _rank(role: str) -> int:
+def _rank(role: str) -> tuple[int, int]:
     """Order roles by whose failure is told: the candidate's own before what others cost it."""
     order = ("candidate", "reference", "peer", "probe", "forced")
-    return order.index(role) if role in order else len(order)
+    plain, repeat = split_role(role)
+    return order.index(plain), repeat
 
 
-def _rank_answer(item: tuple[str, _Delivery]) -> tuple[bool, int]:
+def _rank_answer(item: tuple[str, _Delivery]) -> tuple[bool, tuple[int, int]]:
     """Order answers by role, those that were not tried because of another behind it."""
     role, delivery = item
     return isinstance(delivery.answer, FollowedMissing), _rank(role)

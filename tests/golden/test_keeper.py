@@ -161,7 +161,7 @@ def test_who_the_candidate_is() -> None:
 
 def test_a_first_golden_is_put_up_for_review(place: Place) -> None:
     keeper = Keeper(update=True, reason="because")
-    repeats = {"repeat-1": place.capture(), "repeat-2": place.capture()}
+    repeats = {"candidate#2": place.capture(), "candidate#3": place.capture()}
     checks, failure = place.judge(keeper, candidate=place.capture(), **repeats)
     assert failure is None
     assert subjects((checks, None)) == [("logits", "reference", True), ("golden", "golden", True)]
@@ -179,7 +179,7 @@ def test_only_repeats_of_the_candidate_must_agree(place: Place) -> None:
     keeper = Keeper(update=True)
     checks, failure = place.judge(keeper, candidate=place.capture(), reference=place.capture(2.0))
     assert failure is None and checks[-1].measurements["repeats"] == 1
-    checks, failure = place.judge(keeper, candidate=place.capture(), **{"repeat-1": place.capture(2.0)})
+    checks, failure = place.judge(keeper, candidate=place.capture(), **{"candidate#2": place.capture(2.0)})
     assert failure is not None and (failure.kind, failure.role) == ("golden-refused", "golden")
     assert "repeat 2 of 2 does not agree" in failure.message
     assert keeper.summarize()[0] == "goldens: 1 written for review, 1 refused"
