@@ -176,8 +176,13 @@ def test_skips_that_are_errors_stop_before_an_engine_starts(workplace: Workplace
 def test_failed_runs_again_what_did_not_pass(workplace: Workplace) -> None:
     workplace.write_spec({"good": "a", "bad": "wrong"})
     workplace.run("spec.yaml")
-    outcome = workplace.run("spec.yaml", "--failed")
-    assert outcome.verdicts() == {"bad": "failed"}
+    for _ in range(2):
+        outcome = workplace.run("spec.yaml", "--failed")
+        assert outcome.verdicts() == {"bad": "failed"}, "a run of some cases forgets nothing of the others"
+    workplace.write_spec({"good": "a", "new": "b"})
+    assert workplace.run("spec.yaml", "--failed").verdicts() == {"new": "passed"}
+    assert workplace.run("spec.yaml", "--failed").verdicts() == {}
+    assert "new[engine=misbehaving]" in workplace.command("show").stdout
 
 
 def test_plan_runs_nothing(workplace: Workplace) -> None:

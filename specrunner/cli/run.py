@@ -34,13 +34,15 @@ examples:
 """
 
 LAST_RUN = Path(".specrunner") / "last-run.json"
-"""Where every run leaves its JSON report, for `show` and `--failed`."""
+"""Where every run leaves its JSON report, for `show`; the verdicts for `--failed` are beside it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_selection_arguments(parser)
-    parser.add_argument("--failed", action="store_true", help="only the cases that did not pass in the last run")
+    parser.add_argument(
+        "--failed", action="store_true", help="only the cases that did not pass when they last ran, and new ones"
+    )
     parser.add_argument("--plan", action="store_true", help="show the sessions and requests, run nothing")
     parser.add_argument("-j", "--jobs", metavar="N", help="engine processes at once (default: 2, or 1 on one core)")
     parser.add_argument("--executor", metavar="NAME", help="what runs the engines: local (default) or ray")
@@ -75,9 +77,9 @@ def run(options: argparse.Namespace) -> int:
         refuse_under_ci("`--update-goldens`", os.environ)
     cases: Sequence[Case] = select_cases(options, settings.no_cases, settings.timeout)
     if options.failed and cases:
-        cases = keep_unverified(cases, LAST_RUN)
+        cases = keep_unverified(cases)
         if not cases:
-            print("every selected case passed in the last run", file=sys.stderr)
+            print("every selected case passed when it last ran", file=sys.stderr)
     if not cases:
         return ExitCode.PASSED if options.plan else report_nothing(settings)
     if settings.overrides_cases("timeout"):
@@ -226,20 +228,17 @@ def require_numerics() -> None:
         )
 
 
-def keep_unverified(cases: Sequence[Case], last_run: Path) -> list[Case]:
-    """Keep the cases that did not pass in the last run, and those that it did not contain.
+def keep_unverified(cases: Sequence[Case]) -> list[Case]:
+    """Keep the cases that did not pass when they last ran, and those that never did.
 
     Raises:
-        UsageError: there is no last run to read.
+        UsageError: nothing is known of any run.
     """
-    from specrunner.reporters.json import read_run
+    from specrunner.reporters.ledger import LEDGER, read_ledger
     from specrunner.results import Verdict
 
     try:
-        report = read_run(last_run)
+        known = read_ledger(LEDGER)
     except ConfigurationError as error:
-        raise UsageError(
-            f"--failed needs the last run's report {last_run}: {error.message}", help="run once without --failed"
-        ) from error
-    passed = {case.node_id for case in report.cases if case.verdict in (Verdict.PASSED, Verdict.XFAILED)}
-    return [case for case in cases if case.node_id not in passed]
+        raise UsageError(f"--failed needs an earlier run: {error.message}", help="run once without --failed") from error
+    return [case for case in cases if known.get(case.node_id) not in (Verdict.PASSED, Verdict.XFAILED)]

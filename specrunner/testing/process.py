@@ -23,6 +23,7 @@ from specrunner.events import CaseFinished, Event
 from specrunner.plan.build import Planner, make_plan
 from specrunner.reporters.base import Reporter
 from specrunner.reporters.json import LAST_RUN, JsonReporter
+from specrunner.reporters.ledger import LEDGER, LedgerReporter
 from specrunner.reporters.record import CaseRecord
 from specrunner.runner import Run, RunOptions
 from specrunner.spec.loader import load_specs
@@ -65,7 +66,11 @@ def run_cases(request: dict[str, Any]) -> ExitCode:
     planner = Planner()
     plan = make_plan([case for case in loaded if case.node_id in wanted], planner)
     require_numerics()
-    reporters: list[Reporter] = [JsonReporter(LAST_RUN, optional=True), VerdictWriter(Path(request["verdicts"]))]
+    reporters: list[Reporter] = [
+        JsonReporter(LAST_RUN, optional=True),
+        LedgerReporter(LEDGER, optional=True),
+        VerdictWriter(Path(request["verdicts"])),
+    ]
     options = RunOptions(
         jobs=settings.jobs,
         strict=settings.strict,

@@ -70,6 +70,8 @@ def test_every_verdict_has_its_outcome(place: Any) -> None:
     assert "HEAVY []" in done.stdout
     assert len(place.loads.read_text().splitlines()) == 2  # candidate and reference
     report = json.loads((place.folder / ".specrunner" / "last-run.json").read_text())
+    known = json.loads((place.folder / ".specrunner" / "verdicts.json").read_text())["verdicts"]
+    assert known == {case["node_id"]: case["verdict"] for case in report["cases"]}
     assert report["counts"]["total"] == 6
 
 
