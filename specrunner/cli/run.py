@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ray-address", metavar="ADDRESS", help="of the Ray cluster (default: one that runs here)")
     parser.add_argument("-x", dest="max_fail", action="store_const", const=1, help="stop after the first failure")
     parser.add_argument("--max-fail", metavar="N", help="stop after N cases that failed, xpassed or had no evidence")
+    parser.add_argument(
+        "--repeat", metavar="N", help="ask each candidate N times, above what cases state; benchmarks once"
+    )
     parser.add_argument("--retries", metavar="N", help="ask again up to N times after an error (never after a failure)")
     parser.add_argument("--strict", action="store_true", default=None, help="a skipped case is an error")
     parser.add_argument("--update-goldens", action="store_true", help="put missing and differing goldens up for review")
@@ -84,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
         return ExitCode.PASSED if options.plan else report_nothing(settings)
     if settings.overrides_cases("timeout"):
         cases = [replace(case, timeout=settings.timeout) for case in cases]
+    cases = settle_repeats(cases, settings)
     repeats = options.golden_repeats if options.update_goldens else 0
     return run_cases(
         cases,
@@ -91,6 +95,20 @@ def run(options: argparse.Namespace) -> int:
         plan_only=options.plan,
         golden_repeats=repeats,
     )
+
+
+def settle_repeats(cases: Sequence[Case], settings: Settings) -> list[Case]:
+    """Return the cases, those repeated as settings say that state nothing, or above which settings stand.
+
+    A benchmark is asked once, whatever settings say.
+    """
+    above = settings.overrides_cases("repeat")
+
+    def repeat(case: Case) -> Case:
+        stated = case.benchmark is not None or ("repeat" in case.marks and not above)
+        return case if stated or case.repeat == settings.repeat else replace(case, repeat=settings.repeat)
+
+    return [repeat(case) for case in cases]
 
 
 def _repeats(text: str) -> int:

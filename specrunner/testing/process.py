@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from specrunner.cache.keeping import choose_cache
-from specrunner.cli.run import require_numerics
+from specrunner.cli.run import require_numerics, settle_repeats
 from specrunner.config import load_settings
 from specrunner.errors import ExitCode, SpecrunnerError
 from specrunner.events import CaseFinished, Event
@@ -64,7 +64,8 @@ def run_cases(request: dict[str, Any]) -> ExitCode:
     wanted = set(request["node_ids"])
     loaded = load_specs(request["files"], timeout=settings.timeout).require_valid()
     planner = Planner()
-    plan = make_plan([case for case in loaded if case.node_id in wanted], planner)
+    cases = settle_repeats([case for case in loaded if case.node_id in wanted], settings)
+    plan = make_plan(cases, planner)
     require_numerics()
     reporters: list[Reporter] = [
         JsonReporter(LAST_RUN, optional=True),
