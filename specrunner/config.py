@@ -52,9 +52,10 @@ class Settings:
     Attributes:
         jobs: engine processes at once; 2, or 1 on a machine with one core, unless stated.
         timeout: seconds one request may take.
+        repeat: how many times the candidate of a case is asked.
         strict: a skipped case is an error.
         retries: how often a request that ends in an error is asked again.
-        max_fail: stop after this many cases that failed or had no evidence; None is never.
+        max_fail: stop after this many cases that failed, had no evidence, or xpassed; None is never.
         output_format: `full`, `concise` or `github`.
         color: `auto`, `always` or `never`.
         junit_xml: where the JUnit report goes, or None.
@@ -71,6 +72,7 @@ class Settings:
 
     jobs: int = field(default_factory=lambda: min(2, os.cpu_count() or 1))
     timeout: float = 600.0
+    repeat: int = 1
     strict: bool = False
     retries: int = 0
     max_fail: int | None = None
@@ -93,12 +95,14 @@ class Settings:
         return origin == COMMAND_LINE or origin == _variable(name)
 
 
-def _whole(least: int) -> Callable[[Any], int]:
+def _whole(least: int, most: int | None = None) -> Callable[[Any], int]:
     def convert(value: Any) -> int:
         if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()):
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"a whole number of at least {least}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least or (most and value > most):
+            raise ValueError(
+                f"a whole number from {least} to {most}" if most else f"a whole number of at least {least}"
+            )
         return value
 
     return convert
@@ -152,6 +156,7 @@ def _address(value: Any) -> str:
 _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "jobs": _whole(1),
     "timeout": _number("a number of seconds above 0", lambda number: 0 < number < float("inf")),
+    "repeat": _whole(1, 100),
     "strict": _flag,
     "retries": _whole(0),
     "max_fail": _whole(1),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from specrunner.engines.registry import find_engine
 from specrunner.plan.model import Plan, PlannedCase
 from specrunner.requests import Evidence
-from specrunner.results import CaseResult, Verdict
+from specrunner.results import CaseResult, Verdict, select_telling
 from specrunner.sessions.captures import StoredCapture
 from specrunner.sessions.executor import Answer, Executor
 
@@ -90,7 +90,7 @@ class Diagnoser:
 
         result = opened.result
         assert result.diagnosis is not None
-        diagnosis = add_local_errors(result.diagnosis, opened.led, opened.reference, result.checks)
+        diagnosis = add_local_errors(result.diagnosis, opened.led, opened.reference, select_telling(result.checks))
         return opened.planned, replace(opened.result, diagnosis=diagnosis)
 
     def close(self, planned: PlannedCase) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from specrunner.errors import EngineError
-from specrunner.plan.model import PlannedCase
-from specrunner.results import CheckResult, Failure, Verdict
+from specrunner.plan.model import OWN_ROLES, PlannedCase, select_repeat, split_role
+from specrunner.results import CheckResult, Failure, Verdict, find_failed_repeats
 from specrunner.sessions.captures import StoredCapture
 from specrunner.spec.model import Benchmark, Case
 
@@ -19,25 +19,61 @@ ANSWERS = Path(".specrunner") / "benchmarks"
 """Where every run leaves the single answers to its benchmarks."""
 
 
+def judge_repeats(
+    planned: PlannedCase,
+    captures: Mapping[str, StoredCapture],
+    facts: Mapping[str, Mapping[str, Any]],
+    *,
+    strict: bool = False,
+) -> tuple[CheckResult, ...]:
+    """Make every check of a case on each of its repeats that has all its captures.
+
+    Args:
+        planned: the case, and the captures it needs.
+        captures: those that there are, by role.
+        facts: by role, of session and request.
+        strict: whether what could not be told counts as failed.
+    """
+    checks: list[CheckResult] = []
+    for repeat in find_whole_repeats(planned, captures):
+        found = check_captures(planned.case, select_repeat(captures, repeat), select_repeat(facts, repeat))
+        checks += (replace(check, repeat=repeat) for check in settle_inconclusive(found, strict))
+    return tuple(checks)
+
+
+def compare_repeats(
+    planned: PlannedCase, captures: Mapping[str, StoredCapture], checks: Sequence[CheckResult]
+) -> tuple[CheckResult, ...]:
+    """Measure whether the repeats of a case gave the same answers; empty where there are not two to compare."""
+    repeats = find_whole_repeats(planned, captures)
+    if len(repeats) < 2:
+        return ()
+    from specrunner.checks.evidence import load_captures
+    from specrunner.checks.repeats import compare_repeats as compare
+
+    own = {role: capture for role, capture in captures.items() if split_role(role)[0] in OWN_ROLES}
+    loaded = {repeat: load_captures(select_repeat(own, repeat)) for repeat in repeats}
+    return (compare(loaded, find_failed_repeats(checks), location=str(planned.case.location)),)
+
+
+def find_whole_repeats(planned: PlannedCase, captures: Mapping[str, StoredCapture]) -> list[int]:
+    """Return the repeats of a case for which there is every capture that it needs."""
+    return [
+        repeat
+        for repeat in range(1, planned.case.repeat + 1)
+        if select_repeat(planned.evidence, repeat).keys() <= select_repeat(captures, repeat).keys()
+    ]
+
+
 def check_captures(
     case: Case, captures: Mapping[str, StoredCapture], facts: Mapping[str, Mapping[str, Any]]
 ) -> tuple[CheckResult, ...]:
-    """Make every check of a case on its captures by role; torch is imported here, when the first case is judged."""
+    """Make every check of a case on its captures by plain role; torch is imported with the first."""
     if case.benchmark is not None:
         return check_answers(case, case.benchmark, captures)
-    from specrunner.checks.evidence import LoadedCapture, check_case
-    from specrunner.checks.sources import open_tensors
+    from specrunner.checks.evidence import check_case, load_captures
 
-    loaded = {
-        role: LoadedCapture(
-            stored.prompt_token_ids,
-            open_tensors(stored.tensors_path) if stored.tensors_path else {},
-            stored.output_token_ids,
-            facts[role],
-        )
-        for role, stored in captures.items()
-    }
-    return tuple(check_case(case, loaded))
+    return tuple(check_case(case, load_captures(captures, facts)))
 
 
 def check_answers(case: Case, benchmark: Benchmark, captures: Mapping[str, StoredCapture]) -> tuple[CheckResult, ...]:

@@ -1,4 +1,4 @@
-"""How a run follows from its settings: the seconds its cases may take, the cluster it joins, and its options."""
+"""How a run follows from its settings: what stands above its cases, the cluster it joins, and its options."""
 
 from __future__ import annotations
 
@@ -18,6 +18,20 @@ def apply_timeout(cases: Iterable[Case], settings: Settings) -> list[Case]:
     if not settings.overrides_cases("timeout"):
         return list(cases)
     return [replace(case, timeout=settings.timeout) for case in cases]
+
+
+def apply_repeat(cases: Iterable[Case], settings: Settings) -> list[Case]:
+    """Return cases with the repeats of the settings, where these stand above a case, or it states none.
+
+    A benchmark is asked once, whatever settings say.
+    """
+    above = settings.overrides_cases("repeat")
+
+    def repeat(case: Case) -> Case:
+        stated = case.benchmark is not None or ("repeat" in case.marks and not above)
+        return case if stated or case.repeat == settings.repeat else replace(case, repeat=settings.repeat)
+
+    return [repeat(case) for case in cases]
 
 
 def join_cluster(settings: Settings) -> None:

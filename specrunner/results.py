@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -20,6 +20,10 @@ class Verdict(StrEnum):
     XFAILED = "xfailed"
     XPASSED = "xpassed"
     INCONCLUSIVE = "inconclusive"
+
+
+ALL_REPEATS = 0
+"""The `CheckResult.repeat` of what compares the repeats of a case with each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class CheckResult:
         against: the role of the capture that the candidate was held against: `reference`, `golden`, or "" when the
             check needs none (attention geometry).
         inconclusive: whether the evidence is too small to tell; `passed` is then False, and the case does not fail.
+        repeat: which of the case's repeats it judges, from 1, or `ALL_REPEATS`.
     """
 
     subject: str
@@ -52,6 +57,7 @@ class CheckResult:
     gates: bool = True
     against: str = "reference"
     inconclusive: bool = False
+    repeat: int = 1
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckResult:
@@ -62,6 +68,27 @@ class CheckResult:
     def fails(self) -> bool:
         """Whether this check alone makes the case fail."""
         return self.gates and not self.passed and not self.inconclusive
+
+
+def find_failed_repeats(checks: Sequence[CheckResult]) -> list[int]:
+    """Return the repeats of a case in which a check failed, ascending."""
+    return sorted({check.repeat for check in checks if check.fails})
+
+
+def select_telling(checks: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
+    """Return the checks of one repeat, the first that failed, or else the first; and what compares all repeats."""
+    telling = next(iter(find_failed_repeats(checks)), 1)
+    return tuple(check for check in checks if check.repeat in (telling, ALL_REPEATS))
+
+
+def describe_repeats(failed: Sequence[int], repeats: int) -> str:
+    """Return how many of a case's repeats failed, and which, as it stands before what the first of them says, or ""."""
+    if repeats == 1 or not failed:
+        return ""
+    if len(failed) == repeats:
+        return f"all {repeats} repeats failed: "
+    which = f"repeat{'s' * (len(failed) > 1)} {', '.join(map(str, failed))}"
+    return f"flaky: {len(failed)} of {repeats} repeats failed ({which}): "
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +127,7 @@ class Failure:
         message: one line.
         help: the remedy, or None.
         log_tail: the last lines the engine printed, or "".
-        role: `candidate`, `reference`, `peer`, `golden`, `forced`, `probe`, or "".
+        role: whose it is, as in `PlannedCase.evidence`, `golden`, or "".
     """
 
     kind: str
@@ -122,7 +149,7 @@ class CaseResult:
     Attributes:
         case: the case.
         verdict: the outcome.
-        checks: every check made, in model order (tokenization, tensors, tokens).
+        checks: every check made, repeat by repeat, each in model order (tokenization, tensors, tokens).
         failure: the cause of an `error` or a `skipped`, else None.
         seconds: wall time of the case's own requests (shared ones are counted once, with the first case) and checks.
         candidate: facts of the candidate's session and request, JSON values only.
@@ -158,4 +185,5 @@ class CaseResult:
             role = f"{self.failure.role}: " if self.failure.role else ""
             return role + self.failure.message
         check = self.first_failed or next((check for check in self.checks if check.inconclusive), None)
-        return f"{check.subject}: {check.message}" if check else ""
+        told = describe_repeats(find_failed_repeats(self.checks), self.case.repeat)
+        return f"{told}{check.subject}: {check.message}" if check else ""

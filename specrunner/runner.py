@@ -20,19 +20,22 @@ from specrunner.errors import EngineError, ExitCode, FollowedMissing
 from specrunner.events import CaseFinished, Event, RunFinished, RunStarted, SessionReady
 from specrunner.golden.keeper import Keeper
 from specrunner.interrupts import Interrupts
-from specrunner.judging import check_captures, find_missing_evidence, settle_inconclusive, settle_verdict
+from specrunner.judging import compare_repeats, find_missing_evidence, judge_repeats, settle_verdict
 from specrunner.machine import describe_machine
-from specrunner.plan.model import Plan, PlannedCase, PlannedSession
+from specrunner.plan.model import Plan, PlannedCase, PlannedSession, split_role
 from specrunner.reporters.base import Reporter
 from specrunner.reporters.record import NOT_RUN
 from specrunner.requests import Evidence
-from specrunner.results import CaseResult, CheckResult, Failure, Verdict
+from specrunner.results import CaseResult, Failure, Verdict, select_telling
 from specrunner.sessions.answers import AnswerShelf, answers_folder
 from specrunner.sessions.captures import StoredCapture, locate_capture
 from specrunner.sessions.executor import Answer, Deliver, Executor
 from specrunner.sessions.retries import Retries
 from specrunner.sessions.rooms import hold_run_folder
 from specrunner.sessions.timings import Timings, timings_file
+
+STOPPING = (Verdict.FAILED, Verdict.ERROR, Verdict.XPASSED)
+"""Verdicts that make a run fail, and that `--max-fail` counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class RunOptions:
         jobs: sessions at once.
         retries: how often a request that ends in an error is asked again.
         strict: a skip is an error, and an inconclusive check fails.
-        max_fail: stop after this many cases that failed or had no evidence; None is never.
+        max_fail: stop after this many cases with a verdict in `STOPPING`; None is never.
         update_goldens: put goldens that are missing or differ up for review.
         command: the command line, for reports.
         diagnose: whether failing cases are looked into: the candidate, where its engine allows it, runs once more with
@@ -158,7 +161,7 @@ class Run:
                 with self._interrupts.preparation():
                     pool = self._executor = self._make_executor(directory)
                     self._admit_cases()
-                    rest = self._find_rest()
+                    rest = Plan((), ()) if self._has_enough() else self._find_rest()
                     diagnoser = Diagnoser(rest, pool, self._timeouts) if self._options.diagnose else None
                     for planned in order_sessions(rest, self._timings):
                         stays_open = bool(diagnoser and diagnoser.may_ask(planned.session.key))
@@ -232,6 +235,11 @@ class Run:
                 self._users[evidence].append((index, role))
                 self._needed[evidence] += 1
 
+    def _has_enough(self) -> bool:
+        """Tell whether as many cases as `--max-fail` allows have made the run fail."""
+        limit = self._options.max_fail
+        return limit is not None and sum(self._verdicts[verdict] for verdict in STOPPING) >= limit
+
     def _find_rest(self) -> Plan:
         """Return the part of the plan that the waiting cases need."""
         cases = tuple(waiting.planned for waiting in self._waiting.values())
@@ -250,8 +258,7 @@ class Run:
             return
         if isinstance(message, _Delivery):
             self._accept(message, diagnoser, directory)
-            limit = self._options.max_fail
-            if limit is not None and self._verdicts[Verdict.FAILED] + self._verdicts[Verdict.ERROR] >= limit:
+            if self._has_enough():
                 pool.stop()
             return
         if isinstance(message, SessionReady):
@@ -306,7 +313,6 @@ class Run:
         started = time.monotonic()
         facts = {role: dict(delivery.facts) for role, delivery in waiting.answers.items()}
         failure: Failure | None = None
-        checks: tuple[CheckResult, ...] = ()
         captures: dict[str, StoredCapture] = {}
         seconds = 0.0
         attempts: list[Failure] = []
@@ -321,16 +327,17 @@ class Run:
             else:
                 captures[role] = delivery.answer
                 facts[role] |= {"request": dict(delivery.answer.facts)}
+        checks = judge_repeats(waiting.planned, captures, facts, strict=self._options.strict)
         if failure is None:
-            checks = settle_inconclusive(check_captures(case, captures, facts), self._options.strict)
             checks, failure = self.goldens.judge(case, captures, facts, checks)
             failure = failure or find_missing_evidence(checks)
         verdict = settle_verdict(waiting.planned, checks, failure)
+        checks = (*checks, *compare_repeats(waiting.planned, captures, checks))
         diagnosis = None
         if verdict in (Verdict.FAILED, Verdict.XFAILED):
             from specrunner.checks.localisation import diagnose
 
-            diagnosis = diagnose(checks)
+            diagnosis = diagnose(select_telling(checks))
         seconds += time.monotonic() - started
         ours = next((facts[role] for role in ("candidate", "forced", "probe") if role in facts), {})
         theirs = facts.get("reference", {})
@@ -366,13 +373,14 @@ class Run:
         return ExitCode.PASSED
 
 
-def _rank(role: str) -> int:
+def _rank(role: str) -> tuple[int, int]:
     """Order roles by whose failure is told: the candidate's own before what others cost it."""
     order = ("candidate", "reference", "peer", "probe", "forced")
-    return order.index(role) if role in order else len(order)
+    plain, repeat = split_role(role)
+    return order.index(plain), repeat
 
 
-def _rank_answer(item: tuple[str, _Delivery]) -> tuple[bool, int]:
+def _rank_answer(item: tuple[str, _Delivery]) -> tuple[bool, tuple[int, int]]:
     """Order answers by role, those that were not tried because of another behind it."""
     role, delivery = item
     return isinstance(delivery.answer, FollowedMissing), _rank(role)

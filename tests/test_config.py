@@ -188,6 +188,45 @@ def test_a_timeout_below_cases_reaches_those_that_state_none(tmp_path, monkeypat
     assert seen == {"a": 5.0, "b": 5.0}
 
 
+@pytest.mark.parametrize(
+    ("settings", "environ", "arguments", "expected"),
+    [
+        ("", {}, [], {"a": 1, "b": 2, "c": 1}),
+        ("repeat = 7", {}, [], {"a": 7, "b": 2, "c": 1}),
+        ("repeat = 7", {"SPECRUNNER_REPEAT": "5"}, [], {"a": 5, "b": 5, "c": 1}),
+        ("repeat = 7", {"SPECRUNNER_REPEAT": "5"}, ["--repeat", "1"], {"a": 1, "b": 1, "c": 1}),
+    ],
+)
+def test_repeats_are_settled_like_timeouts_and_benchmarks_are_asked_once(
+    tmp_path, monkeypatch, settings, environ, arguments, expected
+):
+    (tmp_path / "pyproject.toml").write_text(f"[tool.specrunner]\n{settings}\n")
+    (tmp_path / "a.yaml").write_text(
+        "version: 1\nmodel: {recipe: glass-0.8m}\nengines: [hf]\ndtype: bfloat16\nreference: {engine: hf}\ncases:\n"
+        "- {name: a, prompt: x, tolerance: {logits: exact}}\n"
+        "- {name: b, prompt: x, tolerance: {logits: exact}, repeat: 2}\n"
+        "- {name: c, benchmark: {task: mmlu, threshold: 0.5, num_fewshot: 0}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    seen = {}
+
+    def note(cases, *_arguments, **_keywords):
+        seen.update({case.name: case.repeat for case in cases})
+        return 0
+
+    monkeypatch.setattr(cli_run, "run_cases", note)
+    assert cli.main(["run", "a.yaml", *arguments]) == 0
+    assert seen == expected
+
+
+@pytest.mark.parametrize("value", ["0", "101", "often"])
+def test_repeats_have_the_bounds_of_the_spec_language(tmp_path, value):
+    with pytest.raises(ConfigurationError, match="a whole number from 1 to 100"):
+        load_settings({"repeat": value}, {}, tmp_path)
+
+
 def test_a_run_without_torch_says_so(monkeypatch):
     monkeypatch.setattr(cli_run, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match="torch and safetensors") as caught:

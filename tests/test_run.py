@@ -123,6 +123,25 @@ def test_a_selection_of_nothing_exits_5(workplace: Workplace) -> None:
     assert process.returncode == 5
 
 
+def test_a_part_without_a_case_leaves_whole_reports(workplace: Workplace) -> None:
+    """A CI that collects the reports of all parts must find them."""
+    workplace.write_spec({"one": "a"})
+    told = {}
+    for part in ("1/2", "2/2"):
+        outcome = workplace.run("spec.yaml", "--shard", part)
+        assert (outcome.code, outcome.report["run"]["exit_code"]) == (0, 0)
+        told[len(outcome.report["cases"])] = count_junit(outcome.junit)
+    assert told == {0: (0, 0, 0, 0), 1: (1, 0, 0, 0)}
+
+
+def test_a_run_without_a_case_leaves_the_last_run_s_evidence(workplace: Workplace) -> None:
+    workplace.write_spec({"one": "a"})
+    workplace.run("spec.yaml")
+    outcome = workplace.run("spec.yaml", "--failed")
+    assert (outcome.code, outcome.report["cases"]) == (0, [])
+    assert "one[engine=misbehaving]" in workplace.command("show").stdout
+
+
 def test_an_invalid_spec_exits_4_with_file_and_line(workplace: Workplace) -> None:
     (workplace.folder / "spec.yaml").write_text("version: 1\ncaes: []\n")
     process = workplace.start("spec.yaml")
@@ -139,11 +158,31 @@ def test_max_fail_stops_and_accounts_for_every_case(workplace: Workplace) -> Non
     assert set(list(outcome.verdicts().values())[1:]) == {"error"}
 
 
+def test_a_known_difference_that_is_gone_counts_as_a_failure(workplace: Workplace) -> None:
+    cases = {"mended": "a", **{f"later-{index}": f"slow 1 {index}" for index in range(4)}}
+    workplace.write_spec(cases, fields={"mended": "xfail: {reason: it rounds twice}"})
+    outcome = workplace.run("spec.yaml", "-x")
+    assert (outcome.code, outcome.verdicts()["mended"], outcome.verdicts()["later-3"]) == (1, "xpassed", "error")
+    assert outcome.report["cases"][-1]["failure"]["kind"] == "not-run"
+
+
+def test_skips_that_are_errors_stop_before_an_engine_starts(workplace: Workplace) -> None:
+    workplace.write_spec({"lacks": "a", "stuck": "b"}, fields={"lacks": "requires: {packages: [no_such_package]}"})
+    outcome = workplace.run("spec.yaml", "--strict", "-x")
+    assert (outcome.code, outcome.verdicts()) == (10, {"lacks": "error", "stuck": "error"})
+    assert outcome.report["sessions"] == []
+
+
 def test_failed_runs_again_what_did_not_pass(workplace: Workplace) -> None:
     workplace.write_spec({"good": "a", "bad": "wrong"})
     workplace.run("spec.yaml")
-    outcome = workplace.run("spec.yaml", "--failed")
-    assert outcome.verdicts() == {"bad": "failed"}
+    for _ in range(2):
+        outcome = workplace.run("spec.yaml", "--failed")
+        assert outcome.verdicts() == {"bad": "failed"}, "a run of some cases forgets nothing of the others"
+    workplace.write_spec({"good": "a", "new": "b"})
+    assert workplace.run("spec.yaml", "--failed").verdicts() == {"new": "passed"}
+    assert workplace.run("spec.yaml", "--failed").verdicts() == {}
+    assert "new[engine=misbehaving]" in workplace.command("show").stdout
 
 
 def test_plan_runs_nothing(workplace: Workplace) -> None:

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import textwrap
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from junitparser import JUnitXml
@@ -43,9 +45,17 @@ class Workplace:
     folder: Path
     environment: dict[str, str]
 
-    def write_spec(self, cases: dict[str, str], *, options: str = "{}", name: str = "spec.yaml") -> None:
-        """Write a spec whose cases hold prompts for the misbehaving engine."""
-        lines = [f"  - {{name: {case}, prompt: {text!r}}}" for case, text in cases.items()]
+    def write_spec(
+        self,
+        cases: dict[str, str],
+        *,
+        options: str = "{}",
+        name: str = "spec.yaml",
+        fields: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Write a spec whose cases hold prompts for the misbehaving engine, and more fields by case."""
+        more = {case: f", {fields[case]}" for case in fields}
+        lines = [f"  - {{name: {case}, prompt: {text!r}{more.get(case, '')}}}" for case, text in cases.items()]
         head = textwrap.dedent(
             f"""\
             version: 1

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from specrunner.checks.attention import compare_attention
 from specrunner.checks.forced import describe_free_run, judge_forced
 from specrunner.checks.routing_evidence import Routed, judge_routing
-from specrunner.checks.sources import TensorSource
+from specrunner.checks.sources import TensorSource, open_tensors
 from specrunner.checks.tensors import compare_tensors
 from specrunner.checks.tokens import compare_prompt_ids, compare_tokens
 from specrunner.checks.trajectory import Walk, check_sampler, compare_walks
 from specrunner.results import CheckResult
+from specrunner.sessions.captures import StoredCapture
 from specrunner.spec.model import Case, Tolerance
 from specrunner.spec.tensor_names import match_name, select_names
 
@@ -44,6 +46,21 @@ class LoadedCapture:
     def routed(self) -> Routed:
         """What the rule `routing` reads."""
         return Routed(self.tensors, self.facts.get("router"))
+
+
+def load_captures(
+    captures: Mapping[str, StoredCapture], facts: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> dict[str, LoadedCapture]:
+    """Open captures by role, with their facts where those are given."""
+    return {
+        role: LoadedCapture(
+            stored.prompt_token_ids,
+            open_tensors(stored.tensors_path) if stored.tensors_path else {},
+            stored.output_token_ids,
+            facts.get(role, {}),
+        )
+        for role, stored in captures.items()
+    }
 
 
 def check_case(case: Case, captures: Mapping[str, LoadedCapture]) -> list[CheckResult]:

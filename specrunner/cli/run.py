@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,13 +15,14 @@ from specrunner.cli.selection import add_selection_arguments, select_cases
 from specrunner.config import Settings, load_settings
 from specrunner.errors import ConfigurationError, ExitCode, UsageError
 from specrunner.golden.store import refuse_under_ci
-from specrunner.launch import apply_timeout, join_cluster, make_options
+from specrunner.launch import apply_repeat, apply_timeout, join_cluster, make_options
 from specrunner.spec.model import Case
 
 if TYPE_CHECKING:
     from specrunner.cache.keeping import CacheChoice
     from specrunner.environments.interpreters import Environment
     from specrunner.plan.model import Foresight, Plan
+    from specrunner.reporters.base import Reporter
 
 EXAMPLES = """\
 examples:
@@ -35,13 +37,18 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_selection_arguments(parser)
-    parser.add_argument("--failed", action="store_true", help="only the cases that did not pass in the last run")
+    parser.add_argument(
+        "--failed", action="store_true", help="only the cases that did not pass when they last ran, and new ones"
+    )
     parser.add_argument("--plan", action="store_true", help="show the sessions and requests, run nothing")
     parser.add_argument("-j", "--jobs", metavar="N", help="engine processes at once (default: 2, or 1 on one core)")
     parser.add_argument("--executor", metavar="NAME", help="what runs the engines: local (default) or ray")
     parser.add_argument("--ray-address", metavar="ADDRESS", help="of the Ray cluster (default: one that runs here)")
     parser.add_argument("-x", dest="max_fail", action="store_const", const=1, help="stop after the first failure")
-    parser.add_argument("--max-fail", metavar="N", help="stop after N cases that failed or had no evidence")
+    parser.add_argument("--max-fail", metavar="N", help="stop after N cases that failed, xpassed or had no evidence")
+    parser.add_argument(
+        "--repeat", metavar="N", help="ask each candidate N times, above what cases state; benchmarks once"
+    )
     parser.add_argument("--retries", metavar="N", help="ask again up to N times after an error (never after a failure)")
     parser.add_argument("--strict", action="store_true", default=None, help="a skipped case is an error")
     parser.add_argument("--update-goldens", action="store_true", help="put missing and differing goldens up for review")
@@ -65,21 +72,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from specrunner.reporters.json import LAST_RUN
-
     settings = load_settings(vars(options), os.environ, Path.cwd())
     if options.update_goldens:
         refuse_under_ci("`--update-goldens`", os.environ)
     cases: Sequence[Case] = select_cases(options, settings.no_cases, settings.timeout)
     if options.failed and cases:
-        cases = keep_unverified(cases, LAST_RUN)
+        cases = keep_unverified(cases)
         if not cases:
-            print("every selected case passed in the last run", file=sys.stderr)
+            print("every selected case passed when it last ran", file=sys.stderr)
     if not cases:
-        return ExitCode.PASSED
+        return ExitCode.PASSED if options.plan else report_nothing(settings)
     repeats = options.golden_repeats if options.update_goldens else 0
     return run_cases(
-        apply_timeout(cases, settings),
+        apply_repeat(apply_timeout(cases, settings), settings),
         settings,
         plan_only=options.plan,
         golden_repeats=repeats,
@@ -115,23 +120,12 @@ def run_cases(
         choice = choose_cache(settings, fresh=golden_repeats > 0)
         print("\n".join(format_plan(plan, foresee(plan, planner.environments, settings, choice) if choice else None)))
         return ExitCode.PASSED
-    from specrunner.reporters import create_reporters
     from specrunner.reporters.json import LAST_RUN
     from specrunner.runner import Run
 
     require_numerics()
     join_cluster(settings)
-    reporters = create_reporters(
-        junit=Path(settings.junit_xml) if settings.junit_xml else None,
-        json="-" if settings.json == "-" else Path(settings.json) if settings.json else None,
-        html=Path(settings.html) if settings.html else None,
-        summary=find_job_summary(settings, os.environ),
-        last_run=LAST_RUN,
-        output_format=settings.output_format,
-        color=settings.color,
-        stdout=sys.stdout,
-        stderr=sys.stderr,
-    )
+    reporters = make_reporters(settings, LAST_RUN)
     run_options = make_options(settings, ("specrunner", *sys.argv[1:]), update_goldens=golden_repeats > 0)
     started = Run(plan, planner.environments, reporters, run_options)
     try:
@@ -141,6 +135,51 @@ def run_cases(
             reporter.close()
     for line in (*started.goldens.summarize(), *started.answers.summarize(), *started.summarize_cache()):
         print(line, file=sys.stderr)
+    return settle_exit(exit_code, reporters)
+
+
+def report_nothing(settings: Settings) -> int:
+    """Write the reports of a run without a case, such as an empty shard's; the last run's evidence stays."""
+    from specrunner.events import RunFinished, RunStarted
+    from specrunner.machine import describe_machine
+    from specrunner.plan.model import Plan
+
+    reporters = make_reporters(settings, None)
+    command = ("specrunner", *sys.argv[1:])
+    for reporter in reporters:
+        reporter.handle(RunStarted(Plan((), ()), command, time.time(), describe_machine()))
+        reporter.handle(RunFinished(0.0, False, int(ExitCode.PASSED)))
+        reporter.close()
+    return settle_exit(ExitCode.PASSED, reporters)
+
+
+def make_reporters(settings: Settings, last_run: Path | None) -> list[Reporter]:
+    """Return the reporters that settings ask for.
+
+    Args:
+        settings: of the run.
+        last_run: where the run leaves its own report, or None when it leaves none.
+
+    Raises:
+        ConfigurationError: a report could not be written where it is asked for.
+    """
+    from specrunner.reporters import create_reporters
+
+    return create_reporters(
+        junit=Path(settings.junit_xml) if settings.junit_xml else None,
+        json="-" if settings.json == "-" else Path(settings.json) if settings.json else None,
+        html=Path(settings.html) if settings.html else None,
+        summary=find_job_summary(settings, os.environ),
+        last_run=last_run,
+        output_format=settings.output_format,
+        color=settings.color,
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+    )
+
+
+def settle_exit(exit_code: ExitCode, reporters: Sequence[Reporter]) -> ExitCode:
+    """Return the exit status; a report that was asked for and could not be written spoils a success."""
     unwritten = any(reporter.problem and not reporter.optional for reporter in reporters)
     return ExitCode.USAGE if unwritten and exit_code is ExitCode.PASSED else exit_code
 
@@ -174,20 +213,17 @@ def require_numerics() -> None:
         )
 
 
-def keep_unverified(cases: Sequence[Case], last_run: Path) -> list[Case]:
-    """Keep the cases that did not pass in the last run, and those that it did not contain.
+def keep_unverified(cases: Sequence[Case]) -> list[Case]:
+    """Keep the cases that did not pass when they last ran, and those that never did.
 
     Raises:
-        UsageError: there is no last run to read.
+        UsageError: nothing is known of any run.
     """
-    from specrunner.reporters.json import read_run
+    from specrunner.reporters.ledger import LEDGER, read_ledger
     from specrunner.results import Verdict
 
     try:
-        report = read_run(last_run)
+        known = read_ledger(LEDGER)
     except ConfigurationError as error:
-        raise UsageError(
-            f"--failed needs the last run's report {last_run}: {error.message}", help="run once without --failed"
-        ) from error
-    passed = {case.node_id for case in report.cases if case.verdict in (Verdict.PASSED, Verdict.XFAILED)}
-    return [case for case in cases if case.node_id not in passed]
+        raise UsageError(f"--failed needs an earlier run: {error.message}", help="run once without --failed") from error
+    return [case for case in cases if known.get(case.node_id) not in (Verdict.PASSED, Verdict.XFAILED)]

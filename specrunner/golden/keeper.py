@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from specrunner.errors import GoldenError
-from specrunner.plan.model import REPEAT
+from specrunner.plan.model import OWN_ROLES, select_repeat, split_role
 from specrunner.results import CheckResult, Failure
 from specrunner.spec.model import Case
 
@@ -46,9 +46,12 @@ class Keeper:
 
         Args:
             case: any case; one without a golden is left as it is, and so is a benchmark, which has a baseline.
-            captures: by role; `candidate` and perhaps `forced`, `reference`, `peer`, `repeat-1` …
+            captures: by role; `candidate` and perhaps `forced`, `reference`, `peer`, `candidate#2` …
             facts: by role, of session and request.
             checks: those against the reference.
+
+        Each repeat of the case is held against the golden. A new one is made of the first; every repeat that there is
+        must then agree with it.
 
         Returns:
             All checks, and why there is no evidence: a golden that is missing, damaged or stale. When goldens are being
@@ -56,13 +59,15 @@ class Keeper:
         """
         if case.golden is None or case.benchmark is not None:
             return tuple(checks), None
+        from specrunner.checks.evidence import load_captures
+
         loaded = load_captures(captures)
-        candidate = find_candidate(loaded)
-        if candidate is None:
+        candidates = find_candidates(loaded)
+        if not candidates:
             why = "there is no capture of the candidate to hold against the golden"
             return tuple(checks), Failure("golden-missing", why, role="golden")
         role = "candidate" if "candidate" in facts else "forced"
-        golden, found, problem = self._compare(case, candidate, facts[role], loaded)
+        golden, found, problem = self._compare(case, candidates[: case.repeat], facts[role], loaded)
         if not self._update:
             if problem is None:
                 return (*checks, *found), None
@@ -70,12 +75,12 @@ class Keeper:
                 missing = CheckResult("golden", "evidence", False, problem.message, {}, {}, str(case.location))
                 return (*checks, replace(missing, against="golden")), None
             return tuple(checks), Failure(problem.kind, problem.message, problem.help, role="golden")
-        return self._refresh(case, candidate, facts[role], loaded, (tuple(checks), tuple(found)), golden)
+        return self._refresh(case, candidates, facts[role], loaded, (tuple(checks), tuple(found)), golden)
 
     def _compare(
         self,
         case: Case,
-        candidate: LoadedCapture,
+        candidates: Sequence[LoadedCapture],
         facts: Mapping[str, Any],
         loaded: Mapping[str, LoadedCapture],
     ) -> tuple[Golden | None, list[CheckResult], GoldenError | None]:
@@ -85,13 +90,18 @@ class Keeper:
             golden = find_golden(case, facts)
         except GoldenError as error:
             return None, [], error
-        found = check_golden(case, candidate, golden, loaded.get("reference"), loaded.get("peer"))
-        return golden, [describe_source(check, golden, facts) for check in found], None
+        reference, peer = loaded.get("reference"), loaded.get("peer")
+        found = [
+            replace(describe_source(check, golden, facts), repeat=repeat)
+            for repeat, candidate in enumerate(candidates, 1)
+            for check in check_golden(case, candidate, golden, reference, peer)
+        ]
+        return golden, found, None
 
     def _refresh(
         self,
         case: Case,
-        candidate: LoadedCapture,
+        candidates: Sequence[LoadedCapture],
         facts: Mapping[str, Any],
         loaded: Mapping[str, LoadedCapture],
         both: tuple[tuple[CheckResult, ...], tuple[CheckResult, ...]],
@@ -111,11 +121,10 @@ class Keeper:
         if is_current and not any(check.fails for check in found):
             self._counts[UNCHANGED] += 1
             return (*checks, *found), None
-        repeats = [loaded[role] for role in sorted(loaded) if role.startswith(REPEAT)]
         try:
             made = make_golden(
                 case,
-                [Captured(capture, facts) for capture in (candidate, *repeats)],
+                [Captured(candidate, facts) for candidate in candidates],
                 reason=self._reason,
                 reference=loaded.get("reference"),
                 peer=loaded.get("peer"),
@@ -147,19 +156,11 @@ class Keeper:
         return lines
 
 
-def load_captures(captures: Mapping[str, StoredCapture]) -> dict[str, LoadedCapture]:
-    """Open captures by role."""
-    from specrunner.checks.evidence import LoadedCapture
-    from specrunner.checks.sources import open_tensors
-
-    return {
-        role: LoadedCapture(
-            stored.prompt_token_ids,
-            open_tensors(stored.tensors_path) if stored.tensors_path else {},
-            stored.output_token_ids,
-        )
-        for role, stored in captures.items()
-    }
+def find_candidates(loaded: Mapping[str, LoadedCapture]) -> list[LoadedCapture]:
+    """Return what the candidate did on its own in each repeat, the first one first."""
+    repeats = sorted({repeat for role, repeat in map(split_role, loaded) if role in OWN_ROLES})
+    found = (find_candidate(select_repeat(loaded, repeat)) for repeat in repeats)
+    return [candidate for candidate in found if candidate is not None]
 
 
 def find_candidate(loaded: Mapping[str, LoadedCapture]) -> LoadedCapture | None:

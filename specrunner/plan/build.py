@@ -16,7 +16,7 @@ from specrunner.engines.registry import find_engine
 from specrunner.environments.interpreters import Environment, find_environment
 from specrunner.errors import CapabilityMissing, EngineError, EngineMissing
 from specrunner.models.recipes import find_built
-from specrunner.plan.model import REPEAT, Plan, PlannedCase, PlannedSession
+from specrunner.plan.model import OWN_ROLES, Plan, PlannedCase, PlannedSession, name_repeat
 from specrunner.requests import Evidence, Request, Session
 from specrunner.results import Failure
 from specrunner.spec.coverage import needs_passes
@@ -77,27 +77,29 @@ class Planner:
             self._cases.append(PlannedCase(case, {}, Failure(error.kind, error.message, error.help, role=role)))
             return
         evidence: dict[str, Evidence] = {}
+        own: dict[str, Request] = {}
 
         def ask(role: str, request: Request) -> None:
-            session = sessions[role if role in sessions else "candidate"]
+            session = sessions.get(role, sessions["candidate"])
             found = Evidence(session.key, request.key)
             self._sessions.setdefault(found.session, (session, {}))[1].setdefault(found.request, request)
             evidence[role] = found
 
         for role, request in requests.items():
-            if role in ("candidate", "forced", "probe"):
+            if role in OWN_ROLES:
                 request = replace(request, fault=fault)
             if tensors is not None and role in ("candidate", "reference", "peer"):
                 request = replace(request, tensors=merge_patterns(tensors, request.tensors))
             if request.lead is not None:
                 request = replace(request, follow=evidence["reference"])
+            if role in OWN_ROLES:
+                own[role] = request
             ask(role, request)
-        for number in range(1, self.golden_repeats if case.golden is not None else 0):
-            again = Request(case.prompt, case.tensors, case.decode, fault, companions=case.batch)
-            if case.at is not None:
-                again = requests["candidate"]
-                again = replace(again, fault=fault, follow=evidence["reference"] if again.lead else None)
-            ask(f"{REPEAT}{number}", replace(again, repeat=number))
+        goldens = self.golden_repeats if case.golden is not None else 0
+        for repeat in range(2, max(case.repeat, goldens) + 1):
+            for role, request in own.items():
+                if repeat <= case.repeat or role == "candidate":
+                    ask(name_repeat(role, repeat), replace(request, repeat=repeat - 1))
         self._cases.append(PlannedCase(case, evidence))
 
     def _open(self, choice: EngineChoice, model: Model, role: str) -> Session:

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from specrunner.requests import Evidence, Request, Session
 from specrunner.results import Failure
 from specrunner.spec.model import Case
 
-REPEAT = "repeat-"
-"""Roles of a case's repeated captures: `repeat-1` and so on."""
+OWN_ROLES = ("candidate", "forced", "probe")
+"""Roles of what the candidate is asked: each repeat of a case asks it anew, and all share what it is held against."""
+
+T = TypeVar("T")
+
+
+def name_repeat(role: str, repeat: int) -> str:
+    """Return the role of a repeat's capture, repeats counted from 1: `candidate`, `candidate#2` and so on."""
+    return role if repeat == 1 else f"{role}#{repeat}"
+
+
+def split_role(role: str) -> tuple[str, int]:
+    """Return a role without its repeat, and the repeat."""
+    plain, _, repeat = role.partition("#")
+    return plain, int(repeat or 1)
+
+
+def select_repeat(by_role: Mapping[str, T], repeat: int) -> dict[str, T]:
+    """Return what one repeat is judged by, under plain roles: its own, and what all repeats share."""
+    found = {split_role(role): value for role, value in by_role.items()}
+    return {role: value for (role, number), value in found.items() if number == (repeat if role in OWN_ROLES else 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +38,8 @@ class PlannedCase:
     """A case with the captures it needs by role, or why it will not run.
 
     Roles: `candidate`, `reference`, `peer`; and of the candidate's session, when the case asks for it, `forced` (led by
-    the reference) and `probe` (attention).
+    the reference) and `probe` (attention). Those of the candidate (`OWN_ROLES`) come once a repeat: `candidate#2` is
+    the second.
     """
 
     case: Case

@@ -13,6 +13,7 @@ REPORTERS: dict[str, str] = {
     "github": "specrunner.reporters.github:GithubReporter",
     "junit": "specrunner.reporters.junit:JunitReporter",
     "json": "specrunner.reporters.json:JsonReporter",
+    "ledger": "specrunner.reporters.ledger:LedgerReporter",
     "summary": "specrunner.reporters.github:SummaryReporter",
     "html": "specrunner.reporters.html:HtmlReporter",
 }

@@ -19,7 +19,7 @@ from specrunner.reporters.margins import describe_worst, find_margins
 from specrunner.reporters.record import CaseRecord, EngineRecord
 from specrunner.reporters.style import PLAIN, VERDICT_STYLES, Palette
 from specrunner.reporters.wording import format_number, plural
-from specrunner.results import CheckResult, Failure, Verdict
+from specrunner.results import CheckResult, Failure, Verdict, describe_repeats, find_failed_repeats, select_telling
 
 LABELS: dict[Verdict, str] = {
     Verdict.PASSED: "PASS",
@@ -90,25 +90,29 @@ def describe_divergence(
 ) -> list[str]:
     """Return the first thing in model order that went wrong, its numbers, and what came of it."""
     where = f", {escape_line(first.location)}" if first.location else ""
+    where += f", repeat {first.repeat} of {record.repeat}" if record.repeat > 1 else ""
+    told = describe_repeats(find_failed_repeats(record.checks), record.repeat)
+    checks = select_telling(record.checks)
     lines = [
         f"{palette.paint(escape_line(first.subject), 'bold')} is the first that went wrong"
         f"  {palette.paint(f'({escape_line(first.rule)}{where})', 'dim')}",
         f"  {palette.paint(escape_line(first.message), 'bad')}",
     ]
+    lines = [palette.paint(told.removesuffix(": "), "bad"), *lines] if told else lines
     numbers = [("limits", format_number(first.limits))] if first.limits else []
     numbers += [("judged", str(margin)) for margin in find_margins(first)]
     numbers.append(("worst", " · ".join(describe_worst(first.measurements))))
     lines += [f"  {line}" for line in _tabulate(numbers, palette)]
     lines += [f"  {line}" for line in describe_token_window(first.measurements, palette)]
     lines += [f"  {line}" for line in describe_exhibits(first, palette)]
-    failed, later = count_later_failures(record.checks)
+    failed, later = count_later_failures(checks)
     if later:
         lines.append(f"{failed} of {plural(later, 'later check')} failed too" if failed else "no later check failed")
-    lines += describe_trends(record.checks, palette)
+    lines += describe_trends(checks, palette)
     findings = describe_diagnosis(record.diagnosis, palette)
     if findings:
         lines += ["", *findings]
-    growth = trace_growth(record.checks, most_rows)
+    growth = trace_growth(checks, most_rows)
     if growth:
         lines += ["", *describe_growth(growth, palette)]
     return lines

@@ -77,7 +77,8 @@ def _describe_checks(case: CaseRecord, palette: Palette) -> list[str]:
             palette.paint("FAIL", "bad") if check.fails else palette.paint("ok  " if check.passed else "note", "good")
         )
         where = palette.paint(escape_line(check.location), "dim")
-        lines.append(f"{word} {palette.paint(escape_line(check.subject), 'bold')}  {escape_line(check.rule)}  {where}")
+        rule = escape_line(check.rule) + (f"  repeat {check.repeat}" if case.repeat > 1 and check.repeat else "")
+        lines.append(f"{word} {palette.paint(escape_line(check.subject), 'bold')}  {rule}  {where}")
         if check.message:
             lines.append(f"       {escape_line(check.message)}")
         lines += [f"       {line}" for line in describe_numbers(check, palette)]

@@ -31,7 +31,8 @@ def create_reporters(
         json: where the JSON report goes; "-" is `stdout`, and the results then go to `stderr`.
         html: where the HTML report goes.
         summary: the file that GitHub's job summary is added to; one that cannot be written is no error.
-        last_run: where the JSON report goes for `specrunner show`; a place that cannot be written is no error yet.
+        last_run: where the JSON report goes for `specrunner show`, with the verdicts for `--failed` beside it; a place
+            that cannot be written is no error yet.
         output_format: a key of `OUTPUT_FORMATS`.
         color: `auto`, `always` or `never`.
         stdout: where results go.
@@ -61,6 +62,7 @@ def create_reporters(
         files.append(find_reporter("summary")(summary, optional=True))  # type: ignore[call-arg]
     if last_run is not None:
         files.append(find_reporter("json")(last_run, optional=True))  # type: ignore[call-arg]
+        files.append(find_reporter("ledger")(last_run.with_name("verdicts.json"), optional=True))  # type: ignore[call-arg]
     out = stderr if json == "-" else stdout
     terminal = find_reporter(OUTPUT_FORMATS[output_format])
     progress = make_progress(stderr, Palette(wants_color(color, stderr)))

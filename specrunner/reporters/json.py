@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 LAST_RUN = Path(".specrunner") / "last-run.json"
-"""Where every run leaves its report, for `specrunner show` and `--failed`."""
+"""Where every run leaves its report, for `specrunner show`."""
 
 
 class JsonReporter(FileReporter):

@@ -78,6 +78,7 @@ class CaseRecord:
         attempts: earlier tries, oldest first; empty unless a capture had to be asked for again.
         diagnosis: where it first went wrong; None unless a check failed.
         kept: `verdict` or `captures` when these are an earlier run's, else "".
+        repeat: how many times the candidate was asked; each check says which answer it judges.
     """
 
     id: str
@@ -103,6 +104,7 @@ class CaseRecord:
     diagnosis: Diagnosis | None = None
     benchmark: Mapping[str, Any] | None = None
     kept: str = ""
+    repeat: int = 1
 
     @property
     def where(self) -> str:
@@ -158,6 +160,7 @@ class CaseRecord:
             diagnosis=result.diagnosis,
             benchmark=escape_json(case.benchmark),
             kept=result.kept,
+            repeat=case.repeat,
             attempts=tuple(Attempt(Verdict.ERROR, failure=failure) for failure in result.attempts),
         )
 

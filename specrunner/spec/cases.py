@@ -59,6 +59,7 @@ class CaseReader:
     _alive: list[Any] = field(default_factory=list)
     _expanded: int = 0
     _dtype: str = field(default_factory=lambda: str(default_of("dtype")))
+    _repeat: int = field(default_factory=lambda: int(default_of("repeat")))
     _device: str = field(default_factory=lambda: str(default_of("device")))
 
     def read(self, valid: Sequence[bool]) -> list[Case]:
@@ -190,6 +191,7 @@ class CaseReader:
             tags=tuple(fields.get("tags", ())),
             requires=self._remember("requires", fields.get("requires", _NOTHING), _requires),
             timeout=float(fields.get("timeout", self.timeout)),
+            repeat=int(fields.get("repeat", self._repeat)),
             xfail=None if xfail is None else Xfail(xfail["reason"], tuple(xfail.get("engines", ()))),
             peer=self._peer(fields, candidate, reference) if _needs_peer(tolerance) else None,
             description=fields.get("description", ""),

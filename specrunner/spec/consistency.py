@@ -30,7 +30,7 @@ _ONE_PROMPT = "write `prompt: some text`, or a mapping with `text`, `messages` o
 _CHECKED = (
     *("options", "environments", "requires", "xfail", "reference", "model", "prompt"),
     *("decode", "tokens", "tensors", "tolerance", "attention", "golden", "benchmark"),
-    *("trajectory", "at", "batch"),
+    *("trajectory", "at", "batch", "repeat"),
 )
 _DIFFUSION_ONLY = ("block_length", "threshold", "accept", "fallback", "steps", "exclude_mask_id", "eos_early_stop")
 _MODEL_WORDS = ("revision", "trust_remote_code", "allow_pickle")
@@ -279,7 +279,9 @@ class CaseChecker:
 
     def _check_purpose(self, fields: Fields, layers: Layers) -> bool:
         if fields.get("benchmark") is not None:
-            return check_benchmark(fields, functools.partial(self._report, layers))
+            return self._check_repeat(fields, layers) and check_benchmark(
+                fields, functools.partial(self._report, layers)
+            )
         name = fields["name"]
         tokens, decode, tolerance = fields.get("tokens"), fields.get("decode"), fields.get("tolerance")
         tensors = fields.get("tensors", tolerance and list(tolerance))
@@ -299,6 +301,14 @@ class CaseChecker:
             message = f"case `{name}` compares {what}, but has no reference"
             fine = self._report(layers, "no-reference", message, _REFERENCE)
         return self._check_patterns(fields, layers, tuple(tensors or ())) and fine
+
+    def _check_repeat(self, fields: Fields, layers: Layers) -> bool:
+        """A benchmark's score has its noise from the questions; the same ones again would only seem to be more."""
+        if fields.get("repeat", 1) == 1:
+            return True
+        message = f"case `{fields['name']}` is a benchmark, which is not repeated"
+        advice = "write `repeat: 1` in this case; more `samples` make a score surer"
+        return self._report(layers, "conflicting-keys", message, advice, "repeat", at_key=True)
 
     def _check_patterns(self, fields: Fields, layers: Layers, tensors: tuple[str, ...]) -> bool:
         rules = tuple(fields.get("tolerance") or ())

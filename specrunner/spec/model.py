@@ -315,6 +315,7 @@ class Case:
         tags: for `-t`.
         requires: `{device, memory_gb, engines, packages}` as stated.
         timeout: seconds one request of this case may take.
+        repeat: how many times the candidate is asked, each answer being judged.
         xfail: the known difference, or None.
         peer: the run that shows the noise floor, or None when no rule is `noise_floor`.
         description: one line for reports, or "".
@@ -342,6 +343,7 @@ class Case:
     tags: tuple[str, ...] = ()
     requires: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = 600.0
+    repeat: int = 1
     xfail: Xfail | None = None
     peer: EngineChoice | None = None
     description: str = ""

@@ -19,10 +19,11 @@ from specrunner.cli.run import require_numerics
 from specrunner.config import load_settings
 from specrunner.errors import ExitCode, SpecrunnerError
 from specrunner.events import CaseFinished, Event
-from specrunner.launch import apply_timeout, join_cluster, make_options
+from specrunner.launch import apply_repeat, apply_timeout, join_cluster, make_options
 from specrunner.plan.build import Planner, make_plan
 from specrunner.reporters.base import Reporter
 from specrunner.reporters.json import LAST_RUN, JsonReporter
+from specrunner.reporters.ledger import LEDGER, LedgerReporter
 from specrunner.reporters.record import CaseRecord
 from specrunner.runner import Run
 from specrunner.spec.loader import load_specs
@@ -63,10 +64,15 @@ def run_cases(request: dict[str, Any]) -> ExitCode:
     wanted = set(request["node_ids"])
     loaded = load_specs(request["files"], timeout=settings.timeout).require_valid()
     planner = Planner()
-    plan = make_plan(apply_timeout((case for case in loaded if case.node_id in wanted), settings), planner)
+    cases = apply_timeout((case for case in loaded if case.node_id in wanted), settings)
+    plan = make_plan(apply_repeat(cases, settings), planner)
     require_numerics()
     join_cluster(settings)
-    reporters: list[Reporter] = [JsonReporter(LAST_RUN, optional=True), VerdictWriter(Path(request["verdicts"]))]
+    reporters: list[Reporter] = [
+        JsonReporter(LAST_RUN, optional=True),
+        LedgerReporter(LEDGER, optional=True),
+        VerdictWriter(Path(request["verdicts"])),
+    ]
     options = make_options(settings, ("pytest", *request["files"]))
     try:
         return Run(plan, planner.environments, reporters, options).execute()

@@ -104,6 +104,7 @@ def test_only_what_held_is_kept(world: World, verdict: Verdict) -> None:
         {"tensors": ("logits", "embeddings")},
         {"candidate": EngineChoice("hf", "float16", "cpu")},
         {"golden": GoldenChoice()},
+        {"repeat": 2},
         {"location": Location("specs/s.yaml", 4, 5)},
     ],
     ids=lambda changes: next(iter(changes)),

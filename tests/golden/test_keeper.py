@@ -161,7 +161,7 @@ def test_who_the_candidate_is() -> None:
 
 def test_a_first_golden_is_put_up_for_review(place: Place) -> None:
     keeper = Keeper(update=True, reason="because")
-    repeats = {"repeat-1": place.capture(), "repeat-2": place.capture()}
+    repeats = {"candidate#2": place.capture(), "candidate#3": place.capture()}
     checks, failure = place.judge(keeper, candidate=place.capture(), **repeats)
     assert failure is None
     assert subjects((checks, None)) == [("logits", "reference", True), ("golden", "golden", True)]
@@ -179,10 +179,30 @@ def test_only_repeats_of_the_candidate_must_agree(place: Place) -> None:
     keeper = Keeper(update=True)
     checks, failure = place.judge(keeper, candidate=place.capture(), reference=place.capture(2.0))
     assert failure is None and checks[-1].measurements["repeats"] == 1
-    checks, failure = place.judge(keeper, candidate=place.capture(), **{"repeat-1": place.capture(2.0)})
+    checks, failure = place.judge(keeper, candidate=place.capture(), **{"candidate#2": place.capture(2.0)})
     assert failure is not None and (failure.kind, failure.role) == ("golden-refused", "golden")
     assert "repeat 2 of 2 does not agree" in failure.message
     assert keeper.summarize()[0] == "goldens: 1 written for review, 1 refused"
+
+
+def test_every_repeat_of_a_case_is_held_against_the_golden(place: Place) -> None:
+    place.keep()
+    case = replace(place.case, repeat=2)
+    captures = {"candidate": place.capture(), "candidate#2": place.capture(2.0), "candidate#3": place.capture(3.0)}
+    checks, failure = place.judge(Keeper(), case=case, **captures)
+    assert failure is None
+    told = [(check.repeat, check.passed) for check in checks if check.subject == "logits" and check.against == "golden"]
+    assert told == [(1, True), (2, False)], "a third one is a golden's, and no repeat of the case"
+
+
+def test_an_update_takes_the_first_repeat_and_the_others_must_agree_with_it(place: Place) -> None:
+    case = replace(place.case, repeat=2)
+    place.judge(Keeper(update=True), case=case, candidate=place.capture(2.0), **{"candidate#2": place.capture(2.0)})
+    assert read_golden(place.slot, State.NEW).manifest.repeats == 2
+    _, failure = place.judge(
+        Keeper(update=True), case=case, candidate=place.capture(3.0), **{"candidate#2": place.capture()}
+    )
+    assert failure is not None and "repeat 2 of 2 does not agree" in failure.message
 
 
 def test_what_agrees_is_not_written_again(place: Place) -> None:

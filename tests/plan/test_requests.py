@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from specrunner.plan.build import Planner, merge_patterns, requests_of
+from specrunner.plan.model import name_repeat, select_repeat, split_role
 from specrunner.requests import Request
 from specrunner.spec.model import (
     Attention,
@@ -222,7 +223,7 @@ def test_a_fault_is_planted_in_the_candidate_alone() -> None:
         "forced": "bug",
         "candidate": "bug",
         "probe": "bug",
-        "repeat-1": "bug",
+        "candidate#2": "bug",
     }
 
 
@@ -243,17 +244,52 @@ def test_one_capture_is_no_repeat(repeats: int) -> None:
     assert set(plan_once(replace(CASE, golden=GoldenChoice()), repeats)) == {"reference", "candidate"}
 
 
-def test_repeats_are_for_goldens_alone() -> None:
+def test_repeats_of_goldens_are_for_goldens_alone() -> None:
     assert set(plan_once(CASE, 3)) == {"reference", "candidate"}
 
 
 def test_a_golden_is_made_of_repeats_of_the_free_run() -> None:
     case = replace(CASE, decode=GREEDY, tokens=NEAR, golden=GoldenChoice(), batch=COMPANY)
     found = plan_once(case, 3)
-    assert sorted(role for role in found if role.startswith("repeat-")) == ["repeat-1", "repeat-2"]
-    for number in (1, 2):
-        expected = Request(PROMPT, LOGITS, GREEDY, companions=COMPANY, repeat=number)
-        assert found[f"repeat-{number}"] == ("bfloat16", expected)
+    assert sorted(role for role in found if "#" in role) == ["candidate#2", "candidate#3"]
+    for number in (2, 3):
+        expected = Request(PROMPT, LOGITS, GREEDY, companions=COMPANY, repeat=number - 1)
+        assert found[f"candidate#{number}"] == ("bfloat16", expected)
+
+
+def test_a_repeat_asks_the_candidate_anew_and_shares_what_it_is_held_against() -> None:
+    case = replace(CASE, peer=PEER, decode=GREEDY, tokens=NEAR, attention=Attention("causal"), batch=COMPANY, repeat=3)
+    planner = plan_of(case)
+    found = requests_by_role(planner)
+    once = requests_by_role(plan_of(replace(case, repeat=1)))
+    again = {f"{role}#{repeat}" for role in ("candidate", "forced", "probe") for repeat in (2, 3)}
+    assert set(found) == set(once) | again
+    assert {role: found[role] for role in once} == once
+    for role in again:
+        plain, repeat = split_role(role)
+        session, request = once[plain]
+        assert found[role] == (session, replace(request, repeat=repeat - 1)), role
+    assert len({request.key for _, request in found.values()}) == len(found), "nothing is served from one answer"
+
+
+def test_a_golden_takes_the_repeats_of_its_case_and_asks_for_what_they_lack() -> None:
+    case = replace(CASE, decode=GREEDY, tokens=NEAR, golden=GoldenChoice(), repeat=2)
+    led = {"reference", "candidate", "forced", "candidate#2", "forced#2"}
+    assert set(plan_once(case, 2)) == led
+    assert set(plan_once(case, 4)) == led | {"candidate#3", "candidate#4"}
+
+
+def test_cases_that_differ_in_their_repeats_share_answers() -> None:
+    plan = plan_of(CASE, replace(CASE, name="thrice", repeat=3)).build()
+    assert sorted(len(session.requests) for session in plan.sessions) == [1, 3]
+
+
+def test_one_repeat_is_judged_by_its_own_and_what_all_share() -> None:
+    roles = {name: name for name in ("reference", "candidate", "forced", "candidate#2", "forced#2", "candidate#13")}
+    assert select_repeat(roles, 1) == {"reference": "reference", "candidate": "candidate", "forced": "forced"}
+    assert select_repeat(roles, 2) == {"reference": "reference", "candidate": "candidate#2", "forced": "forced#2"}
+    assert select_repeat(roles, 13) == {"reference": "reference", "candidate": "candidate#13"}
+    assert [name_repeat(*split_role(role)) for role in roles] == list(roles)
 
 
 @pytest.mark.parametrize("reference", [CASE.reference, None])
@@ -262,7 +298,7 @@ def test_repeats_at_a_state_follow_as_the_candidate_does(reference: EngineChoice
     found = plan_once(case, 2)
     _, candidate = found["candidate"]
     assert (candidate.follow is not None) == (reference is not None)
-    assert found["repeat-1"] == ("bfloat16", replace(candidate, repeat=1))
+    assert found["candidate#2"] == ("bfloat16", replace(candidate, repeat=1))
 
 
 def test_what_is_led_follows_the_references_capture() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +38,10 @@ class MisbehavingEngine(Engine):
     name = "misbehaving"
     _helper: subprocess.Popen[bytes] | None = None
 
+    def __init__(self, *what: Any) -> None:
+        super().__init__(*what)
+        self._asked: Counter[str] = Counter()
+
     @classmethod
     def capabilities(cls) -> Capabilities:
         """float32 on the CPU, with captures that can be written behind."""
@@ -58,6 +63,8 @@ class MisbehavingEngine(Engine):
         reference = self.session.options.get("role") == "reference"
         if not reference or text.endswith("hang"):
             misbehave(text)
+        if text == "fatal once" and request.repeat == 1:
+            misbehave("kill")
         self._ask_helper()
         tensors = (
             {}
@@ -68,6 +75,10 @@ class MisbehavingEngine(Engine):
             tensors["logits"][0] = zlib.crc32(text.encode()) % 1000
         if text.startswith("wrong") and not reference:
             tensors["logits"][1, 1] = 2.0
+        if text.startswith(("alternating", "unsteady")):
+            self._asked[text] += 1
+            if self._asked[text] % 2 == 0:
+                tensors["logits"][1, 1] += 1.0 if text.startswith("alternating") else 1e-6
         facts = {"pid": os.getpid()}
         if text.startswith("late"):
             facts = LateFacts(facts, late=text.split()[1])

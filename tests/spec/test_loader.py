@@ -341,7 +341,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 )
 FIELD_NAMES = [
     *("model", "engines", "reference", "dtype", "device", "options", "matrix", "requires", "timeout", "xfail", "tags"),
-    *("prompt", "tensors", "tolerance", "decode", "tokens", "description", "name"),
+    *("prompt", "tensors", "tolerance", "decode", "tokens", "description", "name", "repeat"),
 ]
 
 

@@ -178,6 +178,7 @@ def test_the_fields_that_can_be_axes() -> None:
         "dtype",
         "device",
         "timeout",
+        "repeat",
         "prompt.length",
         "decode.threshold",
         "reference.engine",

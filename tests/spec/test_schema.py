@@ -92,6 +92,7 @@ def test_defaults_are_those_of_the_values() -> None:
     for name in ("full_tokens", "top_k", "projections"):
         assert default_of("golden", name) == defaults["GoldenChoice", name]
     assert default_of("timeout") == defaults["Case", "timeout"]
+    assert default_of("repeat") == defaults["Case", "repeat"]
     assert default_of("description") == defaults["Case", "description"]
 
 

@@ -86,6 +86,7 @@ LOGITS = "prompt: hi\ntolerance: {logits: exact}\n"
         ),
         ("description: what it is", "description", "what it is"),
         ("timeout: 5", "timeout", 5.0),
+        ("repeat: 5.0", "repeat", 5),
         ("tags: [a, b]", "tags", ("a", "b")),
         ("tensors: [logits]", "tensors", ("logits",)),
         ("environments: {hf: own, vllm: other}", "candidate", EngineChoice("hf", "float32", "auto", {}, "own")),

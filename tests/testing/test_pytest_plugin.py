@@ -46,6 +46,7 @@ def test_every_verdict_has_its_outcome(place: Any) -> None:
         "name: surprise, prompt: a, xfail: {reason: it lies}",
         "name: gpu, prompt: a, requires: {packages: [no_such_package]}",
         "name: broken, prompt: raise",
+        "name: flaky, prompt: alternating, repeat: 2",
     )
     (place.folder / "conftest.py").write_text(WITNESS)
     done = place.pytest("specs", "-rA", "--junit-xml", "r.xml")
@@ -70,7 +71,10 @@ def test_every_verdict_has_its_outcome(place: Any) -> None:
     assert "HEAVY []" in done.stdout
     assert len(place.loads.read_text().splitlines()) == 2  # candidate and reference
     report = json.loads((place.folder / ".specrunner" / "last-run.json").read_text())
-    assert report["counts"]["total"] == 6
+    known = json.loads((place.folder / ".specrunner" / "verdicts.json").read_text())["verdicts"]
+    assert known == {case["node_id"]: case["verdict"] for case in report["cases"]}
+    assert report["counts"]["total"] == 7
+    assert "FAILED specs/a.yaml::flaky[engine=misbehaving] - flaky: 1 of 2 repeats failed (repeat 2)" in done.stdout
 
 
 def test_workers_of_xdist_share_one_load(place: Any) -> None:

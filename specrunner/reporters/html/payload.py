@@ -15,7 +15,7 @@ from specrunner.reporters.evidence import count_later_failures, describe_facts
 from specrunner.reporters.margins import describe_worst, find_margins
 from specrunner.reporters.record import CaseRecord, EngineRecord, RunRecord
 from specrunner.reporters.wording import VERDICT_WORDS, plural
-from specrunner.results import CheckResult, Verdict
+from specrunner.results import CheckResult, Verdict, describe_repeats, find_failed_repeats, select_telling
 from specrunner.secrets import own_redactor
 
 CHUNK = 50
@@ -82,10 +82,12 @@ def describe_case(case: CaseRecord, *, slim: bool = False) -> dict[str, Any]:
     data["checks"] = [show | _judge(check) for check, show in zip(case.checks, data["checks"], strict=True)]
     first = case.first_failed
     if first is not None:
-        failed, later = count_later_failures(case.checks)
+        failed, later = count_later_failures(select_telling(case.checks))
+        data["flaky"] = describe_repeats(find_failed_repeats(case.checks), case.repeat).removesuffix(": ")
         data["first_failed"] = case.checks.index(first)
         data["worst"] = describe_worst(first.measurements)
         data["later"] = f"{failed} of {plural(later, 'later check')} failed too" if failed else ""
+    data["telling"] = first.repeat if first is not None else 1
     data["growth"] = trace_errors(case)
     data["source"] = _excerpt(case)
     for side, record in (("candidate", case.candidate), ("reference", case.reference)):
@@ -105,7 +107,7 @@ def trace_errors(case: CaseRecord) -> list[dict[str, Any]]:
     if case.diagnosis is not None and case.diagnosis.growth:
         return [{**row, "failed": row.get("tensor") in wrong} for row in case.diagnosis.growth]
     rows: dict[str, dict[str, Any]] = {}
-    for check in case.checks:
+    for check in select_telling(case.checks):
         if "relative_l2" in check.measurements:
             measured = check.measurements
             rows[check.subject] = {

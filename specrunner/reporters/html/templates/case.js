@@ -47,6 +47,11 @@ function failureLines(failure) {
   ];
 }
 
+// The checks of the repeat that the case is told by, and what compares all repeats.
+function tellingChecks(detail) {
+  return detail.checks.filter((check) => [detail.telling, 0].includes(check.repeat));
+}
+
 function divergenceLines(detail, first) {
   const diagnosis = detail.diagnosis || {};
   const subject = diagnosis.tensor || first.subject;
@@ -54,10 +59,11 @@ function divergenceLines(detail, first) {
   const size = isNumber(diagnosis.factor) ? `, ${formatNumber(diagnosis.factor)} times what is allowed` : "";
   return [
     make("p", { class: "statement" }, make("code", {}, subject), ` is the first that went wrong${where}${size}`),
+    detail.flaky ? make("p", {}, detail.flaky) : null,
     make("p", { class: "why" }, first.message),
     first.margins.map(marginLine),
     (diagnosis.findings || []).length ? make("ul", { class: "findings" }, diagnosis.findings.map((text) => make("li", {}, text))) : null,
-    make("p", { class: "quiet small" }, [`${first.rule}${first.location ? ", " + first.location : ""}`, detail.later,
+    make("p", { class: "quiet small" }, [`${first.rule}${first.location ? ", " + first.location : ""}${detail.repeat > 1 ? `, repeat ${first.repeat} of ${detail.repeat}` : ""}`, detail.later,
       (detail.worst || []).join(" · ")].filter(Boolean).join(" · ")),
   ];
 }

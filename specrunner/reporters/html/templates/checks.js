@@ -25,7 +25,7 @@ function describeShare(share) {
   return `${formatNumber(Number((100 * share).toPrecision(3)))} % of what the limit allows`;
 }
 
-function checkRow(check) {
+function checkRow(check, repeats) {
   const words = check.fails ? ["FAIL", "failed"] : check.passed ? ["ok", "passed"] : ["trend", "skipped"];
   const limits = check.margins.length ? check.margins.map(marginLine)
     : [make("span", { class: "quiet" }, Object.keys(check.limits).length ? formatNumber(check.limits) : "")];
@@ -35,9 +35,10 @@ function checkRow(check) {
     if (more.open && more.children.length === 1) more.append(facts(numbers));
   });
   const against = check.against && check.against !== "reference" ? ` against the ${check.against}` : "";
+  const repeat = repeats > 1 && check.repeat ? `, repeat ${check.repeat}` : "";
   return make("tr", { class: check.fails ? "wrong" : "" },
     make("td", {}, make("span", { class: "badge v-" + words[1] }, words[0])),
-    make("td", {}, make("code", {}, check.subject), make("div", { class: "quiet small" }, check.rule + against)),
+    make("td", {}, make("code", {}, check.subject), make("div", { class: "quiet small" }, check.rule + against + repeat)),
     make("td", {}, check.message ? make("div", { class: check.fails ? "why" : "quiet" }, check.message) : null, limits,
       numbers.length ? more : null),
     make("td", { class: "quiet small" }, check.location));
@@ -50,7 +51,7 @@ function checksSection(detail) {
   const most = 60;
   const show = (checks, all) => {
     const shown = all ? checks : checks.slice(0, most);
-    body.replaceChildren(table(["", "what", "measured, and its limit", "rule at"], shown.map(checkRow), { class: "checks", label: "checks" }));
+    body.replaceChildren(table(["", "what", "measured, and its limit", "rule at"], shown.map((check) => checkRow(check, detail.repeat)), { class: "checks", label: "checks" }));
     if (shown.length < checks.length) {
       body.append(make("button", { type: "button", onclick: () => show(checks, true) }, `show all ${checks.length}`));
     }

@@ -41,7 +41,7 @@ function cellMap(columns, rows, paint, describe, label) {
 
 function heatSection(detail) {
   const seen = new Map();
-  for (const check of detail.checks) {
+  for (const check of tellingChecks(detail)) {
     const errors = check.measurements.token_errors;
     if (errors && errors.largest && !seen.has(check.subject)) seen.set(check.subject, errors);
   }
@@ -91,7 +91,7 @@ function heatColour(share) {
 }
 
 function attentionSections(detail) {
-  return detail.checks.filter((check) => Array.isArray(check.measurements.expected)
+  return tellingChecks(detail).filter((check) => Array.isArray(check.measurements.expected)
     && Array.isArray(check.measurements.found) && check.measurements.expected.length
     && check.measurements.expected.every((row) => typeof row === "string")).map((check) => {
     const { expected, found, mismatches, first } = check.measurements;

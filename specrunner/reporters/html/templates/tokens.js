@@ -1,7 +1,7 @@
 // Tokens: where two runs part, near ties, experts, and the way a diffusion decode took.
 
 function tokenSections(detail) {
-  return detail.checks.flatMap((check) => [windowSection(check), tieSection(check), routingSection(check)]);
+  return tellingChecks(detail).flatMap((check) => [windowSection(check), tieSection(check), routingSection(check)]);
 }
 
 function windowSection(check) {
