@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from specrunner.catalogue.tasks import TASKS, needs_shots
-from specrunner.spec.diagnostics import accepted_values
+from specrunner.spec.diagnostics import Report, accepted_values
 from specrunner.spec.merge import Fields
 from specrunner.spec.model import Baseline, Benchmark, Evaluation
-
-Report = Callable[..., bool]
-"""Reports `(code, message, help, *path, at_key=False)` and returns False."""
 
 _OTHER_INPUTS = ("prompt", "tensors", "tolerance", "tokens", "trajectory", "at", "batch", "golden")
 

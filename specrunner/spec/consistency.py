@@ -18,6 +18,7 @@ from specrunner.spec.coverage import (
     needs_passes,
     vocabulary,
 )
+from specrunner.spec.decoding import check_decode
 from specrunner.spec.diagnostics import Diagnostic, accepted_values
 from specrunner.spec.golden_rules import find_unjudgeable
 from specrunner.spec.merge import Fields, Layers
@@ -32,7 +33,6 @@ _CHECKED = (
     *("decode", "tokens", "tensors", "tolerance", "attention", "golden", "benchmark"),
     *("trajectory", "at", "batch", "repeat"),
 )
-_DIFFUSION_ONLY = ("block_length", "threshold", "accept", "fallback", "steps", "exclude_mask_id", "eos_early_stop")
 _MODEL_WORDS = ("revision", "trust_remote_code", "allow_pickle")
 _FLOOR_DTYPES = ("float32", "float64")
 _REFERENCE = "e.g. `reference: {engine: hf, dtype: float32}`"
@@ -93,7 +93,7 @@ class CaseChecker:
                 self._check_names(fields, layers),
                 self._check_options(fields, layers),
                 self._check_input(fields, layers),
-                self._check_decode(fields, layers, algorithm_varies),
+                check_decode(fields, functools.partial(self._report, layers), algorithm_varies=algorithm_varies),
                 self._check_attention(fields, layers),
                 fields.get("benchmark") is not None or self._check_states(fields, layers),
                 self._check_purpose(fields, layers),
@@ -183,46 +183,6 @@ class CaseChecker:
             advice = f"write `model: {{…, {path[-1]}: …}}`"
             self._report(layers, "conflicting-keys", f"`{path[-1]}` belongs to the model", advice, *path, at_key=True)
         return not found
-
-    def _check_decode(self, fields: Fields, layers: Layers, algorithm_varies: bool) -> bool:
-        decode = fields.get("decode")
-        if decode is None:
-            return True
-        if fields.get("benchmark") is not None:
-            if "max_new_tokens" in decode:
-                advice = "state `benchmark.max_gen_toks` instead"
-                message = "the benchmark says how many tokens an answer may have"
-                return self._report(layers, "conflicting-keys", message, advice, "decode", "max_new_tokens")
-        elif "max_new_tokens" not in decode:
-            advice = "state the most tokens to generate"
-            return self._report(layers, "missing-key", "`decode` lacks `max_new_tokens`", advice, "decode", at_key=True)
-        if decode.get("algorithm", "greedy") == "low_confidence":
-            missing = [name for name in ("block_length", "threshold") if name not in decode]
-            if missing:
-                names = " and ".join(f"`{name}`" for name in missing)
-                advice = "e.g. `block_length: 32, threshold: 0.95`"
-                message = f"algorithm `low_confidence` needs {names}"
-                return self._report(layers, "missing-key", message, advice, "decode", "algorithm")
-            return self._check_steps(decode, layers)
-        if not algorithm_varies:
-            for name in _DIFFUSION_ONLY:
-                if name in decode:
-                    advice = "remove it, or set `algorithm: low_confidence`"
-                    message = f"`{name}` means nothing to the algorithm `greedy`"
-                    return self._report(layers, "conflicting-keys", message, advice, "decode", name, at_key=True)
-        return True
-
-    def _check_steps(self, decode: Fields, layers: Layers) -> bool:
-        steps, fallback = decode.get("steps"), decode.get("fallback", "schedule")
-        if steps is not None and fallback != "schedule":
-            message = f"`steps` means nothing to the fallback `{fallback}`"
-            advice = "remove it, or set `fallback: schedule`"
-            return self._report(layers, "conflicting-keys", message, advice, "decode", "steps", at_key=True)
-        if steps is not None and steps > decode["block_length"]:
-            message = f"{steps:g} steps for a block of {decode['block_length']:g} tokens"
-            advice = "a step accepts one position at least: state as many steps as tokens, or fewer"
-            return self._report(layers, "bad-value", message, advice, "decode", "steps")
-        return True
 
     def _check_states(self, fields: Fields, layers: Layers) -> bool:
         """Check `trajectory`, `at` and `batch`."""

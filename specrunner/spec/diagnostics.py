@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -22,6 +22,10 @@ _LONGEST_MESSAGE = 1000
 ENOUGH = 500
 """Problems of one file after which no further ones are looked for."""
 _RED, _BLUE, _GREEN, _BOLD, _RESET = "\x1b[1;31m", "\x1b[1;34m", "\x1b[1;32m", "\x1b[1m", "\x1b[0m"
+
+
+Report = Callable[..., bool]
+"""Reports `(code, message, help, *path, at_key=False)` of a case's fields and returns False."""
 
 
 @dataclass(frozen=True, slots=True)
