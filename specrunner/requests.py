@@ -32,7 +32,16 @@ def _field_names(kind: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One live engine process: everything that must be equal for two cases to share a loaded model."""
+    """One live engine process: everything that must be equal for two cases to share a loaded model.
+
+    Attributes:
+        engine: the engine's name.
+        environment: name and digest of the interpreter that it runs in, e.g. `vllm-cpu-a2ebad49a7eb`, or "".
+        model: the checkpoint.
+        dtype: `float64`, `float32`, `bfloat16` or `float16`.
+        device: `cpu` or `cuda`.
+        options: what the spec hands to the engine as it is.
+    """
 
     engine: str
     environment: str
@@ -83,6 +92,12 @@ class Request:
     engine has them.
 
     Attributes:
+        prompt: text, chat messages or token ids.
+        tensors: patterns of tensor names (`match_name`), each of which must select one at least.
+        decode: how to generate, or None to generate nothing.
+        fault: a planted bug's name, or None.
+        evaluation: a benchmark, or None.
+        repeat: 0 for what is asked once.
         trace: also give `steps.logits` [generated tokens, vocabulary], the logits at each generated token's place.
         probe: exchange each prompt token in turn and give `probe.{tensor}` [tokens, tokens], how far each row of the
             tensors changes with each token.

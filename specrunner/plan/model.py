@@ -40,6 +40,11 @@ class PlannedCase:
     Roles: `candidate`, `reference`, `peer`; and of the candidate's session, when the case asks for it, `forced` (led by
     the reference) and `probe` (attention). Those of the candidate (`OWN_ROLES`) come once a repeat: `candidate#2` is
     the second.
+
+    Attributes:
+        case: the case.
+        evidence: by role, which session's answer to which request.
+        skip: why it will not run, or None.
     """
 
     case: Case
@@ -49,7 +54,12 @@ class PlannedCase:
 
 @dataclass(frozen=True, slots=True)
 class PlannedSession:
-    """A session with its distinct requests, in the order in which the cases ask for them."""
+    """A session with its requests.
+
+    Attributes:
+        session: what to load.
+        requests: each once, in the order in which the cases ask for them.
+    """
 
     session: Session
     requests: tuple[Request, ...]
@@ -70,7 +80,12 @@ class Foresight:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything a run will do."""
+    """Everything a run will do.
+
+    Attributes:
+        cases: in the order of the specs, each with its captures by role or the reason why it is skipped.
+        sessions: with the requests that each serves; equal requests of several cases stand there once.
+    """
 
     cases: tuple[PlannedCase, ...]
     sessions: tuple[PlannedSession, ...]

@@ -68,13 +68,23 @@ class CaseRecord:
         id: `name[engine=hf]`, unique within the suite.
         node_id: `specs/x.yaml::name[engine=hf]`.
         suite: the spec's path without its extension.
+        name: the case's name in the spec, without its parameters.
         parameters: what expansion chose, in order.
+        description: what the spec says of it, or "".
+        tags: the spec's and its own.
         location: `{path, line, column}` of the case's entry.
         model: the checkpoint, with its `label`.
         prompt: the input, only what was stated.
         decode: the generation asked for, or None.
         benchmark: the benchmark and the question asked of its score, or None.
         xfail: the reason why the case is expected to fail on this engine, or "".
+        verdict: what became of it.
+        message: why, in one line; "" for one that passed.
+        seconds: that its captures and its checks took.
+        candidate: the engine under test, with the facts of what it really ran.
+        reference: what it is held against, likewise; None without one.
+        checks: every comparison with its measurements, in model order, also of those that passed.
+        failure: what cost the evidence, or None.
         attempts: earlier tries, oldest first; empty unless a capture had to be asked for again.
         diagnosis: where it first went wrong; None unless a check failed.
         kept: `verdict` or `captures` when these are an earlier run's, else "".
@@ -236,9 +246,15 @@ class RunRecord:
     """A whole run: the JSON report.
 
     Attributes:
+        command: the command line.
         started_at: ISO 8601, UTC.
         seconds: wall time.
+        interrupted: whether a signal ended it.
         complete: False when the run ended without saying so (a bug, a kill); `seconds` and `exit_code` are then None.
+        exit_code: the exit status.
+        environment: of the machine, the Python and specrunner that ran it.
+        sessions: engine processes that were loaded, with their facts.
+        cases: in the order of the plan.
     """
 
     command: tuple[str, ...]
