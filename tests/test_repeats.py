@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from tests.workplace import Outcome, Workplace, count_junit, find_processes, make_workplace
 
+SCHEMA = json.loads((Path(__file__).parents[1] / "schema" / "report.schema.json").read_text())
 LOOSE = "tolerance: {logits: {allclose: {rtol: 0, atol: 1.0e-3}}}"
 
 
@@ -91,6 +94,7 @@ def test_a_repeat_that_dies_is_no_evidence_and_the_others_are_recorded(workplace
     assert fatal["message"].startswith("candidate#2: ")
     assert {check["repeat"] for check in fatal["checks"]} == {1, 3, 0}
     assert bitwise_of(fatal)["repeats"] == [1, 3]
+    jsonschema.Draft202012Validator(SCHEMA).validate(outcome.report)
     assert count_junit(outcome.junit) == (2, 0, 1, 0)
 
 

@@ -168,3 +168,13 @@ def test_what_is_exported_serves_elsewhere(bench: Bench, tmp_path: Path, remembe
     call("import", str(tmp_path / "exported"))
     elsewhere = bench.run()
     assert kept(elsewhere) == ["verdict"], [session["why"] for session in elsewhere["sessions"]]
+
+
+def test_each_repeat_keeps_its_own_answer(bench: Bench) -> None:
+    bench.write_spec(["alternating"])
+    first = bench.run("--repeat", "2", "--no-cache", code=1)
+    assert first["cases"][0]["message"].startswith("flaky: 1 of 2 repeats failed (repeat 2)")
+    again = [bench.run("--repeat", "2", code=1) for _ in range(2)]
+    assert [run["cases"][0]["message"] == first["cases"][0]["message"] for run in again] == [True, True]
+    assert [run["starts"] > 0 for run in again] == [True, False], "both answers are kept, the wrong one among them"
+    assert bench.run("--repeat", "3", code=1)["starts"] == 1, "the third is not, and the reference is"
