@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+def cache_folder() -> Path:
     """Return the user's cache: `$SPECRUNNER_CACHE`, else `$XDG_CACHE_HOME/specrunner`, else `~/.cache/specrunner`."""
-    if chosen := environ.get("SPECRUNNER_CACHE"):
+    if chosen := os.environ.get("SPECRUNNER_CACHE"):
         return Path(chosen).expanduser().absolute()
-    base = environ.get("XDG_CACHE_HOME")
+    base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "specrunner"
 
 

@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +22,11 @@ from tests.commands import Command
 from tests.waiting import wait_for
 
 MISBEHAVING = Path(__file__).parent / "sessions" / "misbehaving.py"
+
+NO_CLUSTER = (
+    "the Ray cluster 127.0.0.1:1 cannot be joined" if find_spec("ray") else "executor ray needs the package ray"
+)
+"""What is said where sessions were to go to a cluster at that address, with the extra `ray` and without."""
 
 
 @dataclass(frozen=True)

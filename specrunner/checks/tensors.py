@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from specrunner.checks.integers import compare_integers
-from specrunner.checks.measure import Wanted, measure
+from specrunner.checks.measure import measure
 from specrunner.checks.measurements import Measurements
 from specrunner.checks.rules import judge, wanted_by
 from specrunner.checks.sources import TensorSource
@@ -81,20 +81,12 @@ class Comparison:
     problem: str = ""
 
 
-def measure_all(
-    candidate: Mapping[str, TensorSource],
-    reference: Mapping[str, TensorSource],
-    *,
-    peer: Mapping[str, TensorSource] | None = None,
-    wanted: Wanted | None = None,
-) -> list[Comparison]:
+def measure_all(candidate: Mapping[str, TensorSource], reference: Mapping[str, TensorSource]) -> list[Comparison]:
     """Measure every float tensor of two captures, for a look without rules and for localisation.
 
     Args:
         candidate: sources by name.
         reference: sources by name.
-        peer: sources by name, or None; a tensor that it lacks is measured without a floor.
-        wanted: what to measure beyond the ordinary.
 
     Returns:
         One comparison for each name on either side, in model order; a problem where shapes, dtypes or a missing side
@@ -107,11 +99,10 @@ def measure_all(
             comparisons.append(Comparison(name, None, f"missing in {missing[0]}"))
             continue
         ours, theirs = candidate[name], reference[name]
-        floor = peer.get(name) if peer else None
-        problem = _refuse(ours, theirs) or _refuse_peer(floor, theirs)
+        problem = _refuse(ours, theirs)
         if not problem and not theirs.dtype.is_floating_point:
             problem = compare_integers(ours, theirs)[0] or "integers, all equal"
-        measured = None if problem else measure(ours, theirs, peer=floor, wanted=wanted)
+        measured = None if problem else measure(ours, theirs)
         comparisons.append(Comparison(name, measured, problem))
     return comparisons
 

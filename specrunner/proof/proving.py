@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from specrunner.config import Settings
@@ -97,7 +97,6 @@ def run_trials(
     reporters: Sequence[Reporter] = (),
     *,
     settings: Settings | None = None,
-    plan: Callable[[], Planner] = Planner,
 ) -> tuple[dict[str, CaseResult], ExitCode]:
     """Run all trials at once, so that engines are loaded and references computed once.
 
@@ -105,12 +104,11 @@ def run_trials(
         trials: what to run.
         reporters: read the events beside us.
         settings: of the run; None is the built-in ones.
-        plan: makes the planner.
 
     Returns:
         The results by node id, and how the run as such ended: only an interruption is of interest.
     """
-    planner, results = plan(), Results()
+    planner, results = Planner(), Results()
     together = join_tensors([trial.case for trial in trials])
     for trial in trials:
         fault = None if trial.fault is None else trial.fault.name

@@ -41,19 +41,18 @@ def paint_label(verdict: Verdict, palette: Palette) -> str:
     return palette.paint(f"{LABELS[verdict]:<5}", VERDICT_STYLES[verdict])
 
 
-def describe_case(record: CaseRecord, palette: Palette = PLAIN, log_lines: int = _LOG_LINES) -> list[str]:
+def describe_case(record: CaseRecord, palette: Palette = PLAIN) -> list[str]:
     """Return why a case is not green, without its heading; every line is safe to print.
 
     Args:
         record: the case.
         palette: how to paint.
-        log_lines: how much of the engine's log to show.
     """
     lines = [f"at {escape_line(record.where)}", *describe_sides(record, palette), ""]
     if record.verdict is Verdict.XPASSED:
         lines += [escape_line(record.message), f"the spec expects: {escape_line(record.xfail)}", ""]
     elif record.failure is not None:
-        lines += [*describe_failure(record.failure, palette, log_lines), ""]
+        lines += [*describe_failure(record.failure, palette, _LOG_LINES), ""]
     if record.first_failed is not None:
         lines += [*describe_divergence(record, record.first_failed, palette), ""]
     return [*lines, f"again  {escape_line(record.command)}"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TextIO
 
+from specrunner.config import OUTPUT_FORMATS
 from specrunner.files import prepare_path
 from specrunner.reporters.base import Reporter, find_reporter
 
-OUTPUT_FORMATS: dict[str, str] = {"full": "terminal", "concise": "concise", "github": "github"}
+TERMINALS = {name: name for name in OUTPUT_FORMATS} | {"full": "terminal"}
 """The values of `--output-format`, and the reporter each one names."""
 
 
@@ -33,7 +34,7 @@ def create_reporters(
         summary: the file that GitHub's job summary is added to; one that cannot be written is no error.
         last_run: where the JSON report goes for `specrunner show`, with the verdicts for `--failed` beside it; a place
             that cannot be written is no error yet.
-        output_format: a key of `OUTPUT_FORMATS`.
+        output_format: of `config.OUTPUT_FORMATS`.
         color: `auto`, `always` or `never`.
         stdout: where results go.
         stderr: where progress goes.
@@ -64,7 +65,7 @@ def create_reporters(
         files.append(find_reporter("json")(last_run, optional=True))  # type: ignore[call-arg]
         files.append(find_reporter("ledger")(last_run.with_name("verdicts.json"), optional=True))  # type: ignore[call-arg]
     out = stderr if json == "-" else stdout
-    terminal = find_reporter(OUTPUT_FORMATS[output_format])
+    terminal = find_reporter(TERMINALS[output_format])
     progress = make_progress(stderr, Palette(wants_color(color, stderr)))
     palette = Palette(wants_color(color, out))
     return [*files, terminal(out, palette, progress, files)]  # type: ignore[call-arg]

@@ -80,14 +80,13 @@ class Source:
         return start, end
 
 
-def read_source(path: str | Path, name: str | None = None) -> Source:
+def read_source(path: str | Path) -> Source:
     """Read a spec file.
 
     Args:
         path: the file.
-        name: how to call it in diagnostics; the path itself by default.
     """
-    name = name or Path(path).as_posix()
+    name = Path(path).as_posix()
     try:
         with Path(path).open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)

@@ -18,6 +18,7 @@ from specrunner.proof.matrix import Matrix
 from specrunner.proof.proving import Trial
 from specrunner.results import CaseResult
 from specrunner.runner import RunOptions
+from tests.workplace import NO_CLUSTER
 
 SPEC = """\
 version: 1
@@ -101,7 +102,7 @@ def test_the_executor_that_is_stated_serves(
     monkeypatch.setenv("SPECRUNNER_RAY_ADDRESS", "127.0.0.1:1")
     (folder / "good.yaml").write_text(SPEC.replace("LAYER", "logits"))
     assert main([command, "good.yaml"]) == ExitCode.USAGE
-    assert "the Ray cluster 127.0.0.1:1 cannot be joined" in capsys.readouterr().err
+    assert NO_CLUSTER in capsys.readouterr().err
 
 
 def test_a_report_that_cannot_be_written_is_an_error_before_the_run(
