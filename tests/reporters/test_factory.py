@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from specrunner.config import OUTPUT_FORMATS
 from specrunner.reporters.base import REPORTERS, Reporter, find_reporter
-from specrunner.reporters.factory import OUTPUT_FORMATS
+from specrunner.reporters.factory import TERMINALS
 
 
 @pytest.mark.parametrize("name", REPORTERS)
@@ -18,7 +19,8 @@ def test_every_named_reporter_is_there(name: str) -> None:
 
 
 def test_every_output_format_names_a_reporter() -> None:
-    assert set(OUTPUT_FORMATS.values()) <= set(REPORTERS)
+    assert TERMINALS.keys() == set(OUTPUT_FORMATS)
+    assert set(TERMINALS.values()) <= set(REPORTERS)
 
 
 def test_a_run_without_reports_imports_nothing_heavy(tmp_path: Path) -> None:
