@@ -7,7 +7,6 @@ above them.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from specrunner.errors import ConfigurationError
+from specrunner.words import did_you_mean
 
 OUTPUT_FORMATS = ("full", "concise", "github")
 COLORS = ("auto", "always", "never")
@@ -285,12 +285,6 @@ def is_ci(environ: Mapping[str, str]) -> bool:
     return environ.get("CI", "").strip().lower() not in ("", "0", "false", "no")
 
 
-def suggest(word: str, known: Iterable[str]) -> str | None:
-    """Return "did you mean ...?" for the known word closest to `word`, or None when none is close."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else None
-
-
 def _variable(name: str) -> str:
     return f"SPECRUNNER_{name.upper()}"
 
@@ -300,11 +294,9 @@ def _check_variables(environ: Mapping[str, str]) -> None:
     known = {_variable(name) for name in (*_CONVERTERS, "profile")} | _NOT_SETTINGS
     for name in sorted(environ):
         if name.startswith("SPECRUNNER_") and name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-            if close:
-                raise ConfigurationError(
-                    f"the environment variable {name} is not a setting", help=f"did you mean {close[0]}?"
-                )
+            meant = did_you_mean(name, known, cutoff=0.85)
+            if meant:
+                raise ConfigurationError(f"the environment variable {name} is not a setting", help=meant)
 
 
 def _profile_table(table: Mapping[str, Any], profile: str, file: Path | None) -> tuple[Mapping[str, Any], str]:
@@ -312,7 +304,7 @@ def _profile_table(table: Mapping[str, Any], profile: str, file: Path | None) ->
     title = f"[tool.specrunner.profiles.{profile}]"
     if profile not in profiles:
         known = f"the profiles are {', '.join(profiles)}" if profiles else f"add {title} to pyproject.toml"
-        raise ConfigurationError(f"no profile {profile!r}", help=suggest(profile, profiles) or known)
+        raise ConfigurationError(f"no profile {profile!r}", help=did_you_mean(profile, profiles) or known)
     values = _as_table(profiles[profile], title, file)
     _check_keys(values, _CONVERTERS, title, file)
     return values, title
@@ -330,5 +322,5 @@ def _check_keys(table: Mapping[str, Any], known: Iterable[str], title: str, file
         if key not in known:
             raise ConfigurationError(
                 f"unknown key {key!r} in {title} of {file}",
-                help=suggest(key, known) or f"the keys are {', '.join(known)}",
+                help=did_you_mean(key, known) or f"the keys are {', '.join(known)}",
             )

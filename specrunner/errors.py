@@ -31,6 +31,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar
 
+from specrunner.words import plural
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -81,8 +83,7 @@ class SpecError(SpecrunnerError):
     """
 
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
-        count = len(diagnostics)
-        super().__init__(f"{count} problem{'s' if count != 1 else ''} in the specs")
+        super().__init__(f"{plural(len(diagnostics), 'problem')} in the specs")
         self.diagnostics = tuple(diagnostics)
 
 

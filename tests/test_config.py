@@ -81,7 +81,7 @@ def test_other_keys_of_the_command_line_are_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message", "help"),
     [
-        ("[tool.specrunner]\njbos = 1", "unknown key 'jbos' in [tool.specrunner]", "did you mean jobs?"),
+        ("[tool.specrunner]\njbos = 1", "unknown key 'jbos' in [tool.specrunner]", "did you mean `jobs`?"),
         ("[tool.specrunner]\nxyz = 1", "unknown key 'xyz'", "the keys are jobs"),
         ("[tool.specrunner]\njobs = 0", "jobs from [tool.specrunner]", None),
         ("[tool.specrunner]\njobs = true", "a whole number of at least 1", None),
@@ -91,7 +91,7 @@ def test_other_keys_of_the_command_line_are_left_alone(tmp_path):
         ("[tool.specrunner]\njunit_xml = 3", "a file name", None),
         ("[tool]\nspecrunner = 3", "must be a table", None),
         ("[tool.specrunner]\nprofiles = 3", "must be a table", None),
-        ("[tool.specrunner.engines.vllm]\npyhton = 'x'", "unknown key 'pyhton'", "did you mean python?"),
+        ("[tool.specrunner.engines.vllm]\npyhton = 'x'", "unknown key 'pyhton'", "did you mean `python`?"),
         ("[tool.specrunner.engines.vllm]\npython = 3", "must be the path of an interpreter", None),
         ("[tool.specrunner.engines.vllm.env]\nA = 3", "env.A", None),
         ("[tool.specrunner", "is not valid TOML", None),
@@ -105,7 +105,7 @@ def test_wrong_tables(project, text, message, help):
     assert help is None or caught.value.help.startswith(help)
 
 
-@pytest.mark.parametrize(("profile", "help"), [("cii", "did you mean ci?"), ("zzz", "the profiles are ci")])
+@pytest.mark.parametrize(("profile", "help"), [("cii", "did you mean `ci`?"), ("zzz", "the profiles are ci")])
 def test_an_unknown_profile(project, profile, help):
     with pytest.raises(ConfigurationError, match="no profile") as caught:
         load_settings({"profile": profile}, {}, project(PROJECT))

@@ -19,6 +19,7 @@ TARGET = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 FLOORS = (
+    ("words",),
     ("errors", "folders", "secrets", "devices", "interrupts"),
     ("files",),
     ("config", "catalogue", "faults", "benchmark_record"),

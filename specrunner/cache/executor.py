@@ -15,7 +15,7 @@ from specrunner.plan.model import PlannedSession
 from specrunner.requests import Evidence, Request
 from specrunner.sessions.captures import StoredCapture, locate_capture, read_capture
 from specrunner.sessions.executor import Answer, Deliver, Executor
-from specrunner.spec.diagnostics import count
+from specrunner.words import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ def look_ahead(store: Store, stamper: Stamper, planned: PlannedSession) -> Outlo
         (led, "led by a capture that is made anew"),
         (unkept - led, "of data that is not on this machine"),
     )
-    return Outlook(kept, "; ".join(f"{count(number, 'request')} {why}" for number, why in reasons if number > 0))
+    return Outlook(kept, "; ".join(f"{plural(number, 'request')} {why}" for number, why in reasons if number > 0))
 
 
 def is_led_anew(store: Store, stamper: Stamper, request: Request) -> bool:

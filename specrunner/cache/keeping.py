@@ -19,6 +19,7 @@ from specrunner.plan.model import Foresight, Plan, PlannedCase, PlannedSession
 from specrunner.requests import Evidence
 from specrunner.results import CaseResult
 from specrunner.sessions.executor import Deliver, Executor
+from specrunner.words import plural
 
 DIGESTS = "digests"
 """Folder, in a store's, of the digests of files."""
@@ -128,6 +129,6 @@ class RunCache:
         """Return a line on each thing about the store that its user should know."""
         lines = [self.store.problem] if self.store.problem else []
         if self.store.damaged:
-            some = "1 kept entry was" if self.store.damaged == 1 else f"{self.store.damaged} kept entries were"
+            some = plural(self.store.damaged, "kept entry was", "kept entries were")
             lines.append(f"{some} damaged or of another version, and made again")
         return lines

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from specrunner.calibration.noise import Noise
 from specrunner.calibration.rewriting import format_limit
-from specrunner.reporters.wording import plural
+from specrunner.words import plural
 
 
 def format_noises(noises: Sequence[Noise]) -> Iterator[str]:

@@ -80,10 +80,9 @@ class _Parser(argparse.ArgumentParser):
             word, known = choice[1], re.findall(r"[\w-]+", choice[2])
         else:
             return None
-        from specrunner.spec.diagnostics import suggest
+        from specrunner.words import did_you_mean
 
-        near = suggest(word, known)
-        return f"did you mean `{near}`?" if near else None
+        return did_you_mean(word, known)
 
     def _list_options(self) -> set[str]:
         """Return the options of this parser and of the commands that were declared."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from specrunner.cli.selection import DEFAULT_PATH, add_path_argument, load_paths
 from specrunner.errors import ExitCode, UsageError
+from specrunner.words import escape_controls, plural
 
 if TYPE_CHECKING:
     from specrunner.golden.review import Waiting
@@ -99,7 +100,7 @@ def show_status(options: argparse.Namespace, loaded: LoadedSpecs) -> int:
         print(f"no case  {slot.label}: `specrunner golden prune` deletes it")
     size = sum(measure_bytes(entry.slot) for entry in entries) + sum(map(measure_bytes, unreferenced))
     print(
-        f"{_count(len(entries), 'golden')}, {size / 1e6:.2f} MB; {_count(len(unreferenced), 'golden')} without a case"
+        f"{plural(len(entries), 'golden')}, {size / 1e6:.2f} MB; {plural(len(unreferenced), 'golden')} without a case"
     )
     return ExitCode.FAILED if bad else ExitCode.PASSED
 
@@ -156,7 +157,7 @@ def review_waiting(waiting: list[Waiting], *, as_json: bool) -> int:
     if not waiting:
         print("no golden waits for a review")
         return ExitCode.PASSED
-    counts = review(waiting, input, lambda line: print(_printable(line), flush=True))
+    counts = review(waiting, input, lambda line: print(escape_controls(line), flush=True))
     print(", ".join(f"{number} {name}" for name, number in counts.items()))
     return ExitCode.PASSED
 
@@ -188,17 +189,5 @@ def settle(options: argparse.Namespace, waiting: Sequence[Waiting]) -> int:
             if error.help:
                 print(f"  help: {error.help}", file=sys.stderr)
             continue
-        print(f"{options.golden_command}ed {_printable(one.slot.label)}")
+        print(f"{options.golden_command}ed {escape_controls(one.slot.label)}")
     return ExitCode.USAGE if refused else ExitCode.PASSED
-
-
-def _printable(line: str) -> str:
-    from specrunner.spec.diagnostics import escape_controls
-
-    return escape_controls(line)
-
-
-def _count(number: int, noun: str) -> str:
-    from specrunner.spec.diagnostics import count
-
-    return count(number, noun)

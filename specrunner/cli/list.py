@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the selected cases."""
-    from specrunner.spec.diagnostics import count, escape_controls
+    from specrunner.words import escape_controls, plural
 
     cases = select_cases(options)
     if options.json:
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     for case in cases:
         print(escape_controls(case.node_id) + (f"  [{' '.join(case.tags)}]" if case.tags else ""))
     suites = len({case.suite for case in cases})
-    print(f"{count(len(cases), 'case')} in {count(suites, 'suite')}")
+    print(f"{plural(len(cases), 'case')} in {plural(suites, 'suite')}")
     return ExitCode.PASSED
 
 

@@ -93,9 +93,9 @@ def select_cases(
     """
     from specrunner.plan.capabilities import check_capabilities
     from specrunner.plan.shards import parse_shard
-    from specrunner.spec.diagnostics import count
     from specrunner.spec.select import Selection, parse_parameter
     from specrunner.spec.select import select_cases as narrow_cases
+    from specrunner.words import plural
 
     shard = parse_shard(options.shard) if options.shard else None
     loaded = load_paths(options.paths, timeout)
@@ -106,7 +106,7 @@ def select_cases(
         if shard is None:
             return selected
         kept = tuple(shard.select(selected))
-        print(f"shard {options.shard}: {len(kept):,} of {count(len(selected), 'case')}", file=sys.stderr)
+        print(f"shard {options.shard}: {len(kept):,} of {plural(len(selected), 'case')}", file=sys.stderr)
         return kept
     except NothingVerified as error:
         no_cases = no_cases or options.no_cases or "fail"

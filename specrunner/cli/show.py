@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from specrunner.config import COLORS
 from specrunner.errors import ExitCode, UsageError
+from specrunner.words import did_you_mean
 
 if TYPE_CHECKING:
     from specrunner.reporters.record import CaseRecord, RunRecord
@@ -83,8 +83,8 @@ def find_case(run: RunRecord, name: str) -> CaseRecord:
             names = "\n    ".join(escape_line(case.node_id) for case in fits[:_MOST_NAMES])
             more = f"\n    and {len(fits) - _MOST_NAMES} more" if len(fits) > _MOST_NAMES else ""
             raise UsageError(f"{name!r} fits {len(fits)} cases:\n    {names}{more}", help="name one of them")
-    near = difflib.get_close_matches(name, [text for case in run.cases for text in (case.name, case.id)], 1)
+    meant = did_you_mean(name, [text for case in run.cases for text in (case.name, case.id)], most=10_000)
     raise UsageError(
         f"the last run has no case {name!r}",
-        help=f"did you mean {near[0]!r}?" if near else "`specrunner show` lists its cases",
+        help=meant or "`specrunner show` lists its cases",
     )

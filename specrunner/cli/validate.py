@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print what is wrong with all specs, or how many cases are valid."""
     from specrunner.plan.capabilities import check_capabilities
-    from specrunner.spec.diagnostics import count, print_diagnostics
+    from specrunner.spec.diagnostics import print_diagnostics
+    from specrunner.words import plural
 
     loaded = check_capabilities(load_paths(options.paths))
     if loaded.diagnostics:
@@ -36,5 +37,5 @@ def run(options: argparse.Namespace) -> int:
         print("no spec files here" if not loaded.files else "no cases here")
         return ExitCode.NOTHING_VERIFIED
     verb = "is" if len(loaded.cases) == 1 else "are"
-    print(f"{count(len(loaded.cases), 'case')} in {count(len(loaded.files), 'file')} {verb} valid")
+    print(f"{plural(len(loaded.cases), 'case')} in {plural(len(loaded.files), 'file')} {verb} valid")
     return ExitCode.PASSED

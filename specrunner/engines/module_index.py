@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from specrunner.engines.name_maps import HookPoint, NameMap
 from specrunner.errors import CaptureIncomplete
-from specrunner.spec.diagnostics import suggest
 from specrunner.spec.tensor_names import PASSES, match_name, model_order, select_names
+from specrunner.words import suggest
 
 if TYPE_CHECKING:
     import torch

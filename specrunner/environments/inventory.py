@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from specrunner.catalogue.engines import engine_names
-from specrunner.config import EngineTable, find_project_table, read_engine_tables, suggest
+from specrunner.config import EngineTable, find_project_table, read_engine_tables
 from specrunner.engines.base import Capabilities
 from specrunner.engines.registry import find_engine
 from specrunner.environments.doctor import Examination, Problem, examine_environment, examine_lock
@@ -26,6 +26,7 @@ from specrunner.environments.interpreters import (
 from specrunner.environments.locks import Lock, choose_lock, list_locks
 from specrunner.environments.own_imports import missing_packages
 from specrunner.errors import ConfigurationError, UsageError
+from specrunner.words import did_you_mean
 
 Examine = Callable[[], Examination]
 """Examines one interpreter."""
@@ -110,7 +111,7 @@ def find_examinations(names: Sequence[str]) -> Iterator[tuple[str, Examine]]:
             yield name, partial(examine_lock, locks[name])
         else:
             known = [*engine_names(), *locks]
-            raise UsageError(f"no engine or environment {name!r}", help=suggest(name, known) or f"known: {known}")
+            raise UsageError(f"no engine or environment {name!r}", help=did_you_mean(name, known) or f"known: {known}")
 
 
 def _examine_absent(name: str, table: EngineTable, locks: dict[str, Lock]) -> Iterator[tuple[str, Examine]]:

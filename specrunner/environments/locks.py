@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import specrunner
-from specrunner.config import suggest
 from specrunner.devices import has_cuda
 from specrunner.errors import UsageError
+from specrunner.words import did_you_mean
 
 FOLDER = Path(specrunner.__file__).parent / "locks"
 """Where the lock files that we ship are."""
@@ -118,5 +118,5 @@ def choose_lock(name: str) -> Lock:
             return locks[flavour]
     known = [*locks, *dict.fromkeys(lock.engine for lock in locks.values())]
     raise UsageError(
-        f"no environment {name!r}", help=suggest(name, known) or f"the environments are {', '.join(locks)}"
+        f"no environment {name!r}", help=did_you_mean(name, known) or f"the environments are {', '.join(locks)}"
     )

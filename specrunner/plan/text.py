@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from specrunner.plan.model import Foresight, Plan, PlannedCase, PlannedSession
-from specrunner.spec.diagnostics import count
+from specrunner.words import plural
 
 
 def format_plan(plan: Plan, foresight: Foresight | None = None) -> Iterator[str]:
@@ -18,8 +18,8 @@ def format_plan(plan: Plan, foresight: Foresight | None = None) -> Iterator[str]
     asked = sum(len(planned.evidence) for planned in running)
     requests = sum(len(session.requests) for session in plan.sessions)
     yield (
-        f"{count(len(running), 'case')} on {count(len(plan.sessions), 'session')}, "
-        f"{count(requests, 'distinct request')} of {asked:,} asked for"
+        f"{plural(len(running), 'case')} on {plural(len(plan.sessions), 'session')}, "
+        f"{plural(requests, 'distinct request')} of {asked:,} asked for"
     )
     for planned_session in plan.sessions:
         session = planned_session.session
@@ -29,12 +29,12 @@ def format_plan(plan: Plan, foresight: Foresight | None = None) -> Iterator[str]
             options = " ".join(f"{key}={value}" for key, value in session.options.items())
             yield f"    options: {options}"
         decodes = sum(request.decode is not None for request in planned_session.requests)
-        asked_here = count(len(planned_session.requests), "request")
+        asked_here = plural(len(planned_session.requests), "request")
         yield f"    1 load, {asked_here} ({decodes} with decoding) for {', '.join(suites)}"
         if foresight is not None:
             yield f"    {describe_foresight(planned_session, foresight)}"
     if foresight is not None and foresight.verdicts:
-        yield f"  {count(foresight.verdicts, 'verdict')} kept: nothing that they come from has changed"
+        yield f"  {plural(foresight.verdicts, 'verdict')} kept: nothing that they come from has changed"
     skipped = [planned for planned in plan.cases if planned.skip is not None]
     reasons = Counter((planned.skip.message, planned.skip.help) for planned in skipped if planned.skip)
     for (message, help_text), skips in reasons.items():
@@ -57,7 +57,7 @@ def _tell_absent(skipped: Sequence[PlannedCase]) -> Iterator[str]:
                 sessions.setdefault(line, {}).setdefault(options)
     if sessions:
         total = sum(map(len, sessions.values()))
-        yield f"  a machine with what these cases require would start {count(total, 'session')}:"
+        yield f"  a machine with what these cases require would start {plural(total, 'session')}:"
     for line, variants in sessions.items():
         for stated in variants:
             yield f"    session {line}"
@@ -72,5 +72,5 @@ def describe_foresight(planned: PlannedSession, foresight: Foresight) -> str:
         return "does not run: the verdicts of its cases are kept"
     if kept == needed:
         return "does not run: its answers are kept"
-    some = f" ({kept} of {count(needed, 'answer')} kept)" if kept else ""
+    some = f" ({kept} of {plural(needed, 'answer')} kept)" if kept else ""
     return f"runs because {why}{some}"

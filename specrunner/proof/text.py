@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from specrunner.proof.matrix import Entry, Matrix, Outcome, Row
 from specrunner.proof.shares import Share
-from specrunner.reporters.wording import plural
+from specrunner.words import plural
 
 _MOST_ALARMS = 20
 

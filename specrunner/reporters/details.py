@@ -18,8 +18,9 @@ from specrunner.reporters.exhibits import describe_diagnosis, describe_exhibits,
 from specrunner.reporters.margins import describe_worst, find_margins
 from specrunner.reporters.record import CaseRecord, EngineRecord
 from specrunner.reporters.style import PLAIN, VERDICT_STYLES, Palette
-from specrunner.reporters.wording import format_number, plural
+from specrunner.reporters.wording import format_number
 from specrunner.results import CheckResult, Failure, Verdict, describe_repeats, find_failed_repeats, select_telling
+from specrunner.words import plural
 
 LABELS: dict[Verdict, str] = {
     Verdict.PASSED: "PASS",

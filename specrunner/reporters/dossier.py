@@ -15,7 +15,8 @@ from specrunner.reporters.details import (
 from specrunner.reporters.escape import escape_line
 from specrunner.reporters.record import CaseRecord, EngineRecord, RunRecord
 from specrunner.reporters.style import Palette
-from specrunner.reporters.wording import describe_counts, format_number, format_seconds, plural
+from specrunner.reporters.wording import describe_counts, format_number, format_seconds
+from specrunner.words import plural
 
 _ALL_LINES = 10_000
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from specrunner.words import escape_character
+
 _UNSAFE = re.compile(
     "["
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, except tab and line feed
@@ -81,7 +83,4 @@ def escape_json(value: Any) -> Any:
 def _show(match: re.Match[str]) -> str:
     character = match.group()
     named = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}.get(character)
-    if named:
-        return named
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return named or escape_character(character)

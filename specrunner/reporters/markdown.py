@@ -8,8 +8,9 @@ import shlex
 from specrunner.reporters.details import LABELS, describe_case
 from specrunner.reporters.escape import escape_line
 from specrunner.reporters.record import CaseRecord, RunRecord
-from specrunner.reporters.wording import describe_counts, format_seconds, plural
+from specrunner.reporters.wording import describe_counts, format_seconds
 from specrunner.results import Verdict
+from specrunner.words import plural
 
 MOST_BYTES = 900_000
 """GitHub refuses a step's summary above 1 MiB; what does not fit is counted."""

@@ -25,8 +25,9 @@ from specrunner.events import (
 from specrunner.reporters.console import Console, fit_cells
 from specrunner.reporters.escape import escape_line
 from specrunner.reporters.style import VERDICT_STYLES, Palette, is_terminal
-from specrunner.reporters.wording import describe_counts, format_seconds, plural
+from specrunner.reporters.wording import describe_counts, format_seconds
 from specrunner.results import Verdict
+from specrunner.words import plural
 
 _MOST_SESSIONS = 4
 _REFRESH_SECONDS = 0.2

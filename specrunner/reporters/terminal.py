@@ -17,8 +17,9 @@ from specrunner.reporters.files import FileReporter
 from specrunner.reporters.progress import Progress
 from specrunner.reporters.record import CaseRecord, RunRecord, SessionRecord, count_verdicts, record_result
 from specrunner.reporters.style import VERDICT_STYLES, Palette, is_terminal
-from specrunner.reporters.wording import describe_counts, format_seconds, plural
+from specrunner.reporters.wording import describe_counts, format_seconds
 from specrunner.results import Verdict
+from specrunner.words import plural
 
 BAD = (Verdict.FAILED, Verdict.ERROR, Verdict.XPASSED)
 _MOST_BLOCKS = 50

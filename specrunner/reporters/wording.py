@@ -1,4 +1,4 @@
-"""Numbers and nouns as people read them."""
+"""Verdicts and numbers as people read them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from specrunner.results import Verdict
+from specrunner.words import plural
 
 VERDICT_WORDS: dict[Verdict, str] = {
     Verdict.FAILED: "failed",
@@ -17,11 +18,6 @@ VERDICT_WORDS: dict[Verdict, str] = {
     Verdict.SKIPPED: "skipped",
 }
 """How a count of each verdict is named, the worst first."""
-
-
-def plural(count: int, noun: str, many: str | None = None) -> str:
-    """Return `1 case`, `2 cases`; `many` where adding an s is not enough."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {many or noun + 's'}"
 
 
 def describe_counts(counts: Mapping[Verdict, int]) -> list[tuple[Verdict, str]]:

@@ -22,6 +22,7 @@ from typing import Any
 
 from specrunner.folders import cache_folder, hold_lock
 from specrunner.requests import Request, Session
+from specrunner.words import plural
 
 LOCK = "lock"
 
@@ -119,7 +120,7 @@ class AnswerShelf:
         used = sum(book.used for book in self._books.values())
         if not used:
             return []
-        some = "1 answer was" if used == 1 else f"{used} answers were"
+        some = plural(used, "answer was", "answers were")
         return [f"{some} taken from an earlier, interrupted run; --no-cache asks again"]
 
 

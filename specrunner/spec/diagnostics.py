@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -10,13 +9,12 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from specrunner.spec.model import Location
+from specrunner.words import escape_controls, plural, suggest
 
 MAX_LINE = 120
 """Columns of a source line that are shown; a longer line is cut around the culprit."""
 _TAB = 4
 _FEW = 8
-_LONGEST_WORD = 100
-_MOST_CANDIDATES = 256
 _LONGEST_MESSAGE = 1000
 
 ENOUGH = 500
@@ -82,15 +80,6 @@ def sort_diagnostics(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...
     return tuple(sorted(distinct, key=lambda d: (order[d.location.path], d.location.line, d.location.column, d.code)))
 
 
-def suggest(word: str, candidates: Iterable[str]) -> str | None:
-    """Return the candidate that `word` was probably meant to be, or None."""
-    by_folded = {candidate.casefold(): candidate for candidate in candidates}
-    if len(word) > _LONGEST_WORD or len(by_folded) > _MOST_CANDIDATES:
-        return None  # to look for a near one would take seconds
-    close = difflib.get_close_matches(word.casefold(), by_folded, n=1, cutoff=0.6)
-    return by_folded[close[0]] if close else None
-
-
 def accepted_values(word: str, candidates: Sequence[str], what: str = "accepted") -> str:
     """Return a help text: did-you-mean for a close candidate; all candidates where they are few or none is close."""
     names = sorted(dict.fromkeys(candidates)) if len(candidates) > 6 else list(dict.fromkeys(candidates))
@@ -101,13 +90,6 @@ def accepted_values(word: str, candidates: Sequence[str], what: str = "accepted"
     if guess and len(names) > _FEW:
         return f"did you mean `{guess}`?"
     return f"did you mean `{guess}`? {what}: {listed}" if guess else f"{what}: {listed}"
-
-
-def escape_controls(text: str) -> str:
-    """Return `text` with everything a terminal could act on (controls, lone surrogates, bidi marks) as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == " " else _escape(c) for c in text)
 
 
 def _brief(text: str) -> str:
@@ -127,11 +109,6 @@ def _char_width(char: str) -> int:
     if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _underline(line: str, column: int, width: int) -> tuple[str, str]:
@@ -172,9 +149,4 @@ def print_diagnostics(diagnostics: Sequence[Diagnostic], stream: TextIO, color: 
     for diagnostic in diagnostics:
         stream.write(diagnostic.render(color) + "\n\n")
     files = len({diagnostic.location.path for diagnostic in diagnostics})
-    stream.write(f"{count(len(diagnostics), 'problem')} in {count(files, 'file')}\n")
-
-
-def count(number: int, noun: str) -> str:
-    """Return `1 case`, `2 cases`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    stream.write(f"{plural(len(diagnostics), 'problem')} in {plural(files, 'file')}\n")

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from specrunner.catalogue.engines import engine_names
 from specrunner.errors import SpecError, UsageError
 from specrunner.spec.cases import CaseReader
-from specrunner.spec.diagnostics import ENOUGH, Diagnostic, accepted_values, count, sort_diagnostics
+from specrunner.spec.diagnostics import ENOUGH, Diagnostic, accepted_values, sort_diagnostics
 from specrunner.spec.merge import span_at
 from specrunner.spec.model import Case, Location
 from specrunner.spec.paths import SpecFile, find_files
 from specrunner.spec.schema import compile_definition
 from specrunner.spec.source import Source, read_source
 from specrunner.spec.tree import Map, Seq
+from specrunner.words import plural
 
 MAX_DIAGNOSTICS = 100
 """Diagnostics that are shown of one file, and broken cases that are explained."""
@@ -164,7 +165,7 @@ def _explain(source: Source, root: Map, valid: Sequence[bool], diagnostics: Sequ
             found.append(diagnostic)
     if len(broken) > MAX_DIAGNOSTICS:
         span, _ = span_at(root, ("cases", broken[MAX_DIAGNOSTICS]))
-        found.append(_omit(count(len(broken) - MAX_DIAGNOSTICS, "more broken case"), source.locate(span[0])))
+        found.append(_omit(plural(len(broken) - MAX_DIAGNOSTICS, "more broken case"), source.locate(span[0])))
     return found
 
 
@@ -179,7 +180,7 @@ def _bounded(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     told = [diagnostic for diagnostic in found if diagnostic.code != _OMITTED]
     if len(told) > MAX_DIAGNOSTICS:
         least = "at least " if len(told) >= ENOUGH else ""
-        more = count(len(told) - MAX_DIAGNOSTICS, "more problem")
+        more = plural(len(told) - MAX_DIAGNOSTICS, "more problem")
         omitted.insert(0, _omit(least + more, told[MAX_DIAGNOSTICS].location))
     return (*told[:MAX_DIAGNOSTICS], *omitted)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from specrunner.errors import UsageError
-from specrunner.spec.diagnostics import suggest
 from specrunner.spec.model import Case
+from specrunner.words import suggest
 
 EXTENSIONS = (".yaml", ".yml")
 SEPARATOR = "::"

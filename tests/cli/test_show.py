@@ -94,7 +94,7 @@ def test_json_is_the_reports(capsys: pytest.CaptureFixture[str]) -> None:
     ("name", "message"),
     [
         ("glass", "'glass' fits 4 cases:\n    specs/smoke/glass.yaml::passes["),
-        ("depe", "the last run has no case 'depe'\n  help: did you mean 'deep'?"),
+        ("depe", "the last run has no case 'depe'\n  help: did you mean `deep`?"),
         ("zzz", "the last run has no case 'zzz'\n  help: `specrunner show` lists its cases"),
     ],
 )

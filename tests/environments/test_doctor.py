@@ -195,7 +195,7 @@ class TestInventory:
         make_lock("toy-cpu", "alpha==1.0")
         with pytest.raises(UsageError, match="'toi'") as caught:
             list(find_examinations(["toi"]))
-        assert caught.value.help == "did you mean toy?"
+        assert caught.value.help == "did you mean `toy`?"
 
 
 class TestCommands:
@@ -228,7 +228,7 @@ class TestCommands:
 
     def test_install_of_nothing_known(self, lock, engines, capsys):
         assert main(["engines", "install", "toy-cpv"]) == 4
-        assert "did you mean toy-cpu?" in capsys.readouterr().err
+        assert "did you mean `toy-cpu`?" in capsys.readouterr().err
 
 
 def test_an_interpreter_of_the_users_own(tmp_path):

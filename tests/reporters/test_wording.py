@@ -1,20 +1,11 @@
-"""Numbers and nouns read well."""
+"""Verdicts and numbers read well."""
 
 from __future__ import annotations
 
 import pytest
 
-from specrunner.reporters.wording import describe_counts, format_number, format_seconds, plural
+from specrunner.reporters.wording import describe_counts, format_number, format_seconds
 from specrunner.results import Verdict
-
-
-@pytest.mark.parametrize(("count", "shown"), [(0, "0 cases"), (1, "1 case"), (2, "2 cases"), (5000, "5,000 cases")])
-def test_plural(count: int, shown: str) -> None:
-    assert plural(count, "case") == shown
-
-
-def test_plural_takes_an_irregular_form() -> None:
-    assert plural(2, "entry", "entries") == "2 entries"
 
 
 def test_counts_come_worst_first_and_leave_out_what_did_not_occur() -> None:

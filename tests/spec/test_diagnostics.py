@@ -11,13 +11,9 @@ from hypothesis import strategies as st
 from specrunner.spec.diagnostics import (
     MAX_LINE,
     Diagnostic,
-    accepted_values,
-    count,
     display_width,
-    escape_controls,
     print_diagnostics,
     sort_diagnostics,
-    suggest,
 )
 from specrunner.spec.model import Location
 
@@ -96,18 +92,6 @@ def test_a_long_line_is_cut_around_the_culprit() -> None:
     assert source[carets.index("^") : carets.rindex("^") + 1] == "HERE"
 
 
-def test_suggestions() -> None:
-    assert suggest("promt", ["prompt", "tokens"]) == "prompt"
-    assert suggest("DType", ["dtype"]) == "dtype"
-    assert suggest("zzz", ["dtype"]) is None
-    assert accepted_values("flot32", ["float32", "float64"]) == "did you mean `float32`? accepted: `float32`, `float64`"
-    assert accepted_values("zzz", ["b", "a"]) == "accepted: `b`, `a`"
-    assert accepted_values("zzz", []) == "accepted: none"
-    many = [f"value{n}" for n in range(30)]
-    assert accepted_values("value1", many) == "did you mean `value1`?"
-    assert accepted_values("zzz", many).endswith(" and 10 more")
-
-
 def test_diagnostics_are_sorted_by_file_line_and_column_and_each_told_once() -> None:
     late, early, other = make(number=9), make(number=2), make(path="b.yaml", number=1)
     assert sort_diagnostics([late, other, early, late]) == (early, late, other)
@@ -118,14 +102,6 @@ def test_printing_ends_with_a_count() -> None:
     print_diagnostics([make(), make(path="b.yaml")], stream)
     assert stream.getvalue().endswith("did you mean?\n\n2 problems in 2 files\n")
     assert "\x1b" not in stream.getvalue()
-
-
-def test_controls_are_escaped() -> None:
-    assert escape_controls("a\x00\x1b\u2028\ud800\U000e0001b") == "a\\x00\\x1b\\u2028\\ud800\\U000e0001b"
-
-
-def test_counts() -> None:
-    assert [count(n, "case") for n in (0, 1, 2, 5000)] == ["0 cases", "1 case", "2 cases", "5,000 cases"]
 
 
 @pytest.mark.parametrize(("length", "shown"), [(1000, "x" * 1000), (1001, f"{'x' * 500} … {'x' * 500}")])

@@ -16,8 +16,9 @@ from markupsafe import Markup
 from specrunner.reporters.escape import escape_line
 from specrunner.reporters.html.payload import CHUNK, describe_run, list_cases, make_details
 from specrunner.reporters.record import RunRecord
-from specrunner.reporters.wording import VERDICT_WORDS, describe_counts, plural
+from specrunner.reporters.wording import VERDICT_WORDS, describe_counts
 from specrunner.results import Verdict
+from specrunner.words import plural
 
 _PARTS = ("data", "elements", "charts", "maps", "tokens", "checks", "case", "overview", "main")
 SCRIPTS = tuple(f"{name}.js" for name in _PARTS)

@@ -14,9 +14,10 @@ from specrunner.reporters.escape import escape_line, escape_text
 from specrunner.reporters.evidence import count_later_failures, describe_facts
 from specrunner.reporters.margins import describe_worst, find_margins
 from specrunner.reporters.record import CaseRecord, EngineRecord, RunRecord
-from specrunner.reporters.wording import VERDICT_WORDS, plural
+from specrunner.reporters.wording import VERDICT_WORDS
 from specrunner.results import CheckResult, Verdict, describe_repeats, find_failed_repeats, select_telling
 from specrunner.secrets import own_redactor
+from specrunner.words import plural
 
 CHUNK = 50
 """How many cases are compressed together: the page unpacks only those that are looked at."""

@@ -1,0 +1,52 @@
+"""Counts, guesses and escapes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specrunner.words import did_you_mean, escape_controls, plural, suggest
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, "0 cases"), (1, "1 case"), (2, "2 cases"), (5000, "5,000 cases")])
+def test_plural(count: int, shown: str) -> None:
+    assert plural(count, "case") == shown
+
+
+def test_plural_takes_an_irregular_form() -> None:
+    assert [plural(count, "entry", "entries") for count in (1, 2)] == ["1 entry", "2 entries"]
+
+
+def test_suggestions() -> None:
+    assert suggest("promt", ["prompt", "tokens"]) == "prompt"
+    assert suggest("DType", ["dtype"]) == "dtype"
+    assert suggest("zzz", ["dtype"]) is None
+    assert suggest("promt", ["prompt"], cutoff=0.95) is None
+
+
+def test_nothing_is_suggested_where_it_would_take_long() -> None:
+    assert suggest("p" * 101, ["p" * 100]) is None
+    many = [f"prompt{number}" for number in range(256)]
+    assert suggest("promt1", many) == "prompt1"
+    assert suggest("promt1", [*many, "other"]) is None
+    assert suggest("promt1", [*many, "other"], most=257) == "prompt1"
+
+
+def test_help_asks_for_what_was_meant() -> None:
+    assert did_you_mean("promt", ["prompt", "tokens"]) == "did you mean `prompt`?"
+    assert did_you_mean("zzz", ["prompt"]) is None
+
+
+def test_controls_are_escaped() -> None:
+    assert escape_controls("a\x00\x1b\u2028\ud800\U000e0001b") == "a\\x00\\x1b\\u2028\\ud800\\U000e0001b"
+
+
+@given(st.text(st.characters()))
+def test_escapes_can_be_read_back(text: str) -> None:
+    shown = escape_controls(text)
+    assert shown.isprintable()
+    assert shown == text or "\\" in shown
+    if "\\" not in text:
+        plain = shown.encode("ascii", "backslashreplace").decode("ascii")
+        assert plain.encode("ascii").decode("unicode_escape") == text
