@@ -1,8 +1,9 @@
 """What options say of what an engine loads: nothing that the spec's `model` says, and no further checkpoint unpinned.
 
-Options go to the engine as they are, which could undo what `model` states: its revision, that its code may not run.
-An engine tells which of its own options could (`Capabilities.model_options`, `checkpoint_options`); words that all
-engines share stand here. The plan and the worker both ask, since a caller of the Python API has no plan.
+Options go to the engine as they are, which could undo what `model` states: its revision, that its code may not run. An
+engine tells which of its own options could (`Capabilities.model_options`, `checkpoint_options`); words that all engines
+share are the specs' own (`MODEL_WORDS`); `checkpoint_options` may claim one. The plan and the worker both ask, since a
+caller of the Python API has no plan.
 """
 
 from __future__ import annotations
@@ -15,17 +16,9 @@ from typing import Any
 
 from specrunner.engines.base import Capabilities
 from specrunner.spec.model import Model
-from specrunner.spec.revisions import is_commit
+from specrunner.spec.revisions import MODEL_WORDS, is_commit
 
 Step = str | int
-
-_WORDS = {
-    "revision": "revision",
-    "code_revision": "revision",
-    "trust_remote_code": "trust_remote_code",
-    "allow_pickle": "allow_pickle",
-}
-"""Keys that say what a field of `model` says wherever they stand in options; `checkpoint_options` may claim one."""
 
 _CODE = "auto_map"
 """The key of a configuration that names the code of its classes, which may be another repository's."""
@@ -101,7 +94,9 @@ def find_refusals(options: Mapping[str, Any], model: Model, capabilities: Capabi
     for option in stated:
         field = capabilities.model_options.get(option.name)
         if field is None and option.name not in pins:
-            field = "revision" if option.name in capabilities.checkpoint_options.values() else _WORDS.get(option.word)
+            field = (
+                "revision" if option.name in capabilities.checkpoint_options.values() else MODEL_WORDS.get(option.word)
+            )
         if option.word == _CODE:
             advice = "put the code and its `auto_map` into the checkpoint"
             found.append(Refusal("conflicting-keys", f"`{option.name}` belongs to the checkpoint", advice, option.path))

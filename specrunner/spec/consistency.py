@@ -23,7 +23,7 @@ from specrunner.spec.diagnostics import Diagnostic, accepted_values
 from specrunner.spec.golden_rules import find_unjudgeable
 from specrunner.spec.merge import Fields, Layers
 from specrunner.spec.model import Case, EngineChoice
-from specrunner.spec.revisions import find_variable, is_commit, resolve_revision
+from specrunner.spec.revisions import MODEL_WORDS, find_variable, is_commit, resolve_revision
 from specrunner.spec.tree import Map
 
 _ONE_MODEL = "state exactly one of `id`, `path` and `recipe`"
@@ -33,7 +33,6 @@ _CHECKED = (
     *("decode", "tokens", "tensors", "tolerance", "attention", "golden", "benchmark"),
     *("trajectory", "at", "batch", "repeat"),
 )
-_MODEL_WORDS = ("revision", "trust_remote_code", "allow_pickle")
 _FLOOR_DTYPES = ("float32", "float64")
 _REFERENCE = "e.g. `reference: {engine: hf, dtype: float32}`"
 
@@ -178,9 +177,9 @@ class CaseChecker:
             (reference.get("options"), ("reference", "options")),
             ((reference.get("peer") or {}).get("options"), ("reference", "peer", "options")),
         ]
-        found = [(*path, name) for options, path in places for name in _MODEL_WORDS if name in (options or ())]
+        found = [(*path, name) for options, path in places for name in MODEL_WORDS if name in (options or ())]
         for path in found:
-            advice = f"write `model: {{…, {path[-1]}: …}}`"
+            advice = f"write `model: {{…, {MODEL_WORDS[path[-1]]}: …}}`"
             self._report(layers, "conflicting-keys", f"`{path[-1]}` belongs to the model", advice, *path, at_key=True)
         return not found
 

@@ -5,6 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+MODEL_WORDS = {
+    "revision": "revision",
+    "code_revision": "revision",
+    "trust_remote_code": "trust_remote_code",
+    "allow_pickle": "allow_pickle",
+}
+"""Keys of an engine's options that would say what a field of `model` says, and that field, whatever the engine."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 
