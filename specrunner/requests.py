@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from specrunner.spec.model import Decode, DenoisingState, Evaluation, Model, Prompt
@@ -14,8 +14,7 @@ from specrunner.spec.model import Decode, DenoisingState, Evaluation, Model, Pro
 
 def digest_of(value: Any) -> str:
     """Return the first 16 hex digits of the SHA-256 of `value` as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=_open)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()[:16]
 
 
 def _open(value: Any) -> Any:
@@ -25,12 +24,15 @@ def _open(value: Any) -> Any:
     return list(value)
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_open)
+
+
 @cache
 def _field_names(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Session:
     """One live engine process: everything that must be equal for two cases to share a loaded model.
 
@@ -50,9 +52,9 @@ class Session:
     device: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Digest of all fields."""
+        """Digest of all fields, made once."""
         return digest_of(self)
 
     @property
@@ -78,7 +80,7 @@ class Evidence:
     request: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Request:
     """One input with the tensors to capture and the decoding to do.
 
@@ -123,9 +125,9 @@ class Request:
     at: DenoisingState | None = None
     companions: tuple[Prompt, ...] = ()
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Digest of all fields."""
+        """Digest of all fields, made once."""
         return digest_of(self)
 
     def to_json(self) -> dict[str, Any]:

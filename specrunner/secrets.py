@@ -22,6 +22,9 @@ SHORTEST = 6
 _SHORT, _MOST_CLEAN = 256, 20_000
 """Characters and number of the texts without a secret that a redactor remembers."""
 
+_LONG, _MOST_FACTS = 20_000, 500
+"""The same of whole mappings, as JSON."""
+
 _SECRET_NAME = re.compile(r"(?:TOKEN|SECRET|KEY|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|AUTH)S?(?=_|\d|$)", re.IGNORECASE)
 _PLACE = re.compile(r"_(?:PATH|FILE|DIR|FOLDER|SOCK)$", re.IGNORECASE)
 _SECRET_KEY = re.compile(
@@ -53,6 +56,7 @@ class Redactor:
         known = "|".join(re.escape(value) for value in sorted(values, key=len, reverse=True))
         self._secrets = re.compile("|".join(filter(None, (known, *_SHAPES))))
         self._clean: set[str] = set()
+        self._clean_values: set[str] = set()
 
     def redact(self, text: str) -> str:
         """Return `text` with every secret replaced."""
@@ -64,18 +68,35 @@ class Redactor:
         return found
 
     def redact_values(self, value: Any) -> Any:
-        """Return mappings and lists with the secrets taken out of all their texts, keys included."""
+        """Return mappings and lists with the secrets taken out of all their texts, keys included.
+
+        A mapping in which there is none may come back as it is.
+        """
+        if not isinstance(value, Mapping):
+            return self._redact_values(value)
+        try:
+            text = json.dumps(value)
+        except (TypeError, ValueError):
+            return self._redact_values(value)
+        if text in self._clean_values:
+            return value
+        found = self._redact_values(value)
+        if found == value and len(text) <= _LONG and len(self._clean_values) < _MOST_FACTS:
+            self._clean_values.add(text)  # and the same facts of their engines
+        return found
+
+    def _redact_values(self, value: Any) -> Any:
         if isinstance(value, str):
             return self.redact(value)
         if isinstance(value, Mapping):
             return {
                 self.redact(key) if isinstance(key, str) else key: REDACTED
                 if isinstance(item, str) and item and isinstance(key, str) and is_secret_key(key)
-                else self.redact_values(item)
+                else self._redact_values(item)
                 for key, item in value.items()
             }
         if isinstance(value, list | tuple):
-            return type(value)([self.redact_values(item) for item in value])
+            return type(value)([self._redact_values(item) for item in value])
         return value
 
 

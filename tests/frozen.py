@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from functools import cached_property
 from types import ModuleType
 
 
@@ -18,12 +19,17 @@ def list_classes(place: ModuleType) -> Iterator[type]:
                 yield value
 
 
-def check_frozen(place: ModuleType, mutable: set[str]) -> None:
-    """Assert that classes with fields are dataclasses, slotted, and frozen but for those that are named."""
+def check_frozen(place: ModuleType, mutable: set[str], caching: frozenset[str] = frozenset()) -> None:
+    """Assert that classes with fields are dataclasses, frozen but for `mutable`, and slotted but for `caching`.
+
+    What `caching` names has a `cached_property`, which slots leave no room for.
+    """
     classes = list(list_classes(place))
     found = [kind for kind in classes if dataclasses.is_dataclass(kind)]
     assert found
     assert [kind.__name__ for kind in classes if "__annotations__" in vars(kind) and kind not in found] == []
-    assert [kind.__name__ for kind in found if "__slots__" not in vars(kind)] == []
+    assert {kind.__name__ for kind in found if "__slots__" not in vars(kind)} == caching
+    without = [kind for kind in found if kind.__name__ in caching]
+    assert all(any(isinstance(value, cached_property) for value in vars(kind).values()) for kind in without)
     thawed = {kind.__name__ for kind in found if not kind.__dataclass_params__.frozen}  # type: ignore[attr-defined]
     assert thawed == mutable

@@ -7,9 +7,11 @@ not printable is shown the way a Python literal would show it: `\x1b`, `\u202e`,
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from specrunner.words import escape_character
@@ -26,6 +28,7 @@ _UNSAFE = re.compile(
 )
 _BREAKS = re.compile("[\t\n]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
+_ESCAPED_SURROGATES = re.compile(r"\\ud[89a-f]")
 
 
 def escape_text(text: str) -> str:
@@ -78,6 +81,37 @@ def escape_json(value: Any) -> Any:
     if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes | bytearray):
         return [escape_json(item) for item in value]
     return escape_json(str(value))
+
+
+def encode_json(value: Any) -> str:
+    """Return `escape_json(value)` as JSON text, in ASCII; keys are strings or numbers.
+
+    Most values have nothing to escape, and json's own encoder says so in a fraction of the time.
+    """
+    try:
+        text = _ENCODER.encode(value)
+    except (TypeError, ValueError):
+        text = ""
+    if not text or _ESCAPED_SURROGATES.search(text):
+        text = json.dumps(escape_json(value), allow_nan=False)
+    return text
+
+
+def _open(value: Any) -> Any:
+    """Return what JSON has no word for as `escape_json` would, one level of it."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {name: getattr(value, name) for name in _field_names(type(value))}
+    return escape_json(value)
+
+
+@cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+_ENCODER = json.JSONEncoder(allow_nan=False, default=_open)
 
 
 def _show(match: re.Match[str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specrunner.errors import ConfigurationError
+from specrunner.reporters.escape import encode_json
 from specrunner.reporters.files import FileReporter
 from specrunner.reporters.record import RunRecord
 
@@ -54,17 +55,13 @@ class JsonStreamReporter(JsonReporter):
 def render_json(run: RunRecord) -> bytes:
     """Return the JSON report of `run`: ASCII, a line for each part and each case, so that it can be searched."""
     parts = []
-    for name, value in run.to_json().items():
+    for name, value in {**run.head_to_json(), "cases": [case.list_fields() for case in run.cases]}.items():
         if isinstance(value, list):
-            shown = "[" + ",".join("\n" + _encode(item) for item in value) + "\n]"
+            shown = "[" + ",".join("\n" + encode_json(item) for item in value) + "\n]"
         else:
-            shown = _encode(value)
-        parts.append(f"{_encode(name)}: {shown}")
+            shown = encode_json(value)
+        parts.append(f"{encode_json(name)}: {shown}")
     return ("{\n" + ",\n".join(parts) + "\n}\n").encode("ascii")
-
-
-def _encode(value: object) -> str:
-    return json.dumps(value, allow_nan=False)
 
 
 def read_run(path: Path) -> RunRecord:

@@ -176,9 +176,12 @@ class CaseRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the case's object in the JSON report."""
-        data: dict[str, Any] = escape_json(self)
-        data["command"] = escape_json(self.command)
+        data: dict[str, Any] = escape_json(self.list_fields())
         return data
+
+    def list_fields(self) -> dict[str, Any]:
+        """Return what the case's object in the JSON report is made of."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"command": self.command}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CaseRecord:

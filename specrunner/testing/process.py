@@ -22,6 +22,7 @@ from specrunner.events import CaseFinished, Event
 from specrunner.launch import apply_repeat, apply_timeout, join_cluster, make_options
 from specrunner.plan.build import Planner, make_plan
 from specrunner.reporters.base import Reporter
+from specrunner.reporters.escape import encode_json
 from specrunner.reporters.json import LAST_RUN, JsonReporter
 from specrunner.reporters.ledger import LEDGER, LedgerReporter
 from specrunner.reporters.record import CaseRecord
@@ -43,7 +44,7 @@ class VerdictWriter(Reporter):
     def handle(self, event: Event) -> None:
         """Take one event in."""
         if isinstance(event, CaseFinished):
-            self._write(json.dumps(CaseRecord.from_result(event.result).to_json(), allow_nan=False) + "\n")
+            self._write(encode_json(CaseRecord.from_result(event.result).list_fields()) + "\n")
 
     def close(self) -> None:
         """Close the file."""

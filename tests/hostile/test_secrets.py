@@ -90,6 +90,21 @@ def test_values_under_telling_keys_are_taken_out() -> None:
     }  # fmt: skip
 
 
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["a", "token", "sesame-street"]),
+            st.sampled_from(["sesame-street", "hello", 1, ("hello", "sesame-street"), {"api_key": "x"}, {"key": "x"}]),
+        ),
+        max_size=8,
+    )
+)
+def test_what_was_seen_before_is_taken_out_again(values: list[dict[str, object]]) -> None:
+    redactor = Redactor({"A_KEY": "sesame-street"})
+    for value in values * 2:
+        assert redactor.redact_values(value) == Redactor({"A_KEY": "sesame-street"}).redact_values(value)
+
+
 def test_short_values_are_no_secrets() -> None:
     assert Redactor({"USE_TOKEN": "1", "KEY": "false"}).redact("1 false") == "1 false"
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specrunner.reporters.escape import escape_json, escape_line, escape_text
+from specrunner.reporters.escape import encode_json, escape_json, escape_line, escape_text
 from specrunner.results import Failure, Verdict
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
@@ -87,3 +87,27 @@ def test_json_values_are_what_every_reader_accepts() -> None:
 def test_json_is_strict_and_utf8(value: object) -> None:
     text = json.dumps(escape_json(value), allow_nan=False, ensure_ascii=False)
     assert json.loads(text.encode("utf-8")) == escape_json(value)
+
+
+PLAIN = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), ANY_TEXT, st.binary(), st.sampled_from(Verdict), st.just({1})
+)
+KEYS = st.one_of(ANY_TEXT, st.integers(), st.floats(allow_nan=False, allow_infinity=False))
+VALUES = st.recursive(
+    PLAIN,
+    lambda inner: st.one_of(
+        st.lists(inner),
+        st.tuples(inner, inner),
+        st.dictionaries(KEYS, inner),
+        st.dictionaries(ANY_TEXT, inner).map(MappingProxyType),
+        st.builds(Failure, ANY_TEXT, ANY_TEXT, inner),
+    ),
+    max_leaves=10,
+)
+
+
+@given(VALUES)
+def test_the_fast_encoder_says_the_same(value: object) -> None:
+    text = encode_json(value)
+    assert text == json.dumps(escape_json(value), allow_nan=False)
+    assert text.isascii()
