@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,22 @@ def test_refusals_of_the_full_engine_cost_no_other_request(serve: Serve) -> None
         with pytest.raises(kind):
             served.ask(prompt, tensors)
     assert set(served.tensors(numbers(3), ("logits",))) == {"logits"}
+
+
+def test_an_engine_without_work_takes_no_processor(serve: Serve) -> None:
+    served = serve("glass-0.8m", specrunner_mode="engine", chunked_prefill_size=32)
+    served.ask(numbers(4), ("logits",))
+
+    def used() -> float:
+        """Processor seconds of all processes of the session."""
+        fields = [
+            (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split() for pid in served.processes()
+        ]
+        return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
+
+    before, began = used(), time.monotonic()
+    wait_for(lambda: time.monotonic() - began > 3, "three seconds have passed")
+    assert used() - before < 0.5 * (time.monotonic() - began)
 
 
 def test_a_hang_ends_with_all_processes(serve: Serve) -> None:

@@ -52,6 +52,11 @@ def test_several_ranks_need_the_engine(option: str) -> None:
     assert setup(**{option: 1}).mode == "runner"
 
 
+def test_an_idle_scheduler_sleeps_unless_told_otherwise() -> None:
+    assert setup().keywords["sleep_on_idle"] is True
+    assert setup(sleep_on_idle=False).keywords["sleep_on_idle"] is False
+
+
 def test_the_mode_can_be_chosen() -> None:
     assert setup(specrunner_mode="engine").mode == "engine"
     with pytest.raises(ModelUnsupported, match="'server'"):

@@ -115,6 +115,7 @@ def plan_setup(
         "disable_cuda_graph": True,
         "disable_radix_cache": True,
         "disable_overlap_schedule": True,
+        "sleep_on_idle": True,  # else a scheduler without work takes a whole processor from the other sessions
     }
     if device == "cpu":
         keywords |= {"attention_backend": "torch_native", "max_total_tokens": DEFAULT_TOKENS}
