@@ -54,7 +54,7 @@ class Session:
 
     @cached_property
     def key(self) -> str:
-        """Digest of all fields, made once."""
+        """Digest of all fields."""
         return digest_of(self)
 
     @property
@@ -127,7 +127,7 @@ class Request:
 
     @cached_property
     def key(self) -> str:
-        """Digest of all fields, made once."""
+        """Digest of all fields."""
         return digest_of(self)
 
     def to_json(self) -> dict[str, Any]:

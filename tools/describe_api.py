@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,9 @@ def list_signatures() -> list[str]:
             continue
         lines.append(write_signature(name, found))
         for method, value in list_methods(found) if inspect.isclass(found) else ():
-            shown = f".{method}" if isinstance(value, property) else write_signature(f".{method}", value)
+            shown = (
+                f".{method}" if isinstance(value, property | cached_property) else write_signature(f".{method}", value)
+            )
             lines.append(f"    {shown}")
     return lines
 
@@ -106,7 +109,7 @@ def describe(name: str) -> list[str]:
     if inspect.isclass(found):
         for method, value in list_methods(found):
             summary = (inspect.getdoc(value) or "").partition("\n\n")[0].replace("\n", " ")
-            if isinstance(value, property):
+            if isinstance(value, property | cached_property):
                 lines.append(f"- `.{method}`: {summary}")
             else:
                 lines.append(f"- `{write_signature('.' + method, value)}`: {summary}")
@@ -120,7 +123,7 @@ def list_methods(found: type) -> list[tuple[str, Any]]:
     return [
         (name, getattr(found, name) if isinstance(value, classmethod | staticmethod) else value)
         for name, value in own
-        if inspect.isfunction(value) or isinstance(value, classmethod | staticmethod | property)
+        if inspect.isfunction(value) or isinstance(value, classmethod | staticmethod | property | cached_property)
     ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from specrunner.errors import ConfigurationError
 from specrunner.reporters.escape import encode_json
 from specrunner.reporters.files import FileReporter
-from specrunner.reporters.record import RunRecord
+from specrunner.reporters.record import RunRecord, list_fields
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -55,7 +55,7 @@ class JsonStreamReporter(JsonReporter):
 def render_json(run: RunRecord) -> bytes:
     """Return the JSON report of `run`: ASCII, a line for each part and each case, so that it can be searched."""
     parts = []
-    for name, value in {**run.head_to_json(), "cases": [case.list_fields() for case in run.cases]}.items():
+    for name, value in {**run.head_to_json(), "cases": [list_fields(case) for case in run.cases]}.items():
         if isinstance(value, list):
             shown = "[" + ",".join("\n" + encode_json(item) for item in value) + "\n]"
         else:

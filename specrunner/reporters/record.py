@@ -176,12 +176,8 @@ class CaseRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the case's object in the JSON report."""
-        data: dict[str, Any] = escape_json(self.list_fields())
+        data: dict[str, Any] = escape_json(list_fields(self))
         return data
-
-    def list_fields(self) -> dict[str, Any]:
-        """Return what the case's object in the JSON report is made of."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"command": self.command}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CaseRecord:
@@ -197,6 +193,11 @@ class CaseRecord:
         fields["attempts"] = tuple(_attempt_from_json(attempt) for attempt in data["attempts"])
         fields["diagnosis"] = Diagnosis.from_json(data["diagnosis"]) if data["diagnosis"] else None
         return cls(**fields)
+
+
+def list_fields(case: CaseRecord) -> dict[str, Any]:
+    """Return what the case's object in the JSON report is made of."""
+    return {name: getattr(case, name) for name in CaseRecord.__dataclass_fields__} | {"command": case.command}
 
 
 _LATEST: list[tuple[CaseResult, CaseRecord]] = []

@@ -25,7 +25,7 @@ from specrunner.reporters.base import Reporter
 from specrunner.reporters.escape import encode_json
 from specrunner.reporters.json import LAST_RUN, JsonReporter
 from specrunner.reporters.ledger import LEDGER, LedgerReporter
-from specrunner.reporters.record import CaseRecord
+from specrunner.reporters.record import CaseRecord, list_fields
 from specrunner.runner import Run
 from specrunner.spec.loader import load_specs
 
@@ -44,7 +44,7 @@ class VerdictWriter(Reporter):
     def handle(self, event: Event) -> None:
         """Take one event in."""
         if isinstance(event, CaseFinished):
-            self._write(encode_json(CaseRecord.from_result(event.result).list_fields()) + "\n")
+            self._write(encode_json(list_fields(CaseRecord.from_result(event.result))) + "\n")
 
     def close(self) -> None:
         """Close the file."""
