@@ -40,6 +40,8 @@ class Capabilities:
             where they are keys of a mapping. `revision`, `trust_remote_code` and the like are refused of every engine.
         checkpoint_options: options that name further checkpoints, with the option that states their revision ("" where
             there is none): what holds for the model's files and its pinning holds for theirs.
+        code_options: options that take code from a hub where their value is `owner/name` or true: the model has to be
+            allowed to run code, and the name to carry its commit, `owner/name@REVISION`.
     """
 
     dtypes: Mapping[str, tuple[str, ...]]
@@ -52,6 +54,7 @@ class Capabilities:
     lasting: bool = False
     model_options: Mapping[str, str] = field(default_factory=dict)
     checkpoint_options: Mapping[str, str] = field(default_factory=dict)
+    code_options: tuple[str, ...] = ()
 
 
 GPU_OPTIONS = (

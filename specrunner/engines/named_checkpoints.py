@@ -24,6 +24,10 @@ _CODE = "auto_map"
 """The key of a configuration that names the code of its classes, which may be another repository's."""
 
 
+_HUBS = ("HF_ENDPOINT", "VLLM_USE_MODELSCOPE", "SGLANG_USE_MODELSCOPE")
+"""Variables, in an option that sets those of the engine, which lead to another hub than the caller's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """An option that must not stand.
@@ -103,6 +107,11 @@ def find_refusals(options: Mapping[str, Any], model: Model, capabilities: Capabi
         elif field is not None:
             advice = f"write `model: {{…, {field}: …}}`"
             found.append(Refusal("conflicting-keys", f"`{option.name}` belongs to the model", advice, option.path))
+        elif option.word in _HUBS and option.value not in (None, False, 0, "0"):
+            message = f"`{option.name}` names another hub, where a commit may stand for other files"
+            advice = "set the variable where specrunner is started"
+            found.append(Refusal("unpinned-code", message, advice, option.path))
+    found += _find_kernels(stated, model, capabilities)
     allowed = "trust_remote_code" if model.trust_remote_code else "allow_pickle" if model.allow_pickle else None
     for option, name, revision in _list_named(stated, capabilities):
         if allowed is None or _is_local(name) or ("://" not in name and is_commit(revision)):
@@ -112,6 +121,24 @@ def find_refusals(options: Mapping[str, Any], model: Model, capabilities: Capabi
         message = f"`{allowed}` holds for `{option.name}`, too, and {name[:200]!r} is not fixed at a commit"
         found.append(Refusal("unpinned-code", message, advice, option.path, at_key=False))
     return found
+
+
+def _find_kernels(stated: list[Option], model: Model, capabilities: Capabilities) -> Iterator[Refusal]:
+    """Yield the options that would run code from a hub, unless the model may run code and the commit is stated."""
+    for option in stated:
+        if option.name.partition(".")[0] not in capabilities.code_options or isinstance(option.value, Mapping | list):
+            continue
+        if option.value is True:
+            message = f"`{option.name}` runs code from a hub, at a revision that nobody states"
+            yield Refusal("unpinned-code", message, "leave it out, or name `owner/name@COMMIT`", option.path)
+        elif isinstance(option.value, str) and "/" in option.value:
+            pinned = is_commit(option.value.partition("@")[2].partition(":")[0])
+            if pinned and model.trust_remote_code:
+                continue
+            advice = "write `owner/name@` and the 40 hex digits of a commit, and `model: {…, trust_remote_code: true}`"
+            message = f"`{option.name}` runs code of the repository {option.value[:200]!r}"
+            message += "" if pinned else ", which is not fixed at a commit"
+            yield Refusal("unpinned-code", message, advice, option.path, at_key=False)
 
 
 def find_checkpoints(options: Mapping[str, Any], model: Model, capabilities: Capabilities) -> list[tuple[Model, str]]:

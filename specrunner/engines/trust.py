@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.named_checkpoints import find_checkpoints, find_refusals, list_options
 from specrunner.errors import ModelUnsupported
+from specrunner.spec.revisions import is_commit
 
 if TYPE_CHECKING:
     from specrunner.engines.base import Capabilities
@@ -28,6 +29,9 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_model"
 """Stem of the weights that Transformers puts on a model when they lie beside it."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""The file by which Transformers, with peft, takes the model that it loads from elsewhere."""
 
 LONGEST_JSON = 64 << 20
 """Bytes of the longest JSON file of a checkpoint that is read."""
@@ -74,6 +78,8 @@ def _check_checkpoint(model: Model, path: str, options: Mapping[str, Any]) -> No
         return
     if INDEX in names:
         check_index(folder / INDEX, allow_pickle=model.allow_pickle)
+    if model.trust_remote_code or model.allow_pickle:
+        check_base(folder / ADAPTER_CONFIG)
     if model.trust_remote_code:
         check_code(folder, names)
 
@@ -165,6 +171,22 @@ def check_code(folder: Path, names: Iterable[str]) -> None:
                     f"{name} takes code from the repository {repository[:200]!r}, whose revision nobody states",
                     help="put that code into the checkpoint, and its name without `--` into `auto_map`",
                 )
+
+
+def check_base(file: Path) -> None:
+    """Refuse an adapter on a base model that is neither a directory here nor fixed at a commit.
+
+    Raises:
+        ModelUnsupported: it is, or the file cannot be read.
+    """
+    stated = _read_json(file) if file.is_file() else {}
+    base, revision = stated.get("base_model_name_or_path"), stated.get("revision")
+    if not base or Path(str(base)).is_absolute() or (isinstance(revision, str) and is_commit(revision)):
+        return
+    raise ModelUnsupported(
+        f"{file.name} puts the checkpoint on {str(base)[:200]!r}, which is not fixed at a commit",
+        help="state the absolute path of the base model, or 40 hex digits in its `revision`",
+    )
 
 
 def _texts(value: Any) -> list[str]:

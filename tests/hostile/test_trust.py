@@ -389,6 +389,83 @@ def test_options_that_pin_what_they_name_may_stand(tmp_path: Path, engine: str, 
     assert validate(tmp_path, engine, options) == []
 
 
+HUB_CODE = [
+    ("{attn_implementation: evil/kernel}", "`attn_implementation` runs code of the repository 'evil/kernel', which"),
+    (
+        "{attn_implementation: 'evil/kernel@main:f'}",
+        "`attn_implementation` runs code of the repository 'evil/kernel@main",
+    ),
+    (
+        "{attn_implementation: 'paged|evil/kernel'}",
+        "`attn_implementation` runs code of the repository 'paged|evil/kern",
+    ),
+    (
+        "{attn_implementation: {'': evil/kernel}}",
+        "`attn_implementation.` runs code of the repository 'evil/kernel', wh",
+    ),
+    ("{experts_implementation: evil/kernel}", "`experts_implementation` runs code of the repository 'evil/kernel', wh"),
+    ("{use_kernels: true}", "`use_kernels` runs code from a hub, at a revision that nobody states"),
+    (
+        "{kernel_config: {RMSNorm: 'evil/kernel:Norm'}}",
+        "`kernel_config.RMSNorm` runs code of the repository 'evil/kernel",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), HUB_CODE)
+def test_options_take_no_kernels_from_a_hub(tmp_path: Path, options: str, message: str) -> None:
+    [(code, found, advice, marked)] = validate(tmp_path, "hf", options)
+    assert code == "unpinned-code" and found.startswith(message)
+    assert "owner/name@" in advice
+    assert marked in options
+
+
+def test_a_kernel_at_a_commit_may_run_where_code_may() -> None:
+    capabilities = find_engine("hf").capabilities()
+    pinned = {
+        "attn_implementation": f"owner/kernel@{COMMIT}:f",
+        "use_kernels": False,
+        "experts_implementation": "eager",
+    }
+    assert find_refusals(pinned, Model(path="/x", trust_remote_code=True), capabilities) == []
+    [refusal] = find_refusals(pinned, Model(path="/x"), capabilities)
+    assert refusal.message.endswith(f"'owner/kernel@{COMMIT}:f'")
+    assert "trust_remote_code: true" in refusal.help
+
+
+@pytest.mark.parametrize(
+    ("engine", "name"), [("vllm", "HF_ENDPOINT"), ("vllm", "VLLM_USE_MODELSCOPE"), ("sglang", "SGLANG_USE_MODELSCOPE")]
+)
+def test_options_lead_to_no_other_hub(tmp_path: Path, engine: str, name: str) -> None:
+    assert validate(tmp_path, engine, f"{{specrunner_environment: {{{name}: x}}}}") == [
+        (
+            "unpinned-code",
+            f"`specrunner_environment.{name}` names another hub, where a commit may stand for other files",
+            "set the variable where specrunner is started",
+            name,
+        )
+    ]
+    assert validate(tmp_path, engine, f"{{specrunner_environment: {{{name}: '0', OTHER: x}}}}") == []
+
+
+@pytest.mark.parametrize("allowed", ["trust_remote_code", "allow_pickle"])
+def test_an_adapter_stands_on_a_base_that_is_fixed(folder: Path, allowed: str) -> None:
+    file = folder / "adapter_config.json"
+    session = make_session(folder, **{allowed: True})
+    for base in (
+        {},
+        {"base_model_name_or_path": "/models/base"},
+        {"base_model_name_or_path": "a/b", "revision": COMMIT},
+    ):
+        file.write_text(json.dumps(base))
+        check_trust(session, str(folder), NOTHING)
+    for base in ({"base_model_name_or_path": "evil/base"}, {"base_model_name_or_path": "a/b", "revision": "main"}):
+        file.write_text(json.dumps(base))
+        with pytest.raises(ModelUnsupported, match=r"adapter_config\.json puts the checkpoint on '.*/b"):
+            check_trust(session, str(folder), NOTHING)
+        check_trust(make_session(folder), str(folder), NOTHING)
+
+
 def test_without_permission_a_further_checkpoint_needs_no_pin() -> None:
     capabilities = find_engine("vllm").capabilities()
     assert find_refusals({"tokenizer": "owner/other"}, Model(id="owner/name"), capabilities) == []

@@ -20,6 +20,7 @@ from specrunner.engines.hf.batches import (
     pad_prompts,
 )
 from specrunner.engines.hf.checkpoint import (
+    CODE_OPTIONS,
     MODEL_OPTIONS,
     choose_device,
     load_model,
@@ -68,6 +69,7 @@ class HfEngine(Engine):
             batches=True,
             lasting=True,
             model_options=MODEL_OPTIONS,
+            code_options=CODE_OPTIONS,
         )
 
     @classmethod

@@ -32,6 +32,9 @@ MODEL_OPTIONS: Mapping[str, str] = {
 }
 """Options that say what a spec's `model` says, and its field (see `Capabilities`)."""
 
+CODE_OPTIONS = ("attn_implementation", "experts_implementation", "use_kernels", "kernel_config", "allow_all_kernels")
+"""Options under which Transformers runs kernels from a hub: `owner/name`, or true for those that it chooses."""
+
 
 @contextmanager
 def translate_errors(what: str) -> Iterator[None]:
