@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specrunner.words import did_you_mean, escape_controls, plural, suggest
+from specrunner.words import did_you_mean, escape_character, escape_controls, plural, suggest
 
 
 @pytest.mark.parametrize(("count", "shown"), [(0, "0 cases"), (1, "1 case"), (2, "2 cases"), (5000, "5,000 cases")])
@@ -23,10 +23,14 @@ def test_suggestions() -> None:
     assert suggest("DType", ["dtype"]) == "dtype"
     assert suggest("zzz", ["dtype"]) is None
     assert suggest("promt", ["prompt"], cutoff=0.95) is None
+    assert suggest("abcd", ["abxy"], cutoff=0.5) == "abxy"
+    assert suggest("abcd", ["abxy"]) is None, "half alike is not near"
+    assert suggest("abcde", ["abcxy"]) == "abcxy", "six tenths are"
 
 
 def test_nothing_is_suggested_where_it_would_take_long() -> None:
     assert suggest("p" * 101, ["p" * 100]) is None
+    assert suggest("p" * 100, ["p" * 99]) == "p" * 99
     many = [f"prompt{number}" for number in range(256)]
     assert suggest("promt1", many) == "prompt1"
     assert suggest("promt1", [*many, "other"]) is None
@@ -40,6 +44,13 @@ def test_help_asks_for_what_was_meant() -> None:
 
 def test_controls_are_escaped() -> None:
     assert escape_controls("a\x00\x1b\u2028\ud800\U000e0001b") == "a\\x00\\x1b\\u2028\\ud800\\U000e0001b"
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"), [(0, "x00"), (0xFF, "xff"), (0x100, "u0100"), (0xFFFF, "uffff"), (0x10000, "U00010000")]
+)
+def test_an_escape_is_as_long_as_python_writes_it(code: int, shown: str) -> None:
+    assert escape_character(chr(code)) == f"\\{shown}"
 
 
 @given(st.text(st.characters()))
