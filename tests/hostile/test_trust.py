@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from specrunner.engines import trust
 from specrunner.engines.base import Capabilities
-from specrunner.engines.named_checkpoints import find_refusals
+from specrunner.engines.named_checkpoints import find_checkpoints, find_refusals
 from specrunner.engines.registry import find_engine
 from specrunner.engines.trust import check_code, check_index, check_trust, find_pickle
 from specrunner.errors import ModelUnsupported
@@ -387,6 +387,31 @@ def test_a_further_checkpoint_is_pinned_like_the_model(
 )
 def test_options_that_pin_what_they_name_may_stand(tmp_path: Path, engine: str, options: str) -> None:
     assert validate(tmp_path, engine, options) == []
+
+
+def test_every_option_is_looked_at_also_in_lists_and_behind_one_that_may_stand() -> None:
+    capabilities = find_engine("vllm").capabilities()
+    model = Model(path="/x", trust_remote_code=True)
+    [refusal] = find_refusals({"adapters": [{"size": 2}, {"revision": "main"}]}, model, capabilities)
+    assert (refusal.message, refusal.path) == ("`adapters.revision` belongs to the model", ("adapters", 1, "revision"))
+    pinned = {"tokenizer": "owner/name", "tokenizer_revision": COMMIT}
+    long = "evil/" + "x" * 300
+    [refusal] = find_refusals({**pinned, "speculative_config": {"model": long}}, model, capabilities)
+    assert f"{long[:200]!r} is not fixed at a commit" in refusal.message
+    assert refusal.help == ("state the absolute path of a directory, or 40 hex digits in `speculative_config.revision`")
+    [refusal] = find_refusals({"default_mm_loras": {"image": "evil/lora"}}, model, capabilities)
+    assert refusal.help == "state the absolute path of a directory"
+    [refusal] = find_refusals({"attn_implementation": long}, model, find_engine("hf").capabilities())
+    assert f"the repository {long[:200]!r}, which" in refusal.message
+
+
+def test_further_checkpoints_may_do_what_the_model_may() -> None:
+    stated = {"tokenizer": "/models/tokenizer", "speculative_config": {"model": "owner/draft", "revision": COMMIT}}
+    model = Model(path="/x", trust_remote_code=True)
+    assert find_checkpoints(stated, model, find_engine("vllm").capabilities()) == [
+        (Model(path="/models/tokenizer", trust_remote_code=True), "/models/tokenizer"),
+        (Model(id="owner/draft", revision=COMMIT, trust_remote_code=True), "owner/draft"),
+    ]
 
 
 HUB_CODE = [
