@@ -111,3 +111,9 @@ def test_the_fast_encoder_says_the_same(value: object) -> None:
     text = encode_json(value)
     assert text == json.dumps(escape_json(value), allow_nan=False)
     assert text.isascii()
+
+
+def test_what_json_has_no_key_for_is_written_as_text() -> None:
+    assert encode_json({("a", 1): math.nan, "kind": Failure}) == json.dumps(
+        {"('a', 1)": "nan", "kind": str(Failure)}, allow_nan=False
+    )
