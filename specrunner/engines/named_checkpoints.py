@@ -98,9 +98,8 @@ def find_refusals(options: Mapping[str, Any], model: Model, capabilities: Capabi
     for option in stated:
         field = capabilities.model_options.get(option.name)
         if field is None and option.name not in pins:
-            field = (
-                "revision" if option.name in capabilities.checkpoint_options.values() else MODEL_WORDS.get(option.word)
-            )
+            is_pin = option.name in capabilities.checkpoint_options.values()
+            field = "revision" if is_pin else MODEL_WORDS.get(option.word)
         if option.word == _CODE:
             advice = "put the code and its `auto_map` into the checkpoint"
             found.append(Refusal("conflicting-keys", f"`{option.name}` belongs to the checkpoint", advice, option.path))
