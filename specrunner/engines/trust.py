@@ -3,7 +3,7 @@
 A pickle can do anything when it is read, so weights are safetensors unless the spec says `model.allow_pickle: true`.
 Pickles that lie beside safetensors weights are read by no engine, unless its options ask for them. Code of the
 checkpoint's own runs only where the spec says so, and never from another repository, whose revision nobody states.
-The same holds for a tokenizer or a draft model that options name.
+The same holds for a tokenizer or a draft model that options name, and for the model that an adapter is put on.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.named_checkpoints import find_checkpoints, find_refusals, list_options
 from specrunner.errors import ModelUnsupported
-from specrunner.spec.revisions import is_commit
+from specrunner.spec.model import Model
 
 if TYPE_CHECKING:
     from specrunner.engines.base import Capabilities
     from specrunner.requests import Session
-    from specrunner.spec.model import Model
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 """Extensions of files that engines read by unpickling."""
@@ -65,23 +64,25 @@ def check_trust(session: Session, path: str, capabilities: Capabilities) -> None
     for refusal in find_refusals(options, model, capabilities):
         raise ModelUnsupported(refusal.message, help=refusal.help)
     for one, place in ((model, path), *find_checkpoints(options, model, capabilities)):
-        _check_checkpoint(one, place, options)
+        base = _check_checkpoint(one, place, options)
+        if base is not None:
+            _check_checkpoint(base, base.id or str(base.path), options)
 
 
-def _check_checkpoint(model: Model, path: str, options: Mapping[str, Any]) -> None:
+def _check_checkpoint(model: Model, path: str, options: Mapping[str, Any]) -> Model | None:
+    """Check one, and return the model that it is put on, if it is an adapter."""
     folder, names = list_files(model, path, options)
     if not model.allow_pickle:
         pickle = find_pickle(names, options)
         if pickle is not None:
             raise ModelUnsupported(f"{pickle} is a pickle, which can run any code when it is read", help=_HELP)
     if folder is None:
-        return
+        return None
     if INDEX in names:
         check_index(folder / INDEX, allow_pickle=model.allow_pickle)
-    if model.trust_remote_code or model.allow_pickle:
-        check_base(folder / ADAPTER_CONFIG)
     if model.trust_remote_code:
         check_code(folder, names)
+    return find_base(folder / ADAPTER_CONFIG, model)
 
 
 def list_files(model: Model, path: str, options: Mapping[str, Any]) -> tuple[Path | None, list[str]]:
@@ -173,20 +174,32 @@ def check_code(folder: Path, names: Iterable[str]) -> None:
                 )
 
 
-def check_base(file: Path) -> None:
-    """Refuse an adapter on a base model that is neither a directory here nor fixed at a commit.
+def find_base(file: Path, model: Model) -> Model | None:
+    """Return the model that an adapter is put on, which may do what the adapter may, or None.
+
+    Transformers loads it from a hub at no revision that a file or a spec could state.
+
+    Args:
+        file: the adapter's configuration, where there is one.
+        model: the adapter.
 
     Raises:
-        ModelUnsupported: it is, or the file cannot be read.
+        ModelUnsupported: the base is on a hub, and code or pickles may run; or the file cannot be read.
     """
-    stated = _read_json(file) if file.is_file() else {}
-    base, revision = stated.get("base_model_name_or_path"), stated.get("revision")
-    if not base or Path(str(base)).is_absolute() or (isinstance(revision, str) and is_commit(revision)):
-        return
-    raise ModelUnsupported(
-        f"{file.name} puts the checkpoint on {str(base)[:200]!r}, which is not fixed at a commit",
-        help="state the absolute path of the base model, or 40 hex digits in its `revision`",
-    )
+    base = _read_json(file).get("base_model_name_or_path") if file.is_file() else None
+    if not base:
+        return None
+    name = str(base)
+    allowed = [word for word in ("trust_remote_code", "allow_pickle") if getattr(model, word)]
+    if Path(name).is_absolute() or (Path(name).is_dir() and not allowed):
+        return Model(path=name, trust_remote_code=model.trust_remote_code, allow_pickle=model.allow_pickle)
+    if allowed:
+        raise ModelUnsupported(
+            f"{file.name} puts the checkpoint on {name[:200]!r}, and `{allowed[0]}` lets it run at a revision that "
+            "nobody states",
+            help="state the absolute path of the base model",
+        )
+    return Model(id=name)
 
 
 def _texts(value: Any) -> list[str]:

@@ -474,21 +474,61 @@ def test_options_lead_to_no_other_hub(tmp_path: Path, engine: str, name: str) ->
 
 
 @pytest.mark.parametrize("allowed", ["trust_remote_code", "allow_pickle"])
-def test_an_adapter_stands_on_a_base_that_is_fixed(folder: Path, allowed: str) -> None:
+def test_an_adapter_that_may_run_code_stands_on_a_directory(folder: Path, allowed: str) -> None:
     file = folder / "adapter_config.json"
     session = make_session(folder, **{allowed: True})
-    for base in (
-        {},
-        {"base_model_name_or_path": "/models/base"},
-        {"base_model_name_or_path": "a/b", "revision": COMMIT},
-    ):
+    for base in ({}, {"base_model_name_or_path": "/models/base"}):
         file.write_text(json.dumps(base))
         check_trust(session, str(folder), NOTHING)
-    for base in ({"base_model_name_or_path": "evil/base"}, {"base_model_name_or_path": "a/b", "revision": "main"}):
+    for base in (
+        {"base_model_name_or_path": "evil/base"},
+        {"base_model_name_or_path": "a/b", "revision": COMMIT},
+        {"base_model_name_or_path": "."},
+    ):
         file.write_text(json.dumps(base))
-        with pytest.raises(ModelUnsupported, match=r"adapter_config\.json puts the checkpoint on '.*/b"):
+        with pytest.raises(ModelUnsupported, match=rf"adapter_config\.json puts the checkpoint on .* `{allowed}`"):
             check_trust(session, str(folder), NOTHING)
+
+
+def test_an_adapter_s_base_is_searched_like_the_model(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path_factory.mktemp("base")
+    monkeypatch.chdir(base.parent)
+    capabilities = find_engine("vllm").capabilities()
+    for name in (str(base), base.name):
+        (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": name}))
+        further = make_session(base, "vllm", options={"tokenizer": str(folder)})
+        for session, path in ((make_session(folder), folder), (further, base / "none")):
+            (base / "pytorch_model.bin").unlink(missing_ok=True)
+            check_trust(session, str(path), capabilities)
+            (base / "pytorch_model.bin").write_bytes(b"x")
+            with pytest.raises(ModelUnsupported, match=r"pytorch_model\.bin is a pickle"):
+                check_trust(session, str(path), capabilities)
+    (base / "pytorch_model.bin").unlink()
+    (base / "config.json").write_text('{"auto_map": {"AutoConfig": "evil/repo--c.C"}}')
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    with pytest.raises(ModelUnsupported, match="takes code from the repository 'evil/repo'"):
+        check_trust(make_session(folder, trust_remote_code=True), str(folder), NOTHING)
+
+
+def test_an_adapter_on_itself_ends(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+    check_trust(make_session(folder), str(folder), NOTHING)
+
+
+def test_of_an_adapter_s_base_on_a_hub_the_hub_s_list_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
+    asked = []
+
+    def list_files(model: Model, path: str, options: Any) -> tuple[Path | None, list[str]]:
+        asked.append((model.id, path))
+        return (folder, ["config.json"]) if model.id is None else (None, ["pytorch_model.bin"])
+
+    monkeypatch.setattr(trust, "list_files", list_files)
+    with pytest.raises(ModelUnsupported, match=r"pytorch_model\.bin is a pickle"):
         check_trust(make_session(folder), str(folder), NOTHING)
+    assert asked == [(None, str(folder)), ("owner/base", "owner/base")]
 
 
 def test_without_permission_a_further_checkpoint_needs_no_pin() -> None:
