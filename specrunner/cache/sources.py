@@ -75,13 +75,13 @@ def list_importable(folder: Path) -> list[Path]:
     return []
 
 
-def stamp_options(options: Mapping[str, Any], digests: Digests) -> tuple[list[Any], bool]:
+def stamp_options(options: Any, digests: Digests) -> tuple[list[Any], bool]:
     """Digest the files, the directories and the models of the hub that an engine's options name.
 
     A worker starts in a folder of its own, so that a relative path leads to no file of the user's.
 
     Args:
-        options: of the session; what they name may stand in a list, a mapping, JSON, or behind `name=`.
+        options: of the session, or whatever else names some: in a list, a mapping, JSON, or behind `name=`.
         digests: of files.
 
     Returns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,14 +18,16 @@ from specrunner.cache.sources import UNUSED, stamp_code, stamp_options, stamp_pa
 from specrunner.config import find_name_maps
 from specrunner.engines.registry import find_engine
 from specrunner.engines.stamp import COMMON, find_places, select_variables
+from specrunner.engines.trust import ADAPTER_CONFIG, read_base
 from specrunner.environments.interpreters import Environment
+from specrunner.errors import ModelUnsupported
 from specrunner.plan.model import Plan
 from specrunner.requests import Evidence, Request, Session, digest_of
 from specrunner.sessions.sizes import find_checkpoint
 
 PART_NAMES = {
     "model": "the model's files",
-    "options": "files that options name",
+    "options": "files that options or an adapter name",
     "environment": "the environment's packages",
     "engine": "the engine's code",
     "specrunner": "specrunner",
@@ -149,7 +152,7 @@ def stamp_session(session: Session, environment: Environment, threads: int, dige
     """
     engine = find_engine(session.engine)
     folder = find_checkpoint(session.model)
-    named, complete = stamp_options(session.options, digests)
+    named, complete = stamp_options([session.options, *find_bases(folder)], digests)
     variables = {**select_variables(os.environ), **select_variables(environment.env)}
     names = {*COMMON, *engine.capabilities().packages} - {"specrunner"}
     sources = stamp_code(sorted(names), environment, digests)
@@ -179,6 +182,14 @@ def stamp_session(session: Session, environment: Environment, threads: int, dige
         (session.device == "cuda" and not describe_gpus(), "the kind of GPU cannot be told"),
     )
     return Stamp(identity, parts, next((why for holds, why in reasons if holds), ""))
+
+
+def find_bases(folder: Path | None) -> list[str]:
+    """Return the model that a checkpoint is put on, if it is an adapter."""
+    if folder is not None:
+        with suppress(ModelUnsupported):  # the worker says why
+            return [base] if (base := read_base(folder / ADAPTER_CONFIG)) else []
+    return []
 
 
 def stamp_evaluation(files: Iterable[str | None], digests: Digests) -> str:

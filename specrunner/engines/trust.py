@@ -174,6 +174,15 @@ def check_code(folder: Path, names: Iterable[str]) -> None:
                 )
 
 
+def read_base(file: Path) -> str:
+    """Return the directory or the hub id of the model that an adapter's configuration names, or "" without one.
+
+    Raises:
+        ModelUnsupported: the file cannot be read.
+    """
+    return str(_read_json(file).get("base_model_name_or_path") or "") if file.is_file() else ""
+
+
 def find_base(file: Path, model: Model) -> Model | None:
     """Return the model that an adapter is put on, which may do what the adapter may, or None.
 
@@ -186,10 +195,9 @@ def find_base(file: Path, model: Model) -> Model | None:
     Raises:
         ModelUnsupported: the base is on a hub, and code or pickles may run; or the file cannot be read.
     """
-    base = _read_json(file).get("base_model_name_or_path") if file.is_file() else None
-    if not base:
+    name = read_base(file)
+    if not name:
         return None
-    name = str(base)
     allowed = [word for word in ("trust_remote_code", "allow_pickle") if getattr(model, word)]
     if Path(name).is_absolute() or (Path(name).is_dir() and not allowed):
         return Model(path=name, trust_remote_code=model.trust_remote_code, allow_pickle=model.allow_pickle)

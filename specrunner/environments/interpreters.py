@@ -115,7 +115,7 @@ def find_environment(
             return _require_build(own, device)
         names: Iterable[str] = capabilities.environments or (engine, "hf")
     else:
-        names = [lock.name for lock in find_locks(name)]
+        names = [lock.name for lock in find_locks(name, locks)]
     candidates = [locks[key] for key in dict.fromkeys(names) if key in locks and locks[key].device == device]
     for lock in candidates:
         if mark := read_mark(environment_folder(lock)):

@@ -98,9 +98,8 @@ def list_locks() -> dict[str, Lock]:
     return {file.stem: read_lock(file) for file in sorted(FOLDER.glob("*.txt"))}
 
 
-def find_locks(name: str) -> list[Lock]:
-    """Return the locks that a name stands for: the lock of that name, or its flavours for each device."""
-    locks = list_locks()
+def find_locks(name: str, locks: Mapping[str, Lock]) -> list[Lock]:
+    """Return those of the locks that a name stands for: the lock of that name, or its flavours for each device."""
     names = (name,) if name in locks else (f"{name}-cuda", f"{name}-cpu")
     return [locks[key] for key in names if key in locks]
 

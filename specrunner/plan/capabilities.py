@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from specrunner.catalogue.tasks import TASKS
@@ -50,7 +50,11 @@ class _Checker:
         self.diagnostics: list[Diagnostic] = []
         self._find = find
         self._capabilities: dict[str, Capabilities] = {}
-        self._locks: dict[str, list[Lock]] = {}
+
+    @cached_property
+    def _locks(self) -> dict[str, Lock]:
+        """Read once: to read all lock files takes longer than everything else about a case."""
+        return list_locks()
 
     def check(self, case: Case) -> None:
         """Check candidate, reference and peer of one case."""
@@ -150,13 +154,11 @@ class _Checker:
             self.diagnostics.append(marks.source.diagnose(refusal.code, refusal.message, span, refusal.help))
 
     def _check_environment(self, case: Case, engine: str, name: str) -> None:
-        if name not in self._locks:  # to read all lock files takes longer than everything else about a case
-            self._locks[name] = find_locks(name)
-        locks = self._locks[name]
+        locks = find_locks(name, self._locks)
         if locks and all(lock.engine == engine for lock in locks):
             return
         message = f"the environment `{name}` is not for `{engine}`" if locks else f"unknown environment `{name}`"
-        known = [lock.name for lock in list_locks().values() if lock.engine == engine]
+        known = [lock.name for lock in self._locks.values() if lock.engine == engine]
         self._report(
             case, "unknown-environment", message, accepted_values(name, known, "environments"), f"environments.{engine}"
         )

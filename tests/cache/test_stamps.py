@@ -281,6 +281,20 @@ def test_a_path_in_the_home_folder_is_one(laboratory: Laboratory, monkeypatch: p
     assert laboratory.stamp().find_changes(before.parts) == [PART_NAMES["options"]]
 
 
+def test_the_model_that_an_adapter_is_put_on_counts(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, base = laboratory.model / "adapter_config.json", laboratory.folder / "base"
+    laboratory.write(base / "model.safetensors", "1")
+    laboratory.write(config, json.dumps({"base_model_name_or_path": str(base)}))
+    before = laboratory.stamp()
+    laboratory.write(base / "model.safetensors", "2")
+    assert laboratory.stamp().find_changes(before.parts) == [PART_NAMES["options"]]
+    monkeypatch.setenv("HF_HUB_CACHE", str(laboratory.folder / "hub"))
+    laboratory.write(config, '{"base_model_name_or_path": "someone/base"}')
+    assert laboratory.stamp().unknown == "files that options or an adapter name are not on this machine yet"
+    laboratory.write(config, "[]")
+    assert laboratory.stamp().unknown == ""
+
+
 @pytest.mark.parametrize("revision", ["refs/main", "snapshots/1/tokenizer.json", "snapshots/2/tokenizer.json"])
 @pytest.mark.parametrize("text", ["someone/draft", "someone/draft/tokens.pt", "one=someone/draft@main"])
 def test_another_model_of_the_hub_that_options_name_counts(
@@ -288,7 +302,7 @@ def test_another_model_of_the_hub_that_options_name_counts(
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(laboratory.folder / "hub"))
     laboratory.session = replace(laboratory.session, options={"speculative_config": {"model": text}})
-    assert laboratory.stamp().unknown == "files that options name are not on this machine yet"
+    assert laboratory.stamp().unknown == "files that options or an adapter name are not on this machine yet"
     laboratory.write(laboratory.folder / "hub" / "models--someone--draft" / revision, "1")
     before = laboratory.stamp()
     assert before.unknown == ""
@@ -306,7 +320,7 @@ def test_a_relative_path_leads_nobody_knows_where(
     laboratory.write(laboratory.folder / "algorithm.yaml", "")
     monkeypatch.chdir(laboratory.folder / "here")
     laboratory.session = replace(laboratory.session, options={"dllm_algorithm_config": text})
-    assert laboratory.stamp().unknown == "files that options name are not on this machine yet"
+    assert laboratory.stamp().unknown == "files that options or an adapter name are not on this machine yet"
 
 
 PLAIN = [

@@ -210,19 +210,20 @@ def test_the_cases_of_a_file_are_bounded_together(monkeypatch: pytest.MonkeyPatc
     assert judge((HEAD + "cases:\n" + entry % "a" + entry % "b").encode()) == ("refused: too-many-cases", 3)
 
 
-def test_lock_files_are_read_once_for_all_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+@pytest.mark.parametrize(("name", "outcome"), [("hf-llada2", "valid"), ("none", "refused: unknown-environment")])
+def test_lock_files_are_read_once_for_all_cases(monkeypatch: pytest.MonkeyPatch, name: str, outcome: str) -> None:
+    read = []
 
-    def find(name: str) -> list[locks.Lock]:
-        asked.append(name)
-        return locks.find_locks(name)
+    def read_all() -> dict[str, locks.Lock]:
+        read.append(locks.list_locks())
+        return read[-1]
 
-    monkeypatch.setattr(capabilities, "find_locks", find)
+    monkeypatch.setattr(capabilities, "list_locks", read_all)
     text = with_matrix(f"{{timeout: {count_to(50)}}}").replace(
-        "engines: [hf]", "engines: [hf]\nenvironments: {hf: hf-llada2}"
+        "engines: [hf]", f"engines: [hf]\nenvironments: {{hf: {name}}}"
     )
-    assert judge(text.encode()) == ("valid", 50)
-    assert asked == ["hf-llada2"]
+    assert judge(text.encode()) == (outcome, 50)
+    assert len(read) == 1
 
 
 def test_reading_stops_after_many_problems() -> None:

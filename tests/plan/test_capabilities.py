@@ -352,7 +352,7 @@ def test_an_environment_is_for_its_engine(
     locks = {lock: Lock(lock, engine, "cpu", {}) for lock, engine in owners.items()}
     found = {"own": [locks["own"], locks["own-2"]], "shared": [locks["own"], locks["its"]], "its": [locks["its"]]}
     monkeypatch.setattr(capabilities, "list_locks", lambda: locks)
-    monkeypatch.setattr(capabilities, "find_locks", lambda name: found.get(name, []))
+    monkeypatch.setattr(capabilities, "find_locks", lambda name, _: found.get(name, []))
     diagnostics = check(tmp_path, f"engines: [both, cpu]\nenvironments: {{both: {name}}}\ntolerance: {{logits: exact}}")
     assert list(dict.fromkeys(one.message for one in diagnostics)) == ([message] if message else [])
     assert all(one.help == "environments: `own`, `own-2`" for one in diagnostics)
