@@ -14,6 +14,7 @@
         ├── EngineOutOfMemory       the engine ran out of host or device memory
         ├── EngineTimeout           the engine did not answer in time
         ├── WorkerDied              the engine's process ended without an answer
+        ├── SelfComparison          two sides of a comparison are one session on this machine
         ├── FaultInapplicable       a fault cannot be planted in this engine or model (`specrunner prove`)
         └── CaptureIncomplete       hooks did not fire, rows or tensors are missing, a capture lacks its completion mark
             └── FollowedMissing     a request follows another capture, and that one was not made
@@ -166,6 +167,12 @@ class WorkerDied(EngineError):
     kind = "worker-died"
 
 
+class SelfComparison(EngineError):
+    """Two sides of a comparison are one and the same session, so that it compares nothing."""
+
+    kind = "self-comparison"
+
+
 class FaultInapplicable(EngineError):
     """A fault cannot be planted in this engine, model or request."""
 
@@ -182,6 +189,9 @@ class FollowedMissing(CaptureIncomplete):
     """A request follows another capture, and that one was not made: whatever cost it is the cause."""
 
 
+SKIPPING = (EngineMissing.kind, CapabilityMissing.kind)
+"""What the machine lacks, and nobody did wrong: a case is skipped for it, unless the run is strict."""
+
 ENGINE_ERRORS: dict[str, type[EngineError]] = {
     error.kind: error
     for error in (
@@ -193,6 +203,7 @@ ENGINE_ERRORS: dict[str, type[EngineError]] = {
         EngineOutOfMemory,
         EngineTimeout,
         WorkerDied,
+        SelfComparison,
         FaultInapplicable,
         CaptureIncomplete,
     )

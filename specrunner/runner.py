@@ -16,7 +16,7 @@ from specrunner.arrangement import find_executor, find_timeouts, let_threads_sle
 from specrunner.cache.keeping import CacheChoice, RunCache
 from specrunner.diagnoser import Diagnoser
 from specrunner.environments.interpreters import Environment
-from specrunner.errors import EngineError, ExitCode, FollowedMissing
+from specrunner.errors import SKIPPING, EngineError, ExitCode, FollowedMissing
 from specrunner.events import CaseFinished, Event, RunFinished, RunStarted, SessionReady
 from specrunner.golden.keeper import Keeper
 from specrunner.interrupts import Interrupts
@@ -223,7 +223,8 @@ class Run:
         """Note which cases wait for which captures; finish those that will not run, or need not."""
         for index, planned in enumerate(self._plan.cases):
             if planned.skip is not None:
-                verdict = Verdict.ERROR if self._options.strict else Verdict.SKIPPED
+                skips = planned.skip.kind in SKIPPING and not self._options.strict
+                verdict = Verdict.SKIPPED if skips else Verdict.ERROR
                 self._finish_case(CaseResult(planned.case, verdict, failure=planned.skip))
                 continue
             kept = self.cache.find_verdict(planned) if self.cache is not None else None

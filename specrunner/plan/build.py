@@ -14,7 +14,7 @@ from specrunner.devices import has_cuda, memory_gb, resolve_device
 from specrunner.engines.base import Capabilities
 from specrunner.engines.registry import find_engine
 from specrunner.environments.interpreters import Environment, find_environment
-from specrunner.errors import CapabilityMissing, EngineError, EngineMissing
+from specrunner.errors import CapabilityMissing, EngineError, EngineMissing, SelfComparison
 from specrunner.models.recipes import find_built
 from specrunner.plan.model import OWN_ROLES, Plan, PlannedCase, PlannedSession, name_repeat
 from specrunner.requests import Evidence, Request, Session
@@ -60,20 +60,22 @@ class Planner:
             tensors: patterns to capture, the case's own among them, so that cases can share a request; None is just
                 the case's own.
         """
+        role = ""
+        sessions: dict[str, Session] = {}
         try:
             check_requirements(case.requires)
+            for name in _strings(case.requires.get("engines")):
+                self._require(name)
             check_recipe(case.model)
             check_revision(case.model)
             check_benchmark(case.benchmark)
             requests = requests_of(case)
-            sides = {"candidate": case.candidate, "reference": case.reference, "peer": case.peer}
-            sessions = {
-                role: self._open(choice, case.model, role)
-                for role, choice in sides.items()
-                if choice is not None and (role == "candidate" or role in requests)
-            }
+            for role, choice in (("candidate", case.candidate), ("reference", case.reference), ("peer", case.peer)):
+                if choice is not None and (role == "candidate" or role in requests):
+                    sessions[role] = self._open(choice, case.model)
+            role = ""
+            check_sides(case, sessions)
         except EngineError as error:
-            role = getattr(error, "role", "")
             self._cases.append(PlannedCase(case, {}, Failure(error.kind, error.message, error.help, role=role)))
             return
         evidence: dict[str, Evidence] = {}
@@ -102,12 +104,18 @@ class Planner:
                     ask(name_repeat(role, repeat), replace(request, repeat=repeat - 1))
         self._cases.append(PlannedCase(case, evidence))
 
-    def _open(self, choice: EngineChoice, model: Model, role: str) -> Session:
+    def _require(self, engine: str) -> None:
+        """Raise if an engine that is neither candidate nor reference is not installed."""
+        capabilities = find_engine(engine).capabilities()
+        device = resolve_device("auto")
+        self._environment(engine, capabilities, device if device in capabilities.dtypes else "cpu", None)
+
+    def _open(self, choice: EngineChoice, model: Model) -> Session:
         """Return the session that serves `choice`; raise what keeps it from running."""
         engine = find_engine(choice.engine)
         capabilities = engine.capabilities()
         device = resolve_session_device(choice, capabilities)
-        environment = self._environment(choice, capabilities, device)
+        environment = self._environment(choice.engine, capabilities, device, choice.environment)
         session = Session(
             engine=choice.engine,
             environment=f"{environment.name}-{environment.digest}",
@@ -119,11 +127,11 @@ class Planner:
         self.environments[session.key] = environment
         return session
 
-    def _environment(self, choice: EngineChoice, capabilities: Capabilities, device: str) -> Environment:
-        key = choice.engine, device, choice.environment
+    def _environment(self, engine: str, capabilities: Capabilities, device: str, name: str | None) -> Environment:
+        key = engine, device, name
         if key not in self._found:
             try:
-                self._found[key] = self.find(choice.engine, capabilities, device, choice.environment)
+                self._found[key] = self.find(engine, capabilities, device, name)
             except EngineMissing as error:
                 self._found[key] = error
         found = self._found[key]
@@ -221,6 +229,31 @@ def check_requirements(requires: Mapping[str, object]) -> None:
     for package in _strings(requires.get("packages")):
         if not has_package(package):
             raise CapabilityMissing(f"requires the package {package}", help=f"pip install {package}")
+
+
+def check_sides(case: Case, sessions: Mapping[str, Session]) -> None:
+    """Make sure that a case is not held against itself, nor its noise measured on itself.
+
+    The loader compares what the spec says; here, `auto` and the device that it stands for are one.
+
+    Args:
+        case: the case.
+        sessions: of its candidate, and of its reference and peer where it asks them anything.
+
+    Raises:
+        SelfComparison: two of them are one session.
+    """
+    keys = {role: session.key for role, session in sessions.items()}
+    pairs = [("peer", "candidate"), ("peer", "reference")]
+    if not case.batch:
+        pairs.insert(0, ("reference", "candidate"))
+    for role, other in pairs:
+        if role in keys and keys[role] == keys[other]:
+            session = sessions[role]
+            raise SelfComparison(
+                f"on this machine the {role} is the {other} itself ({session.label}): this compares nothing",
+                help=f"state another engine, dtype, device or options for the {role}",
+            )
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from specrunner.errors import SKIPPING
 from specrunner.plan.model import Foresight, Plan, PlannedCase, PlannedSession
 from specrunner.words import plural
 
@@ -36,9 +37,13 @@ def format_plan(plan: Plan, foresight: Foresight | None = None) -> Iterator[str]
     if foresight is not None and foresight.verdicts:
         yield f"  {plural(foresight.verdicts, 'verdict')} kept: nothing that they come from has changed"
     skipped = [planned for planned in plan.cases if planned.skip is not None]
-    reasons = Counter((planned.skip.message, planned.skip.help) for planned in skipped if planned.skip)
-    for (message, help_text), skips in reasons.items():
-        yield f"  {skips} skipped: {message}" + (f" ({help_text})" if help_text else "")
+    reasons = Counter(
+        ("skipped" if planned.skip.kind in SKIPPING else "in error", planned.skip.message, planned.skip.help)
+        for planned in skipped
+        if planned.skip
+    )
+    for (fate, message, help_text), count in reasons.items():
+        yield f"  {count} {fate}: {message}" + (f" ({help_text})" if help_text else "")
     yield from _tell_absent(skipped)
 
 

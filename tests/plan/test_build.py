@@ -140,6 +140,51 @@ def test_requirements_that_the_machine_does_not_meet_skip(
     assert skip is not None and words in skip.message and skip.kind == "capability-missing"
 
 
+def test_engines_that_must_be_there_are_looked_for() -> None:
+    first, second = (
+        plan_of(replace(CASE, requires={"engines": ["hf", "vllm"]}), replace(CASE, requires={"engines": ["hf"]}))
+        .build()
+        .cases
+    )
+    assert first.skip is not None and first.skip.message == "vllm is not installed" and first.skip.role == ""
+    assert second.skip is None
+
+
+@pytest.mark.parametrize("role", ["candidate", "reference"])
+def test_it_is_told_whose_engine_is_absent(role: str) -> None:
+    absent = EngineChoice("vllm", "float32", "cpu")
+    changes = {"candidate": absent} if role == "candidate" else {"reference": absent}
+    skip = plan_of(replace(CASE, **changes)).build().cases[0].skip
+    assert skip is not None and (skip.kind, skip.role) == ("engine-missing", role)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reference": EngineChoice("hf", "bfloat16", "auto")}, "the reference is the candidate itself"),
+        ({"peer": EngineChoice("hf", "bfloat16", "auto")}, "the peer is the candidate itself"),
+        ({"peer": EngineChoice("hf", "float32", "auto")}, "the peer is the reference itself"),
+    ],
+)
+def test_auto_and_the_device_that_it_stands_for_are_one(
+    changes: dict[str, EngineChoice], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specrunner.devices.has_cuda", lambda: False)
+    monkeypatch.setattr("specrunner.plan.build.has_cuda", lambda: False)
+    case = replace(CASE, candidate=EngineChoice("hf", "bfloat16", "cpu"), **changes)
+    plan = plan_of(case).build()
+    skip = plan.cases[0].skip
+    assert skip is not None and (skip.kind, skip.role) == ("self-comparison", "")
+    assert f"on this machine {message}" in skip.message
+    assert plan.sessions == ()
+    assert any(f"1 in error: on this machine {message}" in line for line in format_plan(plan))
+
+
+def test_a_case_may_be_held_against_itself_in_a_batch() -> None:
+    case = replace(CASE, candidate=CASE.reference, batch=(Prompt(text="beside"),))
+    assert plan_of(case).build().cases[0].skip is None
+
+
 def test_a_recipe_whose_packages_are_absent_skips_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = replace(find_recipe("glass-0.8m"), name="nowhere", packages=("no_such_package",), install="pip install it")
     monkeypatch.setattr("specrunner.plan.build.find_recipe", lambda name: recipe)

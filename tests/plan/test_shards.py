@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from specrunner.errors import UsageError
 from specrunner.plan.shards import Shard, name_group, parse_shard
+from specrunner.spec.loader import load_specs
 from specrunner.spec.model import Case, EngineChoice, Location, Model, Prompt
 
 
@@ -50,6 +53,31 @@ def test_more_cases_move_none(cases: list[Case], extra: list[Case], count: int) 
         before = Shard(number, count).select(cases)
         after = Shard(number, count).select([*cases, *extra])
         assert after[: len(before)] == before
+
+
+def test_a_checkout_elsewhere_has_the_same_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [
+        f"  - {{name: c{number}, model: {{path: ../model-{number}}}, prompt: a, tolerance: {{logits: exact}}}}\n"
+        for number in range(8)
+    ]
+    head = "version: 1\nengines: [hf]\nreference: {engine: hf, dtype: float32}\ndtype: bfloat16\ncases:\n"
+    groups = []
+    for checkout in ("one", "two/below"):
+        folder = tmp_path / checkout
+        (folder / "specs").mkdir(parents=True)
+        (folder / "specs" / "a.yaml").write_text(head + "".join(cases))
+        monkeypatch.chdir(folder)
+        loaded = load_specs(["specs"])
+        assert loaded.diagnostics == ()
+        groups.append([name_group(case) for case in loaded.cases])
+    assert groups[0] == groups[1]
+    assert len(set(groups[0])) == 8
+
+
+def test_a_revision_that_the_environment_gives_moves_no_case() -> None:
+    case = make_case(1, "hf", "float32", "a")
+    groups = {name_group(replace(case, model=Model(id="a/b", revision=revision))) for revision in ("$REV", "0" * 40)}
+    assert len(groups) == 1
 
 
 def test_groups_are_spread() -> None:

@@ -41,7 +41,7 @@ def test_the_whole_plan() -> None:
 
 def test_skips_are_counted_by_reason() -> None:
     plan = plan_of(CASE).build()
-    skips = [Failure("k", "no room", "make room"), Failure("k", "no room", "make room"), Failure("k", "no reason")]
+    skips = [Failure("engine-missing", *one) for one in (("no room", "make room"),) * 2 + (("no reason",),)]
     cases = tuple(replace(plan.cases[0], skip=skip) for skip in skips)
     assert list(format_plan(replace(plan, cases=cases)))[-2:] == [
         "  2 skipped: no room (make room)",
