@@ -181,7 +181,9 @@ def test_failed_runs_again_what_did_not_pass(workplace: Workplace) -> None:
         assert outcome.verdicts() == {"bad": "failed"}, "a run of some cases forgets nothing of the others"
     workplace.write_spec({"good": "a", "new": "b"})
     assert workplace.run("spec.yaml", "--failed").verdicts() == {"new": "passed"}
-    assert workplace.run("spec.yaml", "--failed").verdicts() == {}
+    nothing = workplace.run("spec.yaml", "--failed")
+    assert (nothing.verdicts(), nothing.code, nothing.report["run"]["exit_code"]) == ({}, 5, 5)
+    assert workplace.run("spec.yaml", "--failed", "--no-cases", "pass").code == 0
     assert "new[engine=misbehaving]" in workplace.command("show").stdout
 
 

@@ -76,12 +76,14 @@ def run(options: argparse.Namespace) -> int:
     if options.update_goldens:
         refuse_under_ci("`--update-goldens`", os.environ)
     cases: Sequence[Case] = select_cases(options, settings.no_cases, settings.timeout)
+    nothing = ExitCode.PASSED
     if options.failed and cases:
         cases = keep_unverified(cases)
         if not cases:
             print("every selected case passed when it last ran", file=sys.stderr)
+            nothing = ExitCode.NOTHING_VERIFIED if settings.no_cases == "fail" else ExitCode.PASSED
     if not cases:
-        return ExitCode.PASSED if options.plan else report_nothing(settings)
+        return ExitCode.PASSED if options.plan else report_nothing(settings, nothing)
     repeats = options.golden_repeats if options.update_goldens else 0
     return run_cases(
         apply_repeat(apply_timeout(cases, settings), settings),
@@ -138,7 +140,7 @@ def run_cases(
     return settle_exit(exit_code, reporters)
 
 
-def report_nothing(settings: Settings) -> int:
+def report_nothing(settings: Settings, exit_code: ExitCode) -> int:
     """Write the reports of a run without a case, such as an empty shard's; the last run's evidence stays."""
     from specrunner.events import RunFinished, RunStarted
     from specrunner.machine import describe_machine
@@ -148,9 +150,9 @@ def report_nothing(settings: Settings) -> int:
     command = ("specrunner", *sys.argv[1:])
     for reporter in reporters:
         reporter.handle(RunStarted(Plan((), ()), command, time.time(), describe_machine()))
-        reporter.handle(RunFinished(0.0, False, int(ExitCode.PASSED)))
+        reporter.handle(RunFinished(0.0, False, int(exit_code)))
         reporter.close()
-    return settle_exit(ExitCode.PASSED, reporters)
+    return settle_exit(exit_code, reporters)
 
 
 def make_reporters(settings: Settings, last_run: Path | None) -> list[Reporter]:

@@ -32,9 +32,11 @@ VARIABLES = (
         "NVIDIA_",
         "NCCL_",
         "TRITON_",
+        "DG_",
         "TRANSFORMERS_",
     ),
-    *("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_", "GLIBC_TUNABLES", "LD_PRELOAD"),
+    *("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_"),
+    *("GLIBC_TUNABLES", "LD_PRELOAD", "LD_LIBRARY_PATH"),
     *("HF_", "TOKENIZERS_", "FLASHINFER_", "PYTHONHASHSEED", "LANG", "LC_ALL"),
 )
 """Beginnings of the names of variables that may change what an engine computes."""

@@ -98,8 +98,8 @@ def name_device(device: str) -> str:
 
 def parse_file(root: Path, file: Path) -> Slot | None:
     """Return the slot that a manifest under `root` belongs to, or None when its name is not one of ours."""
-    stem = file.name.partition(MANIFEST)[0]
+    stem, extension, _ = file.name.rpartition(MANIFEST)  # what comes before may hold one, too: a case's id
     case, at, device = stem.rpartition("@")
-    if not at or MANIFEST not in file.name:
+    if not at or not extension:
         return None
     return Slot(root, file.parent.relative_to(root).as_posix(), case, device)

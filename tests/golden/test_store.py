@@ -21,7 +21,7 @@ from specrunner.errors import ExitCode, UsageError
 from specrunner.golden import store
 from specrunner.golden.check import find_golden
 from specrunner.golden.kept import read_golden
-from specrunner.golden.keys import find_root, find_slot, name_case, name_device, parse_file
+from specrunner.golden.keys import Slot, find_root, find_slot, name_case, name_device, parse_file
 from specrunner.golden.manifest import GoldenError, Manifest, describe_decode, digest_case
 from specrunner.golden.record import write_new
 from specrunner.golden.store import State, accept, exists, list_slots, manifest_path, refuse_under_ci, reject, remove
@@ -371,6 +371,13 @@ def test_files_lead_back_to_their_slots(tmp_path: Path) -> None:
     for state in State:
         assert parse_file(slot.root, manifest_path(slot, state)) == slot
     assert parse_file(slot.root, slot.root / "a/other.json") is None
+
+
+@given(st.lists(st.sampled_from([".json", "@", "v1", ".new", ".json.rejected"]), max_size=5).map("".join))
+def test_whatever_a_case_is_called_its_files_lead_back_to_it(name: str) -> None:
+    slot = Slot(Path("golden"), "a/b", name_case(f"{name}[engine=hf]"), "cpu-x86_64")
+    for state in State:
+        assert parse_file(slot.root, manifest_path(slot, state)) == slot
 
 
 def test_options_that_came_later_leave_the_digest_of_a_case_alone(tmp_path: Path) -> None:
