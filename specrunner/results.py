@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from specrunner.errors import EngineError
 from specrunner.spec.model import Case
 
 
@@ -123,7 +124,7 @@ class Failure:
     """Why there is no evidence: the `error` or `skipped` verdict's cause.
 
     Attributes:
-        kind: an `EngineError.kind`, a golden's (`golden-...`), `missing-evidence`, or `not-run`.
+        kind: an `EngineError.kind`, a golden's (`golden-...`), `missing-evidence`, `not-run`, or `bug` of our own.
         message: one line.
         help: the remedy, or None.
         log_tail: the last lines the engine printed, or "".
@@ -135,6 +136,11 @@ class Failure:
     help: str | None = None
     log_tail: str = ""
     role: str = ""
+
+    @classmethod
+    def of(cls, error: EngineError, role: str = "") -> Failure:
+        """Return what an engine's error costs a case."""
+        return cls(error.kind, error.message, error.help, error.log_tail, role)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Failure:

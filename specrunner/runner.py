@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import shutil
 import time
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -112,6 +113,7 @@ class Run:
         self._sessions: dict[str, dict[str, Any]] = {}
         self._waiting: dict[int, _Waiting] = {}
         self._finished: set[str] = set()
+        self._broken = False
         self._users: defaultdict[Evidence, list[tuple[int, str]]] = defaultdict(list)
         self._needed: Counter[Evidence] = Counter()
         self._charged: set[Evidence] = set()
@@ -294,9 +296,7 @@ class Run:
         self, planned: PlannedCase, result: CaseResult, diagnoser: Diagnoser | None, directory: Path
     ) -> None:
         """Publish a case's result and let go of its captures."""
-        if self.cache is not None:
-            result = replace(result, kept=self.cache.mark(planned, result))
-        self._finish_case(result)
+        self._finish_case(replace(result, kept=self.cache.mark(planned, result)) if self.cache is not None else result)
         self._release(planned, directory)
         if diagnoser is not None:
             diagnoser.close(planned)
@@ -309,6 +309,17 @@ class Run:
                 shutil.rmtree(locate_capture(directory, evidence.session, evidence.request), ignore_errors=True)
 
     def _judge(self, waiting: _Waiting) -> CaseResult:
+        """Settle a case's verdict; a bug of ours costs this case its evidence, and no other case its verdict."""
+        try:
+            return self._compare(waiting)
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            self._broken = True
+            message = f"the case could not be judged: {type(error).__name__}: {error}".partition("\n")[0]
+            advice = "this is a bug of specrunner's own; please report it with the lines below"
+            failure = Failure("bug", message, advice, traceback.format_exc())
+            return CaseResult(waiting.planned.case, Verdict.ERROR, failure=failure)
+
+    def _compare(self, waiting: _Waiting) -> CaseResult:
         """Compare a case's captures and settle its verdict."""
         case = waiting.planned.case
         started = time.monotonic()
@@ -318,12 +329,12 @@ class Run:
         seconds = 0.0
         attempts: list[Failure] = []
         for role, delivery in sorted(waiting.answers.items(), key=_rank_answer):
-            attempts += (describe_failure(error, role) for error in self._retries.failures(delivery.evidence))
+            attempts += (Failure.of(error, role) for error in self._retries.failures(delivery.evidence))
             if delivery.evidence not in self._charged:
                 self._charged.add(delivery.evidence)
                 seconds += delivery.seconds
             if isinstance(delivery.answer, EngineError):
-                failure = failure or describe_failure(delivery.answer, role)
+                failure = failure or Failure.of(delivery.answer, role)
                 self.answers.unfinished |= case.benchmark is not None
             else:
                 captures[role] = delivery.answer
@@ -365,6 +376,8 @@ class Run:
     def _exit_code(self) -> ExitCode:
         if self._interrupts.count:
             return ExitCode.INTERRUPTED
+        if self._broken:
+            return ExitCode.BUG
         if self._verdicts[Verdict.FAILED] or self._verdicts[Verdict.XPASSED]:
             return ExitCode.FAILED
         if self._verdicts[Verdict.ERROR]:
@@ -383,10 +396,4 @@ def _rank(role: str) -> tuple[int, int]:
 
 def _rank_answer(item: tuple[str, _Delivery]) -> tuple[bool, tuple[int, int]]:
     """Order answers by role, those that were not tried because of another behind it."""
-    role, delivery = item
-    return isinstance(delivery.answer, FollowedMissing), _rank(role)
-
-
-def describe_failure(error: EngineError, role: str) -> Failure:
-    """Turn an engine's error into a case's failure."""
-    return Failure(error.kind, error.message, error.help, error.log_tail, role)
+    return isinstance(item[1].answer, FollowedMissing), _rank(item[0])

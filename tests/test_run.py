@@ -173,6 +173,29 @@ def test_skips_that_are_errors_stop_before_an_engine_starts(workplace: Workplace
     assert outcome.report["sessions"] == []
 
 
+BREAKING = """
+import specrunner.judging as judging
+check = judging.check_captures
+def break_one(case, *others):
+    assert case.name != "broken", "no way"
+    return check(case, *others)
+judging.check_captures = break_one
+"""
+
+
+def test_a_bug_of_our_own_costs_its_case_and_no_other(workplace: Workplace) -> None:
+    plugin = Path(workplace.environment["PYTHONPATH"]) / "misbehaving.py"
+    plugin.write_text(plugin.read_text() + BREAKING)
+    workplace.write_spec({"first": "a", "broken": "b", "bad": "wrong", "last": "c"})
+    outcome = workplace.run("spec.yaml")
+    assert outcome.code == 3
+    assert outcome.verdicts() == {"first": "passed", "broken": "error", "bad": "failed", "last": "passed"}
+    failure = next(case["failure"] for case in outcome.report["cases"] if case["name"] == "broken")
+    assert failure["kind"] == "bug"
+    assert failure["message"] == "the case could not be judged: AssertionError: no way"
+    assert "in break_one" in failure["log_tail"]
+
+
 def test_failed_runs_again_what_did_not_pass(workplace: Workplace) -> None:
     workplace.write_spec({"good": "a", "bad": "wrong"})
     workplace.run("spec.yaml")

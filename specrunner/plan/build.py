@@ -76,7 +76,7 @@ class Planner:
             role = ""
             check_sides(case, sessions)
         except EngineError as error:
-            self._cases.append(PlannedCase(case, {}, Failure(error.kind, error.message, error.help, role=role)))
+            self._cases.append(PlannedCase(case, {}, Failure.of(error, role)))
             return
         evidence: dict[str, Evidence] = {}
         own: dict[str, Request] = {}
