@@ -87,7 +87,7 @@ class Verdicts:
 def find_inputs(case: Case) -> list[Path]:
     """Return the files and folders, beside captures, that a case's verdict depends on."""
     places = []
-    if case.golden is not None or case.benchmark is not None:
+    if case.golden is not None:
         root, suite = find_root(case.location.path)
         places.append(root / suite)
     if case.benchmark is not None and case.benchmark.baseline is not None and case.benchmark.baseline.file:

@@ -130,13 +130,13 @@ def _compare_provenance(new: Golden, old: Golden) -> dict[str, tuple[Any, Any]]:
     changes: dict[str, tuple[Any, Any]] = {}
     for name in new.manifest.__slots__:
         ours, theirs = getattr(new.manifest, name), getattr(old.manifest, name)
-        if name in _QUIET or name in _TOKENS or ours == theirs:
+        if name in _QUIET or name in _TOKENS:
             continue
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             for key in dict.fromkeys((*theirs, *ours)):
                 changes |= _differences(f"{name}.{key}", theirs.get(key), ours.get(key))
         else:
-            changes[name] = (theirs, ours)
+            changes |= _differences(name, theirs, ours)
     return changes
 
 

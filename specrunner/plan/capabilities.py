@@ -13,11 +13,12 @@ from specrunner.engines.name_maps import load_maps
 from specrunner.engines.named_checkpoints import find_refusals
 from specrunner.engines.registry import find_engine
 from specrunner.environments.locks import Lock, find_locks, list_locks
-from specrunner.spec.coverage import can_match, needs_passes, vocabulary
+from specrunner.spec.coverage import needs_passes, vocabulary
 from specrunner.spec.diagnostics import ENOUGH, Diagnostic, accepted_values, sort_diagnostics
 from specrunner.spec.loader import LoadedSpecs
 from specrunner.spec.merge import Marks
 from specrunner.spec.model import Benchmark, Case, Decode, EngineChoice, Model
+from specrunner.spec.tensor_names import is_possible
 
 FindEngine = Callable[[str], type[Engine]]
 
@@ -198,7 +199,7 @@ class _Checker:
             self._report(case, "no-name-map", message, advice, "tensors")
             return
         for index, pattern in enumerate(case.tensors):
-            if not can_match(pattern, tuple(templates)):
+            if not is_possible(pattern, tuple(templates)):
                 message = f"engine `{choice.engine}` has no tensor `{pattern}` in {architecture}"
                 advice = accepted_values(pattern, vocabulary(templates), "tensors")
                 self._report(case, "impossible-tensor", message, advice, "tensors", index, pattern)

@@ -10,7 +10,6 @@ from typing import Any
 from specrunner.spec.benchmark import check_benchmark
 from specrunner.spec.coverage import (
     MAX_NUMBERS,
-    can_match,
     count_numbers,
     find_uncovered,
     idle_patterns,
@@ -24,6 +23,7 @@ from specrunner.spec.golden_rules import find_unjudgeable
 from specrunner.spec.merge import Fields, Layers
 from specrunner.spec.model import Case, EngineChoice
 from specrunner.spec.revisions import MODEL_WORDS, find_variable, is_commit, resolve_revision
+from specrunner.spec.tensor_names import is_possible
 from specrunner.spec.tree import Map
 
 _ONE_MODEL = "state exactly one of `id`, `path` and `recipe`"
@@ -309,7 +309,7 @@ class CaseChecker:
         return fine
 
     def _check_possible(self, layers: Layers, pattern: str, *path: str | int, at_key: bool = False) -> bool:
-        if can_match(pattern):
+        if is_possible(pattern):
             return True
         advice = accepted_values(pattern, vocabulary(), "names")
         message = f"no tensor name can match `{pattern}`"

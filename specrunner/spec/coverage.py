@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
-from specrunner.spec.tensor_names import PASSES, TEMPLATES, compile_pattern, is_possible, model_order
+from specrunner.spec.tensor_names import PASSES, TEMPLATES, compile_pattern, model_order
 
 _OTHER_NUMBER = "314159"
 _FEW = 8
@@ -31,12 +31,6 @@ def sample_names(patterns: tuple[str, ...], templates: tuple[str, ...] = TEMPLAT
     numbers = {number for number in numbers if number == "0" or not number.startswith("0")}
     names = {template.replace("{i}", number) for template in templates for number in numbers}
     return tuple(sorted(names, key=model_order))
-
-
-@lru_cache(maxsize=4096)
-def can_match(pattern: str, templates: tuple[str, ...] = TEMPLATES) -> bool:
-    """Tell whether `pattern` can select any name at all."""
-    return is_possible(pattern, templates)
 
 
 def count_numbers(patterns: Iterable[str]) -> int:

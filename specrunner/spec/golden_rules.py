@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from specrunner.spec.coverage import can_match
 from specrunner.spec.rules import read_rules
 from specrunner.spec.schema import default_of
-from specrunner.spec.tensor_names import PASSES, TEMPLATES, match_name
+from specrunner.spec.tensor_names import PASSES, TEMPLATES, is_possible, match_name
 
 FINEST_SQNR = 135.0
 """dB: above it, the error sinks into the rounding of a compact golden's projections, which are float32."""
@@ -76,7 +75,7 @@ def _is_compact(pattern: str, fields: Mapping[str, Any], full_tokens: float) -> 
 def _selects_floats(pattern: str) -> bool:
     if any(match_name(pattern, template.replace("{i}", "0")) for template in _INTEGERS):
         others = tuple(template for template in TEMPLATES if template not in _INTEGERS)
-        return can_match(pattern, others)
+        return is_possible(pattern, others)
     return True
 
 

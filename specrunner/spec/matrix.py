@@ -57,7 +57,7 @@ class Axis:
 
 @dataclass(slots=True)
 class Exclusion:
-    """One entry of `exclude`; `used` tells whether it ever left something out, `known` whether its axes exist."""
+    """One entry of `exclude`; `used` tells whether it ever left something out."""
 
     values: Mapping[str, Sequence[Any]]
     span: Span
@@ -73,7 +73,7 @@ class MatrixReader:
         self._exclusions: dict[int, tuple[Exclusion, ...]] = {}
         self._kept: list[Any] = []
         self._axis_names: dict[int, dict[str, set[str]]] = {}
-        self._excludes: dict[int, tuple[Layers, Any]] = {}
+        self._excludes: dict[int, Layers] = {}
 
     def read(self, matrix: Mapping[str, Any], layers: Layers) -> tuple[Axis, ...] | None:
         """Return the axes of a case's merged matrix, or None when one of them is wrong."""
@@ -149,7 +149,7 @@ class MatrixReader:
         key = id(entries)
         if key not in self._exclusions:
             self._kept.append(entries)
-            self._excludes[key] = (layers, entries)
+            self._excludes[key] = layers
             self._exclusions[key] = tuple(
                 Exclusion(
                     {name: value if isinstance(value, list) else [value] for name, value in entry.items()},
@@ -165,7 +165,7 @@ class MatrixReader:
     def finish(self) -> None:
         """Report the exclusions that could never leave anything out, once all cases of the file are expanded."""
         for key, exclusions in self._exclusions.items():
-            layers, _ = self._excludes[key]
+            layers = self._excludes[key]
             known = self._axis_names[key]
             for index, exclusion in enumerate(exclusions):
                 if exclusion.used:

@@ -70,18 +70,17 @@ _MEANINGS = (
 
 def explain_syntax(error: yaml.YAMLError, text: str) -> Problem:
     """Say what libyaml's message means for the reader."""
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    raw = str(getattr(error, "problem", None) or error)
     opening = getattr(error, "context_mark", None)
+    mark = getattr(error, "problem_mark", None) or opening
+    raw = str(getattr(error, "problem", None) or error)
     if "found unexpected end of stream" in raw and opening is not None:
         return Problem(
             "yaml-syntax", "a quoted text is not closed", (opening.index, opening.index + 1), "add the quote"
         )
     at = min(mark.index, len(text)) if mark is not None else 0
-    context_mark = getattr(error, "context_mark", None)
     related = None
-    if context_mark is not None and mark is not None and context_mark.line != mark.line:
-        related = (str(error.context), (context_mark.index, context_mark.index + 1))  # type: ignore[attr-defined]
+    if opening is not None and mark is not None and opening.line != mark.line:
+        related = (str(error.context), (opening.index, opening.index + 1))  # type: ignore[attr-defined]
     if text[at : at + 1] == "\t":
         return Problem("yaml-syntax", "a tab cannot indent", (at, at + 1), "indent with spaces", related)
     for part, message, advice in _MEANINGS:

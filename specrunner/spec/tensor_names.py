@@ -72,7 +72,8 @@ def select_names(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
     )
 
 
-def is_possible(pattern: str, templates: Iterable[str] = TEMPLATES) -> bool:
+@lru_cache(maxsize=4096)
+def is_possible(pattern: str, templates: tuple[str, ...] = TEMPLATES) -> bool:
     """Tell whether any name of the vocabulary, at any layer number, could match `pattern`."""
     numbers = {"0", "1"} | set(re.findall(r"\d+", pattern))
     numbers |= {stem + digit for stem in set(numbers) for digit in "0123456789"} | set("0123456789")
