@@ -9,13 +9,10 @@ from typing import Any
 from specrunner.checks.measure import Wanted
 from specrunner.checks.measurements import At, Measurements, encode_number
 from specrunner.results import CheckResult
-from specrunner.spec.model import Rule
+from specrunner.spec.model import REFERENCE_DTYPES, Rule
 
 MASKS_ALLOWED = frozenset({"exact", "allclose"})
 """Rules under which a pair of equal infinities, as an attention mask leaves them, counts as equal."""
-
-REFERENCE_DTYPES = ("float32", "float64")
-"""dtypes a noise floor can be measured from."""
 
 
 def wanted_by(rules: Sequence[Rule]) -> Wanted:

@@ -17,12 +17,10 @@ from specrunner.golden.estimates import Estimates, estimate, percentile
 from specrunner.golden.kept import KeptTensor, digest_content
 from specrunner.golden.sketch import sketch_tensor
 from specrunner.results import CheckResult
+from specrunner.spec.golden_rules import NEEDS_FULL
 from specrunner.spec.model import Rule
 
 AGAINST = "golden"
-
-NEEDS_FULL = ("allclose", "ulp")
-"""Rules that look at every element, which a compact golden does not keep."""
 
 FLOOR, ROUTING = "noise_floor", "routing"
 

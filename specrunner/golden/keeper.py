@@ -185,8 +185,4 @@ def describe_source(check: CheckResult, golden: Golden, facts: Mapping[str, Any]
 def _has_settings(golden: Golden, case: Case) -> bool:
     choice = case.golden
     assert choice is not None
-    return golden.manifest.settings == {
-        "full_tokens": choice.full_tokens,
-        "top_k": choice.top_k,
-        "projections": choice.projections,
-    }
+    return golden.manifest.settings == choice.settings

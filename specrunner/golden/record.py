@@ -151,7 +151,7 @@ def _describe(
         tokenizer_digest=str(facts.get("tokenizer_digest") or ""),
         spec_digest=digest_case(case),
         seed=seed,
-        settings={"full_tokens": choice.full_tokens, "top_k": choice.top_k, "projections": choice.projections},
+        settings=choice.settings,
         repeats=repeats,
         agreement=BITWISE,
         reason=reason,

@@ -21,20 +21,19 @@ from specrunner.spec.decoding import check_decode
 from specrunner.spec.diagnostics import Diagnostic, accepted_values
 from specrunner.spec.golden_rules import find_unjudgeable
 from specrunner.spec.merge import Fields, Layers
-from specrunner.spec.model import Case, EngineChoice
+from specrunner.spec.model import REFERENCE_DTYPES, Case, EngineChoice
 from specrunner.spec.revisions import MODEL_WORDS, find_variable, is_commit, resolve_revision
 from specrunner.spec.tensor_names import is_possible
 from specrunner.spec.tree import Map
 
 _ONE_MODEL = "state exactly one of `id`, `path` and `recipe`"
 _ONE_PROMPT = "write `prompt: some text`, or a mapping with `text`, `messages` or `token_ids`"
+_REFERENCE = "e.g. `reference: {engine: hf, dtype: float32}`"
 _CHECKED = (
     *("options", "environments", "requires", "xfail", "reference", "model", "prompt"),
     *("decode", "tokens", "tensors", "tolerance", "attention", "golden", "benchmark"),
     *("trajectory", "at", "batch", "repeat"),
 )
-_FLOOR_DTYPES = ("float32", "float64")
-_REFERENCE = "e.g. `reference: {engine: hf, dtype: float32}`"
 
 
 class CaseChecker:
@@ -346,9 +345,9 @@ class CaseChecker:
         return case.peer is None or self._check_peer(case.peer, case, case.reference, layers)
 
     def _check_peer(self, peer: EngineChoice, case: Case, reference: EngineChoice, layers: Layers) -> bool:
-        if reference.dtype not in _FLOOR_DTYPES:
+        if reference.dtype not in REFERENCE_DTYPES:
             message = f"a noise floor cannot be measured from a reference in {reference.dtype}"
-            advice = f"accepted: {', '.join(f'`{dtype}`' for dtype in _FLOOR_DTYPES)}"
+            advice = f"accepted: {', '.join(f'`{dtype}`' for dtype in REFERENCE_DTYPES)}"
             return self._report(layers, "bad-value", message, advice, "reference", "dtype")
         if peer == case.candidate:
             message = f"the peer is the candidate itself ({peer.label}): its noise floor would excuse anything"

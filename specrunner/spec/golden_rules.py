@@ -9,6 +9,9 @@ from specrunner.spec.rules import read_rules
 from specrunner.spec.schema import default_of
 from specrunner.spec.tensor_names import PASSES, TEMPLATES, is_possible, match_name
 
+NEEDS_FULL = ("allclose", "ulp")
+"""Rules that look at every element, which a compact golden does not keep."""
+
 FINEST_SQNR = 135.0
 """dB: above it, the error sinks into the rounding of a compact golden's projections, which are float32."""
 
@@ -54,7 +57,7 @@ def _check_rules(fields: Mapping[str, Any]) -> Iterator[Problem]:
                 yield where, message, f"add a `reference`, or {_LIVE[rule.name]}"
             elif not compact:
                 continue
-            elif rule.name in ("allclose", "ulp"):
+            elif rule.name in NEEDS_FULL:
                 yield where, f"`{rule.name}` cannot be judged on a compact golden", _RAISE
             elif rule.name == "top_k" and rule.parameters["k"] > top_k:
                 message = f"the golden keeps the {top_k:g} largest logits, and the rule asks for {rule.parameters['k']}"

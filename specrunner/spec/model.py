@@ -9,6 +9,9 @@ from typing import Any
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 """dtypes an engine can be asked to compute in; `float64` is the oracle's."""
 
+REFERENCE_DTYPES = ("float32", "float64")
+"""dtypes a noise floor can be measured from."""
+
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -289,6 +292,11 @@ class GoldenChoice:
     projections: int = 640
     fallback: tuple[str, ...] = ()
     case_id: str = ""
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """How much a compact golden keeps, as its manifest states it."""
+        return {"full_tokens": self.full_tokens, "top_k": self.top_k, "projections": self.projections}
 
 
 @dataclass(frozen=True, slots=True)
