@@ -1,8 +1,10 @@
-"""Words that every floor says the same way: counts with their noun, guesses at a misspelt name, visible escapes."""
+"""Words that every floor says the same way: counts with their noun, guesses at a name, how a process ended, escapes."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
+from contextlib import suppress
 
 _LONGEST_WORD = 100
 
@@ -34,6 +36,20 @@ def did_you_mean(word: str, candidates: Iterable[str], *, cutoff: float = 0.6, m
     """Return a help text that asks for the candidate next to `word`, or None where none is near; see `suggest`."""
     guess = suggest(word, candidates, cutoff=cutoff, most=most)
     return f"did you mean `{guess}`?" if guess else None
+
+
+def describe_exit(status: int) -> str:
+    """Return how a process ended: `exited with status 3`, `was killed by SIGKILL`.
+
+    Args:
+        status: below 0 for a signal, of which the real-time ones between the first and the last have no name.
+    """
+    if status >= 0:
+        return f"exited with status {status}"
+    name = f"signal {-status}"
+    with suppress(ValueError):
+        name = signal.Signals(-status).name
+    return f"was killed by {name}"
 
 
 def escape_character(char: str) -> str:

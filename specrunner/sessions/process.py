@@ -16,6 +16,7 @@ from specrunner.errors import ENGINE_ERRORS, EngineError, EngineOutOfMemory, Eng
 from specrunner.secrets import Redactor
 from specrunner.sessions.logs import LOG_FILE, Log
 from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE, Channel, ChannelClosed
+from specrunner.words import describe_exit
 
 KILL_PATIENCE = 10.0
 """Seconds to wait for killed processes to be gone."""
@@ -192,12 +193,7 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             status = None
         self.kill()
-        if status is None:
-            how = "closed its control channel"
-        elif status < 0:
-            how = f"was killed by {signal.Signals(-status).name}"
-        else:
-            how = f"exited with status {status}"
+        how = "closed its control channel" if status is None else describe_exit(status)
         tail = self.log.tail()
         hint = "the kernel may have killed it for want of memory" if status == -signal.SIGKILL else None
         return WorkerDied(f"the engine process {how}", help=hint, log_tail=tail)
