@@ -1,8 +1,9 @@
-"""Words that every floor says the same way: counts with their noun, guesses at a name, how a process ended, escapes."""
+"""Words that every floor says the same way: counts, guesses at a name, how a process ended, widths, visible escapes."""
 
 from __future__ import annotations
 
 import signal
+import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -50,6 +51,17 @@ def describe_exit(status: int) -> str:
     with suppress(ValueError):
         name = signal.Signals(-status).name
     return f"was killed by {name}"
+
+
+def count_cells(text: str) -> int:
+    """Return the cells `text` takes in a terminal: wide characters take two, combining and invisible ones none."""
+    return sum(map(_count_cells, text))
+
+
+def _count_cells(char: str) -> int:
+    if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1
 
 
 def escape_character(char: str) -> str:
