@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import specrunner
-from specrunner.errors import ENGINE_ERRORS, EngineError, EngineOutOfMemory, EngineTimeout, WorkerDied
+from specrunner.errors import ENGINE_ERRORS, EngineError, EngineTimeout, WorkerDied
 from specrunner.secrets import Redactor
 from specrunner.sessions.logs import LOG_FILE, Log
 from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE, Channel, ChannelClosed
@@ -73,7 +73,7 @@ class WorkerProcess:
         """Send a message and wait for its answer.
 
         Args:
-            message: a `load` or `capture` message.
+            message: of the type `load`, `answer` or `stamp`.
             timeout: seconds to wait.
             cancelled: polled ten times a second.
 
@@ -186,7 +186,7 @@ class WorkerProcess:
         if answer["fatal"]:
             raise Bystander
 
-    def _describe_death(self) -> WorkerDied | EngineOutOfMemory:
+    def _describe_death(self) -> WorkerDied:
         """Say how the worker ended, then make sure that nothing of it is left."""
         try:
             status = self._process.wait(timeout=10)
