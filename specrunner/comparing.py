@@ -72,6 +72,7 @@ class Differences:
                 }
                 for check in self.checks
             ],
+            "uncovered": list(self.uncovered),
         }
 
 

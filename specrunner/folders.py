@@ -17,6 +17,11 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "specrunner"
 
 
+def join_import_path() -> str:
+    """Return a PYTHONPATH by which a child of our own interpreter imports this specrunner, and what we may import."""
+    return os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+
+
 @contextmanager
 def hold_lock(file: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[int]:
     """Hold an exclusive lock on `file`, made with its folder when missing. It goes with the process, however it ends.

@@ -1,8 +1,11 @@
-"""Words that every floor says the same way: counts with their noun, guesses at a misspelt name, visible escapes."""
+"""Words that every floor says the same way: counts, guesses at a name, how a process ended, widths, visible escapes."""
 
 from __future__ import annotations
 
+import signal
+import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 
 _LONGEST_WORD = 100
 
@@ -34,6 +37,31 @@ def did_you_mean(word: str, candidates: Iterable[str], *, cutoff: float = 0.6, m
     """Return a help text that asks for the candidate next to `word`, or None where none is near; see `suggest`."""
     guess = suggest(word, candidates, cutoff=cutoff, most=most)
     return f"did you mean `{guess}`?" if guess else None
+
+
+def describe_exit(status: int) -> str:
+    """Return how a process ended: `exited with status 3`, `was killed by SIGKILL`.
+
+    Args:
+        status: below 0 for a signal, of which the real-time ones between the first and the last have no name.
+    """
+    if status >= 0:
+        return f"exited with status {status}"
+    name = f"signal {-status}"
+    with suppress(ValueError):
+        name = signal.Signals(-status).name
+    return f"was killed by {name}"
+
+
+def count_cells(text: str) -> int:
+    """Return the cells `text` takes in a terminal: wide characters take two, combining and invisible ones none."""
+    return sum(map(_count_cells, text))
+
+
+def _count_cells(char: str) -> int:
+    if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1
 
 
 def escape_character(char: str) -> str:

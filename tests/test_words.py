@@ -6,12 +6,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specrunner.words import did_you_mean, escape_character, escape_controls, plural, suggest
+from specrunner.words import (
+    count_cells,
+    describe_exit,
+    did_you_mean,
+    escape_character,
+    escape_controls,
+    plural,
+    suggest,
+)
 
 
 @pytest.mark.parametrize(("count", "shown"), [(0, "0 cases"), (1, "1 case"), (2, "2 cases"), (5000, "5,000 cases")])
 def test_plural(count: int, shown: str) -> None:
     assert plural(count, "case") == shown
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(0, "exited with status 0"), (3, "exited with status 3"), (-9, "was killed by SIGKILL")]
+    + [(-number, f"was killed by signal {number}") for number in (40, 63)],
+)
+def test_an_end_has_its_status_or_its_signal(status: int, said: str) -> None:
+    assert describe_exit(status) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "cells"),
+    [("", 0), ("ab", 2), ("é", 1), ("e\u0301", 1), ("語", 2), ("\U0001f469\u200d\U0001f52c", 4), ("\u20dd", 0)],
+)
+def test_cells_of_a_terminal(text: str, cells: int) -> None:
+    assert count_cells(text) == cells
 
 
 def test_plural_takes_an_irregular_form() -> None:

@@ -15,7 +15,6 @@ and from it:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -29,6 +28,7 @@ from specrunner.benchmark_record import BenchmarkRecord, Sample, TaskRecord, wri
 from specrunner.benchmarks.data import Rows, choose_questions, digest_questions, load_questions
 from specrunner.catalogue.tasks import TASKS, Task, needs_shots
 from specrunner.errors import CapabilityMissing, CaptureIncomplete, ModelUnsupported
+from specrunner.sessions.answers import digest_answers
 from specrunner.sessions.guardian import dismiss_guardian
 from specrunner.sessions.protocol import Channel, ChannelClosed
 from specrunner.sessions.worker import describe_error, open_guarded_channel
@@ -220,7 +220,7 @@ def describe_sample(task: Task, subject: str, row: Mapping[str, Any], metric: st
 
 def digest(value: Any) -> str:
     """Return the first 16 hex digits of the SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return digest_answers(value)[:16]
 
 
 def main(channel: Channel) -> None:

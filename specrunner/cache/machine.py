@@ -15,7 +15,7 @@ PATIENCE = 60.0
 """Seconds for which the driver's program is waited for; without persistence mode it wakes every GPU up."""
 
 
-def describe_machine(device: str) -> list[Any]:
+def describe_hardware(device: str) -> list[Any]:
     """Return the processor's kind, and the GPUs' where one is used."""
     facts: list[Any] = [platform.machine(), *platform.libc_ver(), os.cpu_count(), *describe_processor()]
     if device == "cuda":

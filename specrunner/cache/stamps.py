@@ -13,7 +13,7 @@ from typing import Any
 
 import specrunner
 from specrunner.cache.digests import Digests
-from specrunner.cache.machine import describe_gpus, describe_machine
+from specrunner.cache.machine import describe_gpus, describe_hardware
 from specrunner.cache.sources import UNUSED, stamp_code, stamp_options, stamp_packages
 from specrunner.config import find_name_maps
 from specrunner.engines.registry import find_engine
@@ -166,7 +166,7 @@ def stamp_session(session: Session, environment: Environment, threads: int, dige
         ),
         "engine": digest_of(sources),
         "specrunner": digests.of(Path(specrunner.__file__).parent),
-        "machine": digest_of(describe_machine(session.device)),
+        "machine": digest_of(describe_hardware(session.device)),
         "threads": str(session.options.get("num_threads", threads)),
         "variables": digest_of(sorted(variables.items())),
     }

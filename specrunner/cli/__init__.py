@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import os
 import re
 import signal
 import sys
@@ -164,7 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from specrunner.reporters.console import silence_stream
+
+        silence_stream(sys.stdout)
         return ExitCode.PASSED
     except Exception:
         import traceback

@@ -11,6 +11,7 @@ from specrunner.cli.selection import add_selection_arguments, select_cases
 from specrunner.config import is_ci, load_settings
 from specrunner.errors import ExitCode, NothingVerified, UsageError
 from specrunner.launch import apply_timeout, join_cluster
+from specrunner.words import plural
 
 EXAMPLES = """\
 examples:
@@ -78,5 +79,5 @@ def run(options: argparse.Namespace) -> int:
         out.print(f"{lost} of {len(trials)} runs gave no evidence and are left out")
     if options.write:
         for path, count in write_limits(merge_suggestions(noises)).items():
-            out.print(f"wrote {count} limits to {path}")
+            out.print(f"wrote {plural(count, 'limit')} to {path}")
     return ExitCode.ERRORS if lost else ExitCode.PASSED

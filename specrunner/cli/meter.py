@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -69,7 +68,5 @@ class Meter:
     def _keep_drawing(self) -> None:
         while not self._stop.wait(0.2):
             if self._state[1]:
-                columns = 80
-                with contextlib.suppress(OSError, ValueError, AttributeError):
-                    columns = os.get_terminal_size(self._console.stream.fileno()).columns
-                self._console.write("\r\x1b[2K" + fit_cells(self._describe(time.monotonic()), max(columns - 1, 20)))
+                line = fit_cells(self._describe(time.monotonic()), max(self._console.width - 1, 20))
+                self._console.write("\r\x1b[2K" + line)

@@ -24,7 +24,7 @@ from specrunner.config import NAME_MAPS, find_name_maps
 from specrunner.engines.name_map_mistakes import find_mistakes
 from specrunner.errors import ConfigurationError, SpecError
 from specrunner.spec.paths import display_path
-from specrunner.spec.source import parse_text
+from specrunner.spec.source import Source, read_source
 from specrunner.spec.tensor_names import ROUTER_BIAS
 
 
@@ -95,19 +95,17 @@ class NameMap:
         return points
 
 
-def parse_map(engine: str, family: str, text: str, path: str | None = None) -> NameMap:
+def parse_map(engine: str, family: str, source: Source) -> NameMap:
     """Parse one name map.
 
     Args:
         engine: whose map it is.
         family: the file's name without its extension.
-        text: the file's content.
-        path: how to call the file in diagnostics.
+        source: the file, as it was read.
 
     Raises:
-        SpecError: the map is wrong; its diagnostics say where.
+        SpecError: the map cannot be read, or is wrong; its diagnostics say where.
     """
-    source = parse_text(text, path or f"{engine}/{family}.yaml")
     mistakes = find_mistakes(source)
     if mistakes:
         raise SpecError(mistakes)
@@ -172,7 +170,7 @@ def read_maps(engine: str, folder: Path) -> dict[str, NameMap]:
     """
     maps: dict[str, NameMap] = {}
     for file in sorted(folder.glob("*.yaml")):
-        name_map = parse_map(engine, file.stem, file.read_text(encoding="utf-8"), display_path(file))
+        name_map = parse_map(engine, file.stem, read_source(display_path(file)))
         for architecture in name_map.architectures:
             if architecture in maps:
                 both = f"{maps[architecture].family}.yaml and {file.name}"

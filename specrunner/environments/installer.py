@@ -27,6 +27,7 @@ from specrunner.environments.interpreters import (
 from specrunner.environments.locks import Lock, canonical_name
 from specrunner.environments.pip import Pip, advise, explain_failure
 from specrunner.errors import EngineMissing
+from specrunner.files import write_whole
 from specrunner.folders import hold_lock
 
 BATCH = 16
@@ -166,6 +167,4 @@ def _write_mark(lock: Lock, folder: Path, seconds: float) -> None:
         "installed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "specrunner": __version__,
     }
-    unfinished = folder / f"{MARK}.new"
-    unfinished.write_text(json.dumps(mark, indent=2) + "\n", encoding="utf-8")
-    unfinished.rename(folder / MARK)
+    write_whole(folder / MARK, (json.dumps(mark, indent=2) + "\n").encode())

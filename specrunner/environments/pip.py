@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from specrunner.errors import EngineMissing
+from specrunner.words import describe_exit
 
 LOG = "install.log"
 """Everything that pip printed, in the environment's folder."""
@@ -113,7 +113,7 @@ class Pip:
                     log.write(line)
                     on_line(line)
         if process.returncode < 0:
-            lines.append(f"ERROR: pip was killed by {signal.Signals(-process.returncode).name}\n")
+            lines.append(f"ERROR: pip {describe_exit(process.returncode)}\n")
         return process.returncode, "".join(lines)
 
 

@@ -102,7 +102,7 @@ def run_trials(
 
     Args:
         trials: what to run.
-        reporters: read the events beside us.
+        reporters: read the events beside us; they are closed in the end.
         settings: of the run; None is the built-in ones.
 
     Returns:
@@ -115,7 +115,11 @@ def run_trials(
         planner.add(trial.case, fault, together[_input_of(trial.case)])
     # A trial is meant to fail and to be left out: neither may end the run, nor change what a verdict means.
     options = replace(make_options(settings or Settings()), strict=False, max_fail=None, cache=None, diagnose=False)
-    ended = Run(planner.build(), planner.environments, [results, *reporters], options).execute()
+    try:
+        ended = Run(planner.build(), planner.environments, [results, *reporters], options).execute()
+    finally:
+        for reporter in reporters:
+            reporter.close()
     return results.found, ended
 
 

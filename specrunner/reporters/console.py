@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import unicodedata
 from typing import TextIO
 
 from specrunner.reporters.escape import disarm
-from specrunner.reporters.json import silence_stream
+from specrunner.words import count_cells
 
 _ASCII = str.maketrans({"…": "...", "·": "-", "│": "|", "−": "-", "×": "x", "≤": "<=", "≥": ">="})
 """What our own typography becomes on a stream that is not Unicode."""
@@ -60,11 +59,21 @@ class Console:
         return True
 
 
+def silence_stream(stream: TextIO) -> None:
+    """Let a stream whose reader is gone swallow what is still written to it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, stream.fileno())
+        finally:
+            os.close(nowhere)
+
+
 def fit_cells(text: str, width: int) -> str:
     """Cut `text` to `width` terminal cells, with an ellipsis where something was cut; wide characters take two."""
     used = 0
     for index, character in enumerate(text):
-        cells = _cells(character)
+        cells = count_cells(character)
         if used + cells > width:
             return _cut(text[:index], width - 1) + "…"
         used += cells
@@ -72,12 +81,6 @@ def fit_cells(text: str, width: int) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    while sum(map(_cells, text)) > width:
+    while count_cells(text) > width:
         text = text[:-1]
     return text
-
-
-def _cells(character: str) -> int:
-    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1

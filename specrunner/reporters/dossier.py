@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,7 +69,7 @@ def describe_everything(case: CaseRecord, run: RunRecord, palette: Palette) -> l
 def _describe_run(run: RunRecord) -> str:
     took = f", took {format_seconds(run.seconds)}" if run.seconds is not None else ""
     end = "" if run.complete and not run.interrupted else ", ended early"
-    return f"run of {escape_line(run.started_at)}{took}{end}: {escape_line(' '.join(run.command))}"
+    return f"run of {escape_line(run.started_at)}{took}{end}: {escape_line(shlex.join(run.command))}"
 
 
 def _describe_checks(case: CaseRecord, palette: Palette) -> list[str]:

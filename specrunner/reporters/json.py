@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specrunner.errors import ConfigurationError
+from specrunner.reporters.console import silence_stream
 from specrunner.reporters.escape import encode_json
 from specrunner.reporters.files import FileReporter
 from specrunner.reporters.record import RunRecord, list_fields
@@ -86,9 +85,3 @@ def read_run(path: Path) -> RunRecord:
         raise ConfigurationError(
             f"{path} is not a JSON report that this version can read: {reason}", help="run the specs again"
         ) from error
-
-
-def silence_stream(stream: TextIO) -> None:
-    """Let a stream whose reader is gone swallow what is still written to it."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -8,6 +8,7 @@ The root states no counts: the schema has no `skipped` there, and readers of the
 from __future__ import annotations
 
 import platform
+import shlex
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -108,7 +109,7 @@ def _build_attempt(case: CaseRecord, attempt: Attempt) -> ElementTree.Element:
 
 def _describe_run(run: RunRecord) -> dict[str, str]:
     """Return the facts that belong to every suite: the command and the machine."""
-    facts = {"command": " ".join(run.command)}
+    facts = {"command": shlex.join(run.command)}
     facts |= {name: str(value) for name, value in run.environment.items() if isinstance(value, str | int | float)}
     return facts
 

@@ -201,13 +201,17 @@ def list_fields(case: CaseRecord) -> dict[str, Any]:
 
 
 _LATEST: list[tuple[CaseResult, CaseRecord]] = []
+"""One at most: what was asked for last, by any run of this process."""
 
 
 def record_result(result: CaseResult) -> CaseRecord:
     """Return a result's record; the reporters of a run, which are told of it one after the other, share it."""
-    if not _LATEST or _LATEST[0][0] is not result:
-        _LATEST[:] = [(result, CaseRecord.from_result(result))]
-    return _LATEST[0][1]
+    for known, record in tuple(_LATEST):  # another run's thread may replace it at any time
+        if known is result:
+            return record
+    record = CaseRecord.from_result(result)
+    _LATEST[:] = [(result, record)]
+    return record
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,14 +54,14 @@ class AnswerBook:
 
     def find(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the answer that an earlier run got, or None. Answers of this run are not looked up."""
-        answer = self._earlier.get(digest_of(question))
+        answer = self._earlier.get(digest_answers(question))
         self.used += answer is not None
         return answer
 
     def keep(self, questions: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> None:
         """Append answers; those that no model gives are left out, and so is everything where it cannot be written."""
         lines = [
-            format_line(digest_of(question), answer)
+            format_line(digest_answers(question), answer)
             for question, answer in zip(questions, answers, strict=True)
             if is_plausible(answer)
         ]
@@ -96,7 +96,7 @@ class AnswerShelf:
             return None
         stated = {name: value for name, value in facts.items() if name not in CHANGING}
         decode = None if request.decode is None else asdict(request.decode)
-        name = digest_of([session.to_json(), stated, stamp, request.fault, decode])
+        name = digest_answers([session.to_json(), stated, stamp, request.fault, decode])
         with self._lock:
             if name not in self._books:
                 self._books[name] = AnswerBook(self.folder / f"{name}.jsonl")
@@ -200,7 +200,7 @@ def read_lines(file: Path) -> dict[str, dict[str, Any]]:
     for line in written.split(b"\n"):
         try:
             question, answer, check = json.loads(line)
-            if check == digest_of([question, answer]) and is_plausible(answer):
+            if check == digest_answers([question, answer]) and is_plausible(answer):
                 answers[question] = answer
         except (ValueError, TypeError):
             continue
@@ -209,7 +209,7 @@ def read_lines(file: Path) -> dict[str, dict[str, Any]]:
 
 def format_line(question: str, answer: Mapping[str, Any]) -> bytes:
     """Return a book's line."""
-    return json.dumps([question, answer, digest_of([question, answer])]).encode() + b"\n"
+    return json.dumps([question, answer, digest_answers([question, answer])]).encode() + b"\n"
 
 
 def is_plausible(answer: Any) -> bool:
@@ -220,6 +220,6 @@ def is_plausible(answer: Any) -> bool:
     return "token_ids" in answer or (isinstance(logprob, float) and math.isfinite(logprob) and logprob < 0)
 
 
-def digest_of(value: Any) -> str:
+def digest_answers(value: Any) -> str:
     """Return the SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -45,11 +45,10 @@ def locate_capture(directory: Path, session: str, request: str) -> Path:
 
 
 def write_capture(directory: Path, capture: Capture) -> None:
-    """Write a capture; the completion mark is renamed into place after everything else is on disk.
+    """Write a capture, its tensors brought to the CPU; the completion mark is renamed into place after all else.
 
     Raises:
         OSError: the disk is full or read-only.
-        CaptureIncomplete: two tensors share storage, or a tensor is not on the CPU.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tensors_path = directory / TENSORS_FILE

@@ -9,12 +9,11 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import IO
 
 from specrunner.errors import EngineError, ModelUnavailable
-from specrunner.sessions.process import Cancelled, end_tree
-from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE
+from specrunner.folders import join_import_path
+from specrunner.sessions.process import Cancelled, end_tree, start_child
 from specrunner.spec.model import Model
 
 
@@ -78,32 +77,16 @@ def _run_builder(recipe: str, stdout: IO[str], stderr: IO[str], cancelled: Calla
     """
     if cancelled():
         raise Cancelled
-    to_read, to_write = os.pipe()  # nothing is said on it: that it is open tells the builder that we live
-    from_read, from_write = os.pipe()
     mark = f"{os.getpid()}-{recipe}-build"
-    variables = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])),
-        CONTROL_VARIABLE: f"{to_read},{from_write}",
-        SESSION_VARIABLE: mark,
-    }
+    command = [sys.executable, "-m", "specrunner.sessions.builder", recipe]
+    variables = {**os.environ, "PYTHONPATH": join_import_path()}
+    # Nothing is said on the channel: that it is open tells the builder that we live.
+    process, channel = start_child(command, variables, mark, stdout=stdout, stderr=stderr)
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "specrunner.sessions.builder", recipe],
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            env=variables,
-            pass_fds=(to_read, from_write),
-            start_new_session=True,
-        )
-        try:
-            while not cancelled():
-                with suppress(subprocess.TimeoutExpired):
-                    return process.wait(timeout=0.1)
-            raise Cancelled
-        finally:
-            end_tree(process, mark)
+        while not cancelled():
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=0.1)
+        raise Cancelled
     finally:
-        for descriptor in (to_read, to_write, from_read, from_write):
-            os.close(descriptor)
+        end_tree(process, mark)
+        channel.close()

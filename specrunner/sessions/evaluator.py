@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from specrunner.engines.base import Capture
 from specrunner.errors import ENGINE_ERRORS, CaptureIncomplete, EngineError, EngineTimeout, WorkerDied
+from specrunner.folders import join_import_path
 from specrunner.requests import Request, Session
 from specrunner.secrets import Redactor
 from specrunner.sessions.answers import AnswerBook, AnswerShelf
 from specrunner.sessions.captures import BENCHMARK_FILE, write_capture
 from specrunner.sessions.logs import Log
-from specrunner.sessions.process import Cancelled
-from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE, Channel, ChannelClosed
+from specrunner.sessions.process import Cancelled, end_tree, start_child
+from specrunner.sessions.protocol import ChannelClosed
 
 PREPARING_TIMEOUT = 1800.0
 """Seconds that lm-eval may take between two batches of questions, to build prompts or to score."""
@@ -148,33 +146,19 @@ class _Evaluator:
     """
 
     def __init__(self, workspace: Path) -> None:
-        to_read, to_write = os.pipe()
-        from_read, from_write = os.pipe()
-        root = str(Path(__file__).parents[2])
         variables = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+            "PYTHONPATH": join_import_path(),
             "HF_DATASETS_CACHE": str(workspace / "datasets"),
             "TMPDIR": str(workspace),
-            CONTROL_VARIABLE: f"{to_read},{from_write}",
-            SESSION_VARIABLE: f"{os.getpid()}-{workspace.name}-evaluation",
         }
+        self._mark = f"{os.getpid()}-{workspace.name}-evaluation"
+        self._ended = False
         self.log = Log(workspace / "evaluator.log", Redactor(variables))
         self.log.path.unlink(missing_ok=True)  # of an evaluation before
         with self.log.path.open("ab") as log:  # a log that is cut is added to at its new end
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "specrunner.benchmarks.evaluate"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=workspace,
-                env=variables,
-                pass_fds=(to_read, from_write),
-                start_new_session=True,
-            )
-        os.close(to_read)
-        os.close(from_write)
-        self._channel = Channel(from_read, to_write)
+            command = [sys.executable, "-m", "specrunner.benchmarks.evaluate"]
+            self._process, self._channel = start_child(command, variables, self._mark, stdout=log, cwd=workspace)
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message; raise how the process ended when it is gone."""
@@ -204,9 +188,9 @@ class _Evaluator:
         )
 
     def end(self) -> None:
-        """End the process and whatever it has started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        with suppress(OSError):
-            self._channel.close()
+        """End the process and whatever it has started; of no effect when that was done before."""
+        if self._ended:  # its process id and descriptor numbers may be another's by now
+            return
+        self._ended = True
+        end_tree(self._process, self._mark)
+        self._channel.close()

@@ -6,16 +6,17 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import specrunner
-from specrunner.errors import ENGINE_ERRORS, EngineError, EngineOutOfMemory, EngineTimeout, WorkerDied
+from specrunner.errors import ENGINE_ERRORS, EngineError, EngineTimeout, WorkerDied
 from specrunner.secrets import Redactor
 from specrunner.sessions.logs import LOG_FILE, Log
 from specrunner.sessions.protocol import CONTROL_VARIABLE, SESSION_VARIABLE, Channel, ChannelClosed
+from specrunner.words import describe_exit
 
 KILL_PATIENCE = 10.0
 """Seconds to wait for killed processes to be gone."""
@@ -46,36 +47,18 @@ class WorkerProcess:
     def __init__(self, python: Path, workspace: Path, environment: Mapping[str, str], mark: str) -> None:
         self.workspace = workspace
         self._mark = mark
-        to_worker_read, to_worker_write = os.pipe()
-        from_worker_read, from_worker_write = os.pipe()
         variables = {**os.environ, **environment}
         variables["PYTHONPATH"] = os.pathsep.join(
             filter(None, [str(link_package(workspace)), environment.get("PYTHONPATH")])
         )
         self._redactor = Redactor(variables)
         self.log = Log(workspace / LOG_FILE, self._redactor)
-        variables[CONTROL_VARIABLE] = f"{to_worker_read},{from_worker_write}"
-        variables[SESSION_VARIABLE] = mark
+        command = [str(python), "-m", "specrunner.sessions.worker"]
         try:
             with self.log.path.open("ab") as log:
-                self._process = subprocess.Popen(
-                    [str(python), "-m", "specrunner.sessions.worker"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    cwd=workspace,
-                    env=variables,
-                    pass_fds=(to_worker_read, from_worker_write),
-                    start_new_session=True,
-                )
+                self._process, self._channel = start_child(command, variables, mark, stdout=log, cwd=workspace)
         except OSError as error:
-            os.close(to_worker_write)
-            os.close(from_worker_read)
             raise WorkerDied(f"the engine's interpreter {python} could not be started: {error}") from error
-        finally:
-            os.close(to_worker_read)
-            os.close(from_worker_write)
-        self._channel = Channel(from_worker_read, to_worker_write)
         self._ended = False
         self._due: tuple[Written, float] | None = None  # who waits for the capture that is being written, how long
 
@@ -90,7 +73,7 @@ class WorkerProcess:
         """Send a message and wait for its answer.
 
         Args:
-            message: a `load` or `capture` message.
+            message: of the type `load`, `answer` or `stamp`.
             timeout: seconds to wait.
             cancelled: polled ten times a second.
 
@@ -203,19 +186,14 @@ class WorkerProcess:
         if answer["fatal"]:
             raise Bystander
 
-    def _describe_death(self) -> WorkerDied | EngineOutOfMemory:
+    def _describe_death(self) -> WorkerDied:
         """Say how the worker ended, then make sure that nothing of it is left."""
         try:
             status = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             status = None
         self.kill()
-        if status is None:
-            how = "closed its control channel"
-        elif status < 0:
-            how = f"was killed by {signal.Signals(-status).name}"
-        else:
-            how = f"exited with status {status}"
+        how = "closed its control channel" if status is None else describe_exit(status)
         tail = self.log.tail()
         hint = "the kernel may have killed it for want of memory" if status == -signal.SIGKILL else None
         return WorkerDied(f"the engine process {how}", help=hint, log_tail=tail)
@@ -243,6 +221,55 @@ class WorkerProcess:
         due, self._due = self._due, None
         if due is not None:
             due[0](Bystander())
+
+
+def start_child(
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    mark: str,
+    *,
+    stdout: IO[Any],
+    stderr: IO[Any] | None = None,
+    cwd: Path | None = None,
+) -> tuple[subprocess.Popen[bytes], Channel]:
+    """Start a process that leads a group of its own, carries a session's mark, and has a control channel to us.
+
+    Args:
+        command: the program and its arguments.
+        variables: its environment, to which mark and channel are added.
+        mark: for `end_tree`.
+        stdout: where its output goes.
+        stderr: where its errors go; with the output by default.
+        cwd: its folder; ours by default.
+
+    Returns:
+        The process, and our end of the channel.
+
+    Raises:
+        OSError: it could not be started; nothing is left open.
+    """
+    to_child_read, to_child_write = os.pipe()
+    from_child_read, from_child_write = os.pipe()
+    channel = Channel(from_child_read, to_child_write)
+    own = {CONTROL_VARIABLE: f"{to_child_read},{from_child_write}", SESSION_VARIABLE: mark}
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.STDOUT if stderr is None else stderr,
+            cwd=cwd,
+            env={**variables, **own},
+            pass_fds=(to_child_read, from_child_write),
+            start_new_session=True,
+        )
+    except BaseException:
+        channel.close()
+        raise
+    finally:
+        os.close(to_child_read)
+        os.close(from_child_write)
+    return process, channel
 
 
 def end_tree(process: subprocess.Popen[Any], mark: str) -> None:

@@ -6,6 +6,7 @@ Where a session's process runs is the business of those who derive from `Session
 from __future__ import annotations
 
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -173,7 +174,9 @@ class SessionThreads(ABC):
             except EngineError as error:
                 self._give_up(planned, error)
             except Exception as error:
-                self._give_up(planned, EngineError(f"the session could not be run: {type(error).__name__}: {error}"))
+                message = f"the session could not be run: {type(error).__name__}: {error}"
+                trace = "".join(traceback.format_exception(error))
+                self._give_up(planned, EngineError(message, log_tail=trace))
             finally:
                 self._places.leave(place)
 

@@ -20,6 +20,7 @@ from typing import Any
 from specrunner.engines.answering import answer_request
 from specrunner.engines.base import Capture, Engine
 from specrunner.engines.contract import hold_to_contract
+from specrunner.engines.memory import is_out_of_memory
 from specrunner.engines.planters import plant
 from specrunner.engines.questions import answer_questions
 from specrunner.engines.stamp import stamp_sources
@@ -83,7 +84,7 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     name = type(error).__name__
     text = str(error).strip().splitlines()
     message = f"{name}: {text[0] if text else 'no message'}"
-    out_of_memory = isinstance(error, MemoryError) or "OutOfMemory" in name or "can't allocate memory" in str(error)
+    out_of_memory = isinstance(error, MemoryError) or is_out_of_memory(name, str(error))
     kind = EngineOutOfMemory.kind if out_of_memory else EngineError.kind
     return {"type": "failed", "kind": kind, "message": message, "help": advise(error), "fatal": out_of_memory}
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
 from specrunner.spec.model import Location
-from specrunner.words import escape_controls, plural, suggest
+from specrunner.words import count_cells, escape_controls, plural, suggest
 
 MAX_LINE = 120
 """Columns of a source line that are shown; a longer line is cut around the culprit."""
@@ -100,17 +99,6 @@ def _brief(text: str) -> str:
     return escape_controls(text)
 
 
-def display_width(text: str) -> int:
-    """Return the columns `text` takes in a terminal: wide characters take two, combining ones none."""
-    return sum(_char_width(c) for c in text)
-
-
-def _char_width(char: str) -> int:
-    if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me"):
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1
-
-
 def _underline(line: str, column: int, width: int) -> tuple[str, str]:
     """Return the line as it can be shown, and the carets under `width` of its characters from `column` (from 0)."""
     column = min(column, len(line))
@@ -124,7 +112,7 @@ def _underline(line: str, column: int, width: int) -> tuple[str, str]:
     position = 0
     for index, char in enumerate(line[start:stop], start):
         text = " " * (_TAB - position % _TAB) if char == "\t" else escape_controls(char)
-        columns = display_width(text)
+        columns = count_cells(text)
         position += columns
         shown.append(text)
         if index < end:

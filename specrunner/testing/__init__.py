@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import specrunner
 from specrunner.errors import ExitCode, NothingVerified, SpecrunnerError
+from specrunner.folders import join_import_path
 from specrunner.reporters.record import CaseRecord, RunRecord
 from specrunner.results import Verdict
 
@@ -110,13 +110,12 @@ def run_specs(
             w for value in ([values] if isinstance(values, str) else values) for w in ("-p", f"{key}={value}")
         ]
     arguments += ["-j", str(jobs)] if jobs is not None else []
-    search = [str(Path(specrunner.__file__).parents[1]), os.environ.get("PYTHONPATH")]
     with tempfile.TemporaryDirectory(prefix="specrunner-") as folder:
         report = Path(folder) / "report.json"
         done = subprocess.run(
             [sys.executable, "-m", "specrunner", "run", *arguments, "--json", str(report), "--color", "never"],
             cwd=cwd,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search))},
+            env={**os.environ, "PYTHONPATH": join_import_path()},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

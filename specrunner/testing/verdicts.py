@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import specrunner
 from specrunner.errors import EngineError
+from specrunner.folders import join_import_path
 from specrunner.reporters.record import CaseRecord
 
 POLL_SECONDS = 0.05
@@ -123,14 +123,13 @@ class Verdicts:
             "settings": self._settings,
             "verdicts": str(self._folder / "verdicts.jsonl"),
         }
-        path = [str(Path(specrunner.__file__).parents[1]), os.environ.get("PYTHONPATH")]
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "specrunner.testing.process"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
+                env={**os.environ, "PYTHONPATH": join_import_path()},
                 start_new_session=True,
             )
         assert self._process.stdin is not None

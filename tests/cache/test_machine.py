@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from specrunner.cache import machine
-from specrunner.cache.machine import ask_driver, describe_gpus, describe_machine
+from specrunner.cache.machine import ask_driver, describe_gpus, describe_hardware
 
 INFORMATION = "Model: \t\t {model}\nIRQ:   \t\t {irq}\nGPU UUID: \t GPU-{irq}\nVideo BIOS: \t {bios}\n"
 
@@ -79,10 +79,10 @@ def test_what_cannot_be_told_is_not_guessed(
 
 def test_gpus_count_where_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "describe_gpus", lambda: ("driver", "H200"))
-    before = {device: describe_machine(device) for device in ("cpu", "cuda")}
-    assert describe_machine("cuda") == before["cuda"] != before["cpu"]
+    before = {device: describe_hardware(device) for device in ("cpu", "cuda")}
+    assert describe_hardware("cuda") == before["cuda"] != before["cpu"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-    assert describe_machine("cuda") != before["cuda"]
+    assert describe_hardware("cuda") != before["cuda"]
     monkeypatch.setattr(machine, "describe_gpus", lambda: ("driver", "L4"))
-    assert describe_machine("cpu") == before["cpu"]
-    assert describe_machine("cuda")[:-1] != before["cuda"][:-1]
+    assert describe_hardware("cpu") == before["cpu"]
+    assert describe_hardware("cuda")[:-1] != before["cuda"][:-1]

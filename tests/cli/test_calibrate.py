@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def test_wide_limits_are_narrowed_to_what_the_noise_supports(
     out = capsys.readouterr().out
     assert "sqnr.min 40: noise 0% at p99" in out
     assert "0 of 6" in out  # the engine as it is and two variants, on two prompts
+    assert re.search(r"^wrote (1 limit|[2-9] limits) to a\.yaml$", out, re.MULTILINE)
     narrowed = spec.read_text()
     limit = int(narrowed.partition("sqnr: ")[2].partition("}")[0])
     assert 100 <= limit <= 120

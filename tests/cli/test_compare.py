@@ -84,6 +84,12 @@ def test_a_tolerance_judges(rules: str, status: int, first: str | None, capsys: 
     assert json.loads(Path("r.json").read_text()) == report
 
 
+def test_what_no_rule_speaks_of_is_in_the_report(capsys: pytest.CaptureFixture[str]) -> None:
+    rules = '{logits: {sqnr: 0}, "layers.*.output": {sqnr: 0}}'
+    _, out, _ = run(capsys, "new.safetensors", "old.safetensors", "--tolerance", rules, "--json", "-")
+    assert json.loads(out)["uncovered"] == ["embeddings", "layers.0.router.expert_ids"]
+
+
 def test_integers_are_equal_or_not(capsys: pytest.CaptureFixture[str]) -> None:
     save_file({"layers.0.router.expert_ids": torch.tensor([[1, 2]])}, "a.safetensors")
     save_file({"layers.0.router.expert_ids": torch.tensor([[1, 3]])}, "b.safetensors")

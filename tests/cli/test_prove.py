@@ -16,6 +16,7 @@ from specrunner.errors import ExitCode
 from specrunner.proof import proving
 from specrunner.proof.matrix import Matrix
 from specrunner.proof.proving import Trial
+from specrunner.reporters.base import Reporter
 from specrunner.results import CaseResult
 from specrunner.runner import RunOptions
 from tests.workplace import NO_CLUSTER
@@ -152,6 +153,27 @@ def test_a_trial_is_run_under_the_settings_but_for_what_would_cut_the_matrix_sho
     settings = Settings(jobs=5, strict=True, max_fail=1, executor=executor, retries=retries)
     proving.run_trials([], settings=settings)
     assert noted == [RunOptions(jobs=5, executor=executor, retries=retries, diagnose=False)]
+
+
+def test_reporters_are_closed_when_the_run_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def execute(self) -> ExitCode:
+            raise OSError(28, "No space left on device")
+
+    class Noted(Reporter):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    monkeypatch.setattr(proving, "Run", Broken)
+    reporter = Noted()
+    with pytest.raises(OSError, match="No space left"):
+        proving.run_trials([], [reporter])
+    assert reporter.closed == 1
 
 
 def test_the_registry_is_listed_without_running_anything(capsys: pytest.CaptureFixture[str]) -> None:

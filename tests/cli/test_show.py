@@ -39,6 +39,14 @@ def test_without_a_case_it_lists_the_last_run(capsys: pytest.CaptureFixture[str]
     assert lines[-1].startswith("2 failed, 1 error, 1 xpassed, 1 passed, 1 xfailed, 1 skipped")
 
 
+def test_the_command_of_the_run_can_be_pasted(last_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = json.loads((last_run / LAST_RUN).read_text())
+    report["run"]["command"] = ["specrunner", "run", "my specs/", "-k", "a and not b"]
+    (last_run / LAST_RUN).write_text(json.dumps(report))
+    assert main(["show"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith(": specrunner run 'my specs/' -k 'a and not b'")
+
+
 @pytest.mark.usefixtures("last_run")
 @pytest.mark.parametrize(
     "name",
@@ -71,6 +79,21 @@ def test_a_case_is_shown_with_margins_and_facts(capsys: pytest.CaptureFixture[st
         "again  specrunner run 'specs/smoke/glass.yaml::deep[engine=hf,dtype=bfloat16]'\n",
     ):
         assert expected in out
+
+
+@pytest.mark.parametrize("message", ["::error::x", "##[error]x"])
+def test_what_a_ci_would_obey_is_shown_and_stays_json(
+    message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check = CheckResult("logits", "sqnr", False, message, {"min_sqnr": 38.0}, {"min": 40}, "specs/a.yaml:21")
+    play(make_events([make_result(verdict=Verdict.FAILED, checks=(check,))]), JsonReporter(LAST_RUN))
+    assert main(["show", "capital"]) == 0
+    told = capsys.readouterr().out
+    assert [line for line in told.splitlines() if line.lstrip().startswith("::") or "##[" in line] == []
+    assert main(["show", "capital", "--json"]) == 0
+    told = capsys.readouterr().out
+    assert json.loads(told)["checks"][0]["message"] == message and "##[" not in told
 
 
 @pytest.mark.usefixtures("last_run")

@@ -15,6 +15,7 @@ from specrunner.config import NAME_MAPS
 from specrunner.engines.name_map_mistakes import SCHEMA
 from specrunner.engines.name_maps import (
     Entry,
+    NameMap,
     load_maps,
     pack_own_maps,
     parse_map,
@@ -24,6 +25,7 @@ from specrunner.engines.name_maps import (
 )
 from specrunner.errors import ConfigurationError, SpecError
 from specrunner.spec.schema import find_schema, load_schema
+from specrunner.spec.source import parse_text
 from specrunner.spec.tensor_names import ROUTER_BIAS, TEMPLATES
 
 ENGINES = sorted(entry.name for entry in files("specrunner.engines").joinpath("names").iterdir() if entry.is_dir())
@@ -36,8 +38,12 @@ tensors:
 """
 
 
+def parse_text_as_map(text: str) -> NameMap:
+    return parse_map("test", "x", parse_text(text, "names/test/x.yaml"))
+
+
 def test_layers_are_counted_and_the_last_one_may_differ() -> None:
-    points = parse_map("test", "x", MAP).hook_points(3)
+    points = parse_text_as_map(MAP).hook_points(3)
     assert [(point.name, point.module) for point in points] == [
         ("embeddings", "model.embed"),
         ("layers.0.output", "model.layers.1.norm"),
@@ -47,8 +53,8 @@ def test_layers_are_counted_and_the_last_one_may_differ() -> None:
 
 
 def test_passes_belong_to_block_diffusion() -> None:
-    assert parse_map("test", "x", MAP).templates == ("embeddings", "layers.{i}.output")
-    diffusion = parse_map("test", "x", MAP + "algorithms: [low_confidence]\n")
+    assert parse_text_as_map(MAP).templates == ("embeddings", "layers.{i}.output")
+    diffusion = parse_text_as_map(MAP + "algorithms: [low_confidence]\n")
     assert diffusion.templates == ("embeddings", "layers.{i}.output", "passes.{i}.logits")
 
 
@@ -83,7 +89,7 @@ LAYER = '  "layers.{i}.output": {module: "model.layers.{i}.norm", '
 def test_mistakes_are_shown_where_they_stand(old: str, new: str, line: int, message: str, advice: str | None) -> None:
     assert old in MAP
     with pytest.raises(SpecError) as caught:
-        parse_map("test", "x", MAP.replace(old, new, 1), "names/test/x.yaml")
+        parse_text_as_map(MAP.replace(old, new, 1))
     found = [one for one in caught.value.diagnostics if message in one.message]
     assert [(one.location.path, one.location.line) for one in found] == [("names/test/x.yaml", line)], caught.value
     assert advice is None or advice in (found[0].help or "")
@@ -91,7 +97,7 @@ def test_mistakes_are_shown_where_they_stand(old: str, new: str, line: int, mess
 
 def test_the_caret_is_under_the_culprit() -> None:
     with pytest.raises(SpecError) as caught:
-        parse_map("test", "x", MAP.replace("index: 1, shift", "indx: 1, shift").replace("embeddings", "embedings"))
+        parse_text_as_map(MAP.replace("index: 1, shift", "indx: 1, shift").replace("embeddings", "embedings"))
     assert [(one.location.line, one.location.column, one.width) for one in caught.value.diagnostics] == [
         (4, 3, len("embedings")),
         (5, len(LAYER) + 1, len("indx")),
@@ -100,7 +106,7 @@ def test_the_caret_is_under_the_culprit() -> None:
 
 def test_a_map_without_its_two_keys_lacks_both() -> None:
     with pytest.raises(SpecError) as caught:
-        parse_map("test", "x", "# nothing yet\nlayers: n_layer\n")
+        parse_text_as_map("# nothing yet\nlayers: n_layer\n")
     assert [one.message for one in caught.value.diagnostics] == [
         "key `architectures` is missing",
         "key `tensors` is missing",
@@ -111,14 +117,14 @@ def test_a_map_without_its_two_keys_lacks_both() -> None:
 @pytest.mark.parametrize("text", ["words\n", "", "# a comment\n", "[]\n"])
 def test_what_is_no_mapping_is_told_how_a_map_begins(text: str) -> None:
     with pytest.raises(SpecError) as caught:
-        parse_map("test", "x", text)
+        parse_text_as_map(text)
     assert [(one.message, "architectures:" in (one.help or "")) for one in caught.value.diagnostics] == [
         ("a name map must be a mapping", True)
     ]
 
 
 def test_whole_numbers_may_have_a_point() -> None:
-    entry = parse_map("test", "x", MAP.replace("index: 1, shift: 1", "sum: [0.0, 1], shift: 1.0")).entries[
+    entry = parse_text_as_map(MAP.replace("index: 1, shift: 1", "sum: [0.0, 1], shift: 1.0")).entries[
         "layers.{i}.output"
     ]
     assert repr((entry.sum, entry.shift)) == "((0, 1), 1)"
@@ -136,7 +142,7 @@ def test_the_schema_names_every_tensor_and_every_field() -> None:
     assert set(entry["properties"]) == set(fields)
     stated = {name: part["default"] for name, part in entry["properties"].items() if "default" in part}
     assert stated == {name: fields[name] for name in ("of", "heads_first", "shift", "optional")}
-    whole = parse_map("test", "x", MAP)
+    whole = parse_text_as_map(MAP)
     assert schema["properties"]["algorithms"]["default"] == list(whole.algorithms)
     assert schema["properties"]["layers"]["default"] == whole.layers_key
 
@@ -212,6 +218,19 @@ def test_a_mistake_in_a_project_s_own_map_is_shown_in_its_file(project: Path) ->
         load_maps("hf")
     [found] = caught.value.diagnostics
     assert (found.location.path, found.location.line, found.help) == (file.as_posix(), 5, "did you mean `index`?")
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(b"layers: n_l\xe4yers\n", "encoding"), (b"\xff\xfea\x00", "encoding"), (None, "unreadable-file")],
+)
+def test_a_map_that_is_no_text_is_a_mistake_in_its_file(project: Path, content: bytes | None, code: str) -> None:
+    file = project / "maps" / "hf" / "bad.yaml"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(SpecError) as caught:
+        load_maps("hf")
+    [found] = caught.value.diagnostics
+    assert (found.code, found.location.path, found.location.line) == (code, file.as_posix(), 1)
 
 
 @pytest.mark.parametrize("stated", ['"nowhere"', '"pyproject.toml"', '""', "3"])

@@ -156,12 +156,15 @@ def test_two_at_once(lock):
     assert log.count("Successfully installed") == 2, "every batch was installed once"
 
 
-def test_a_pip_that_is_killed_is_said_to_be(lock, monkeypatch):
+@pytest.mark.parametrize("number, name", [(9, "SIGKILL"), (40, "signal 40")])
+def test_a_pip_that_is_killed_is_said_to_be(lock, number, name):
     folder = environment_folder(lock)
     (folder / "bin" / "python").unlink()
-    (folder / "bin" / "python").write_text('#!/bin/sh\necho "pip 1.0"\n[ "$3" = --version ] || kill -KILL $$\n')
+    (folder / "bin" / "python").write_text(
+        '#!/bin/sh\necho "pip 1.0"\n[ "$3" = --version ] || kill -' + f"{number} $$\n"
+    )
     (folder / "bin" / "python").chmod(0o755)
-    with pytest.raises(EngineMissing, match="pip was killed by SIGKILL") as caught:
+    with pytest.raises(EngineMissing, match=f"pip was killed by {name}") as caught:
         install_environment(lock)
     assert caught.value.help == "to go on where it stopped: specrunner engines install toy-cpu"
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from specrunner.engines import planters
 from specrunner.engines.base import Capture, Engine
 from specrunner.engines.hf import HfEngine
 from specrunner.engines.oracle import OracleEngine
@@ -101,6 +102,19 @@ def test_variants_are_as_right_as_the_model(engines: dict[str, Engine], healthy:
     for variant in VARIANTS:
         for engine in variant.engines:
             assert distance(arrays(capture(engines[engine], variant.name, FORWARD))["logits"], healthy) < 1e-5
+
+
+def test_planters_that_lack_a_module_are_a_mistake_of_their_own(
+    engines: dict[str, Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stranger(HfEngine):
+        name = "stranger"
+
+    (tmp_path / "stranger.py").write_text("import no_such_library\n", encoding="utf-8")
+    monkeypatch.setattr(planters, "__path__", [str(tmp_path)])
+    stranger = Stranger(engines["hf"].session, "", Path())
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"), plant(stranger, "mask-causal"):
+        pass
 
 
 def test_what_cannot_be_planted_is_an_error(engines: dict[str, Engine]) -> None:

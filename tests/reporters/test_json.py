@@ -12,9 +12,10 @@ import pytest
 
 from specrunner.errors import ConfigurationError
 from specrunner.reporters import create_reporters
+from specrunner.reporters import record as recording
 from specrunner.reporters.json import JsonReporter, read_run
 from specrunner.reporters.record import Attempt, CaseRecord, RunRecord
-from specrunner.results import Verdict
+from specrunner.results import CaseResult, Verdict
 from specrunner.spec.model import Decode, Prompt
 from tests.reporters.builders import make_all_verdicts, make_case, make_check, make_events, make_result, play
 
@@ -148,3 +149,16 @@ def test_the_empty_run(tmp_path: Path) -> None:
     data = write(tmp_path / "r.json", make_events([]))
     assert data["cases"] == []
     assert RunRecord.from_json(data).counts[Verdict.PASSED] == 0
+
+
+def test_two_runs_at_once_do_not_get_each_other_s_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = make_result(make_case("one")), make_result(make_case("other"))
+
+    class Contended(list[tuple[CaseResult, CaseRecord]]):
+        """What the reporters share, to which another run's thread writes whenever we have."""
+
+        def __setitem__(self, key: Any, value: Any) -> None:
+            super().__setitem__(slice(None), [(other, CaseRecord.from_result(other))])
+
+    monkeypatch.setattr(recording, "_LATEST", Contended())
+    assert recording.record_result(one).name == "one"

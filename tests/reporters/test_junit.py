@@ -244,3 +244,9 @@ def test_reports_are_valid_under_the_jenkins_xunit_schema(request: pytest.Fixtur
         schema.assertValid(etree.fromstring(render_junit(run)))
     spoilt = render_junit(plain).replace(b'time="0.750"', b'time="0.7501"')
     assert not schema.validate(etree.fromstring(spoilt))
+
+
+def test_the_command_of_the_run_can_be_pasted() -> None:
+    run = dataclasses.replace(collect(make_events([make_result()])), command=("specrunner", "run", "my specs/"))
+    stated = etree.fromstring(render_junit(run)).xpath("//property[@name='command']/@value")
+    assert stated == ["specrunner run 'my specs/'"]

@@ -122,6 +122,8 @@ def misbehave(what: str) -> None:
         os._exit(7)
     elif what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "alarm":
+        os.kill(os.getpid(), 40)  # a real-time signal, which has no name
     elif what.startswith("hang"):
         for _ in range(1200):  # again and again: a log that is cut at the same moment may lose a line
             print("hanging", flush=True)

@@ -135,6 +135,7 @@ def test_rubbish_on_stdout_reaches_the_log_and_nothing_else(start: Start, tmp_pa
     [
         ("exit", WorkerDied, "exited with status 7"),
         ("kill", WorkerDied, "killed by SIGKILL"),
+        ("alarm", WorkerDied, "killed by signal 40"),
         ("raise", EngineError, "ValueError: the kernel"),
         ("unavailable", ModelUnavailable, "no model here"),
         ("memory", EngineOutOfMemory, "can't allocate memory"),

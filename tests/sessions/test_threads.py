@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from specrunner.errors import CaptureIncomplete, WorkerDied
+from specrunner.errors import CaptureIncomplete, EngineError, WorkerDied
 from specrunner.events import SessionEnded
 from specrunner.plan.model import PlannedSession
 from specrunner.requests import Request, Session
@@ -96,6 +96,13 @@ class LateThreads(DoomedThreads):
     kind = Late
 
 
+class BrokenThreads(DoomedThreads):
+    """Sessions that a mistake of ours keeps from starting."""
+
+    def _launch(self, planned: PlannedSession, place: Place) -> Doomed | Late:
+        raise LookupError("no such place")
+
+
 def serve(kind: type[DoomedThreads], texts: list[str]) -> tuple[DoomedThreads, dict[str, list[Answer]], list[Any]]:
     """Serve one session; return its answers by the prompt's text, and the events."""
     requests = tuple(Request(Prompt(text=text), ("logits",)) for text in texts)
@@ -131,3 +138,11 @@ def test_a_request_whose_turn_had_come_when_the_machine_was_lost_is_asked_elsewh
     assert threads.launched == 2
     assert [str(answer) for answer in answers["plum"]] == ["settled"]
     assert [str(answer) for answer in answers["fig"]] == ["fig on number 2"]
+
+
+def test_a_mistake_of_ours_says_where_it_is() -> None:
+    _, answers, _ = serve(BrokenThreads, ["fig"])
+    [answer] = answers["fig"]
+    assert isinstance(answer, EngineError)
+    assert answer.message == "the session could not be run: LookupError: no such place"
+    assert "in _launch" in answer.log_tail and answer.log_tail.endswith("LookupError: no such place\n")

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from specrunner.spec.diagnostics import (
     MAX_LINE,
     Diagnostic,
-    display_width,
     print_diagnostics,
     sort_diagnostics,
 )
 from specrunner.spec.model import Location
+from specrunner.words import count_cells
 
 
 def make(line: str = "promt: hi", column: int = 1, width: int = 5, path: str = "a.yaml", number: int = 3) -> Diagnostic:
@@ -83,7 +83,7 @@ def test_carets_never_leave_the_line(line: str, data: st.DataObject) -> None:
     if line.strip():
         source, carets = text.split("\n")[3:5]
         assert "^" in carets
-        assert display_width(carets) <= display_width(source) + MAX_LINE  # trailing blanks are not printed
+        assert count_cells(carets) <= count_cells(source) + MAX_LINE  # trailing blanks are not printed
 
 
 def test_a_long_line_is_cut_around_the_culprit() -> None:

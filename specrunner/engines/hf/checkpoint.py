@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specrunner.engines.memory import is_out_of_memory
 from specrunner.engines.trust import refuse_code
 from specrunner.errors import CapabilityMissing, EngineError, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
 from specrunner.spec.model import Model
@@ -59,7 +60,7 @@ def explain_error(what: str, error: Exception) -> EngineError:
     text = str(error)
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     cause = f"{type(error).__name__}: {line}"
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    if isinstance(error, MemoryError) or is_out_of_memory(type(error).__name__, text):
         return EngineOutOfMemory(f"out of memory while trying to {what}: {line}")
     if "trust_remote_code" in text:
         return refuse_code()
@@ -108,9 +109,20 @@ def choose_device(device: str) -> torch.device:
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device)
+    return torch.device(device)
+
+
+def check_device(device: str) -> None:
+    """Make sure that the device is there.
+
+    Raises:
+        CapabilityMissing: `cuda` without a device.
+    """
+    import torch
+
     if device == "cuda" and not torch.cuda.is_available():
         raise CapabilityMissing("torch sees no CUDA device")
-    return torch.device(device)
 
 
 def load_model(

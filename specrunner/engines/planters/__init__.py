@@ -27,9 +27,12 @@ def plant(engine: Engine, name: str | None) -> Iterator[None]:
     if name is None:
         yield
         return
+    module = f"specrunner.engines.planters.{engine.name}"
     try:
-        planters = importlib.import_module(f"specrunner.engines.planters.{engine.name}").PLANTERS
+        planters = importlib.import_module(module).PLANTERS
     except ModuleNotFoundError as error:
+        if error.name != module:  # it is there, and lacks another
+            raise
         raise FaultInapplicable(f"no fault can be planted in {engine.name}") from error
     if name not in planters:
         raise FaultInapplicable(f"the fault {name} cannot be planted in {engine.name}")

@@ -13,7 +13,7 @@ from specrunner.engines.checkpoint_digest import start_describing
 from specrunner.engines.checkpoint_files import has_tokenizer
 from specrunner.engines.denoising import PassLog
 from specrunner.engines.facts import describe_device, make_plain
-from specrunner.engines.hf.checkpoint import resolve_folder
+from specrunner.engines.hf.checkpoint import check_device, resolve_folder
 from specrunner.engines.name_maps import tensor_templates
 from specrunner.engines.prompts import encode_prompt
 from specrunner.engines.sglang.failures import translate_failures
@@ -29,7 +29,7 @@ from specrunner.engines.sglang.options import (
 )
 from specrunner.engines.sglang.plugin import choose_map
 from specrunner.engines.versions import describe_versions
-from specrunner.errors import CapabilityMissing, CaptureIncomplete, ModelUnavailable, ModelUnsupported
+from specrunner.errors import CaptureIncomplete, ModelUnavailable, ModelUnsupported
 from specrunner.spec.model import Decode, Model
 
 if TYPE_CHECKING:
@@ -282,18 +282,6 @@ def count_together(notes: Sequence[Sequence[Note]]) -> int:
     if seen and not together:
         raise CaptureIncomplete("sglang answered the prompts of a batch one after the other")
     return together
-
-
-def check_device(device: str) -> None:
-    """Make sure that the device is there.
-
-    Raises:
-        CapabilityMissing: `cuda` without a device.
-    """
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise CapabilityMissing("torch sees no CUDA device")
 
 
 def load_tokenizer(folder: Path, path: str, model: Model) -> Any:

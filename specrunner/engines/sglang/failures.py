@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 
+from specrunner.engines.memory import is_out_of_memory
 from specrunner.engines.trust import refuse_code
 from specrunner.errors import EngineError, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
 
-MEMORY = r"out of memory|can't allocate memory|OutOfMemory|MemoryError|[Nn]ot enough memory"
 REFUSALS = ("ValueError", "TypeError", "NotImplementedError", "AttributeError", "KeyError", "AssertionError")
 FILES = ("OSError", "FileNotFoundError", "EntryNotFoundError", "RepositoryNotFoundError", "SafetensorError")
 
@@ -42,7 +41,7 @@ def explain_failure(what: str, name: str, text: str) -> EngineError:
         text: its message.
     """
     line = next((line.strip() for line in text.splitlines() if line.strip()), "no message")
-    if re.search(MEMORY, f"{name}: {text}"):
+    if is_out_of_memory(name, text):
         return EngineOutOfMemory(f"out of memory while trying to {what}: {line}")
     if "trust_remote_code" in text:
         return refuse_code()

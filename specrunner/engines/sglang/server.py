@@ -6,7 +6,6 @@ import asyncio
 import json
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from specrunner.engines.sglang.plugin import (
     PLUGIN_VARIABLE,
 )
 from specrunner.errors import EngineOutOfMemory, ModelUnsupported, WorkerDied
+from specrunner.words import describe_exit
 
 WATCH_SECONDS = 0.2
 """How often the engine's processes are looked at while a request runs."""
@@ -166,8 +166,3 @@ def quiet_handler() -> type:
             """Leave it to the adapter, which looks after the processes while it waits."""
 
     return QuietHandler
-
-
-def describe_exit(status: int) -> str:
-    """Say how a process ended."""
-    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"

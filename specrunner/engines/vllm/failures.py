@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from specrunner.engines.memory import is_out_of_memory
 from specrunner.engines.trust import refuse_code
 from specrunner.errors import EngineError, EngineOutOfMemory, ModelUnavailable, ModelUnsupported, WorkerDied
 
@@ -61,7 +62,7 @@ def explain_failure(what: str, error: BaseException, log: Path) -> EngineError:
         return EngineOutOfMemory(
             f"no room for the key-value cache: {line}", help="raise kv_cache_memory_bytes or lower max_model_len"
         )
-    if re.search(r"out of memory|can't allocate memory|OutOfMemory|MemoryError|is less than requested memory", text):
+    if is_out_of_memory(name, f"{line} {error}"):
         return EngineOutOfMemory(f"out of memory while trying to {what}: {line}")
     if dead:
         return WorkerDied(f"the engine's core died: {name}: {line}")
