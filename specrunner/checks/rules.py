@@ -17,6 +17,9 @@ MASKS_ALLOWED = frozenset({"exact", "allclose"})
 REFERENCE_DTYPES = ("float32", "float64")
 """dtypes a noise floor can be measured from."""
 
+AS_FAR_AS_ZEROS = 1.0
+"""The relative L2 error of a row of zeros: from here on `noise_floor` never passes, whatever the floor is."""
+
 
 def wanted_by(rules: Sequence[Rule]) -> Wanted:
     """Return what has to be measured so that all of `rules` can be judged."""
@@ -194,7 +197,7 @@ def _judge_noise_floor(measured: Measurements, limits: Mapping[str, Any]) -> Jud
     }
     # If every row holds, the whole does too (the triangle inequality); it is judged as well, since the rule says so.
     if needed[0] <= k and needed[1] <= k:
-        return "", extra
+        return describe_far(measured.token_rel_l2.value, measured.token_rel_l2.token, measured.rel_l2), extra
     if floor.whole[0] > floor.epsilon and floor.whole[1] == 0:
         return f"the peer equals the reference, so there is no noise, but rel l2 is {_number(floor.whole[0])}", extra
     token = floor.needed_by_token.token
@@ -206,6 +209,21 @@ def _judge_noise_floor(measured: Measurements, limits: Mapping[str, Any]) -> Jud
         f"rel l2 {_number(error)} {where} is {_ratio(error, peer_error):.3g} times the floor {_number(peer_error)} "
         f"and exceeds {k:g} times"
     ), extra
+
+
+def describe_far(error: float, token: int | None, whole: float) -> str:
+    """Say that a candidate is as far from its reference as zeros are, which no noise excuses; "" where it is not.
+
+    Args:
+        error: the largest relative L2 error of a row.
+        token: that row's token.
+        whole: the relative L2 error over the whole tensor.
+    """
+    if error >= AS_FAR_AS_ZEROS:
+        return f"rel l2 {_number(error)} at token {token}: as far from the reference as zeros are"
+    if whole >= AS_FAR_AS_ZEROS:
+        return f"rel l2 {_number(whole)} over the whole tensor: as far from the reference as zeros are"
+    return ""
 
 
 def _ratio(error: float, peer_error: float) -> float:

@@ -11,6 +11,7 @@ import torch
 
 from specrunner.checks.measure import measure, signal_to_noise
 from specrunner.checks.measurements import encode_number
+from specrunner.checks.rules import describe_far
 from specrunner.checks.sources import TensorSource
 from specrunner.checks.tensors import compare_tensors
 from specrunner.golden.estimates import Estimates, estimate, percentile
@@ -70,7 +71,7 @@ def judge_tensor(
     `kl` on its upper bound; `top_k` on the kept ids, which is exact. `allclose` and `ulp` have no evidence there.
 
     `noise_floor: k` means that the candidate is no further from its golden than k times the noise that this run
-    measured between the peer and the reference.
+    measured between the peer and the reference, and nearer than zeros are.
 
     Returns:
         One result a rule, in their order, all with `against="golden"`.
@@ -164,7 +165,8 @@ def judge_floor(
         "floor_token": token,
     }
     if worst <= k and whole_needed <= k:
-        return "", numbers
+        farthest = int(errors.argmax())
+        return describe_far(float(errors[farthest]), farthest // rows_per_token, whole), numbers
     error, noise = (float(errors[row]), float(floor.errors[row])) if not worst <= k else (whole, floor.whole)
     return f"rel l2 {error:.4g} at token {token} exceeds {k:g} times the floor {noise:.4g}", numbers
 

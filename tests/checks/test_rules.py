@@ -341,6 +341,23 @@ class TestNoiseFloor:
         assert result.measurements["floor_ratio"] == pytest.approx(2.0, rel=1e-3)
         assert result.measurements["margin"] == pytest.approx(1.5, rel=1e-3)
 
+    @pytest.mark.parametrize("factor", [0.0, -1.0, 2.0])
+    def test_what_is_as_far_as_zeros_passes_above_no_floor(self, factor: float) -> None:
+        result = compare(REFERENCE * factor, REFERENCE, "noise_floor", {"k": 1e300}, peer=REFERENCE * 3)
+        assert not result.passed
+        error = f"{abs(1 - factor):.4g}"
+        assert result.message == f"rel l2 {error} at token 0: as far from the reference as zeros are"
+
+    def test_a_zeroed_row_passes_under_no_floor_of_that_row(self) -> None:
+        peer, candidate = PEER.clone(), REFERENCE.clone()
+        peer[1] = REFERENCE[1].flip(-1)
+        candidate[1] = 0.0
+        result = compare(candidate, REFERENCE, "noise_floor", {"k": 3.0}, peer=peer)
+        assert result.message == "rel l2 1 at token 1: as far from the reference as zeros are"
+
+    def test_a_large_floor_alone_does_not_fail(self) -> None:
+        assert compare(REFERENCE * 1.999, REFERENCE, "noise_floor", {"k": 3.0}, peer=REFERENCE * 3).passed
+
     def test_an_error_does_not_hide_behind_noise_elsewhere(self) -> None:
         # Noise of the peer sits in the small row, the candidate's error in the large one.
         reference = torch.tensor([[1e-3, 1e-3], [1e3, 1e3]])

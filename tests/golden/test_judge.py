@@ -245,6 +245,27 @@ def test_the_worst_row_tells_its_token() -> None:
     assert (numbers["floor_token"], "at token 1" in message) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("errors", "whole", "message"),
+    [
+        ((0.0, 0.999), 0.999, ""),
+        ((0.0, 1.0), 0.5, "rel l2 1 at token 1: as far from the reference as zeros are"),
+        ((0.0, 0.5), 1.0, "rel l2 1 over the whole tensor: as far from the reference as zeros are"),
+    ],
+)
+def test_what_is_as_far_as_zeros_passes_above_no_floor(errors: tuple[float, float], whole: float, message: str) -> None:
+    high = NoiseFloor(doubles(3.0, 3.0), whole=3.0, epsilon=0.001)
+    assert judge_floor(doubles(*errors), whole, high, Rule("noise_floor", {"k": 2.0}), 1)[0] == message
+
+
+def test_zeros_pass_against_no_golden_whatever_the_floor() -> None:
+    rule = (Rule("noise_floor", {"k": 3.0}),)
+    floor = NoiseFloor(torch.full((3,), 0.4, dtype=torch.float64), 0.4, 1e-7)
+    for full_tokens in (0, 3):
+        (result,) = judge_tensor("x", source(WIDE * 0), keep(WIDE, full_tokens=full_tokens), rule, floor=floor)
+        assert (result.rule, result.passed) == ("noise_floor", False)
+
+
 def test_without_a_floor_there_is_no_judgement() -> None:
     rule = Rule("noise_floor", {"k": 2.0})
     for floor in (None, NoiseFloor(doubles(0.1), 0.1, 0.0)):
