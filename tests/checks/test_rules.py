@@ -259,6 +259,12 @@ def test_sizes_that_float64_cannot_square_never_pass(rule: str, size: float) -> 
     assert not result.passed
 
 
+def test_the_largest_number_of_a_dtype_is_not_next_to_a_larger_reference() -> None:
+    largest, beyond = torch.full((2, 4), 65504.0, dtype=torch.float16), torch.full((2, 4), 1e30)
+    result = compare(largest, beyond, "ulp", {"max": 1, "over_one": 1.0})
+    assert (result.passed, result.measurements["max_ulp"]) == (False, 2 * 0x7BFF)
+
+
 def test_a_large_error_in_one_token_does_not_hide_in_the_mean() -> None:
     reference = torch.ones(1000, 8)
     candidate = reference.clone()
