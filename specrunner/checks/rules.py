@@ -14,6 +14,9 @@ from specrunner.spec.model import Rule
 MASKS_ALLOWED = frozenset({"exact", "allclose"})
 """Rules under which a pair of equal infinities, as an attention mask leaves them, counts as equal."""
 
+RELATIVE = frozenset({"cosine", "sqnr", "noise_floor", "kl", "top_k"})
+"""Rules that weigh by the reference's size or rank its elements; a reference that is all zeros tells them nothing."""
+
 REFERENCE_DTYPES = ("float32", "float64")
 """dtypes a noise floor can be measured from."""
 
@@ -37,8 +40,8 @@ def judge(name: str, rule: Rule, measured: Measurements, *, location: str = "") 
 
     What holds for all rules: an element that is NaN or infinite on either side fails, but for pairs of equal
     infinities under `exact` and `allclose`; a reference that is not finite is no evidence, whatever the candidate
-    says; a pair without a single finite element on both sides compared nothing. A limit is never replaced by a
-    default, and a measurement that is NaN never holds.
+    says; a pair without a single finite element on both sides compared nothing, and neither did a rule of `RELATIVE`
+    on a reference of zeros alone. A limit is never replaced by a default, and a measurement that is NaN never holds.
 
     Args:
         name: the tensor's name.
@@ -54,7 +57,7 @@ def judge(name: str, rule: Rule, measured: Measurements, *, location: str = "") 
     if judgement is None:
         message = f"the rule `{rule.name}` does not apply to tensors"
     else:
-        message = _refuse_non_finite(rule.name, measured)
+        message = _refuse_non_finite(rule.name, measured) or _refuse_zeros(rule.name, measured)
         verdict, extra = judgement(measured, rule.parameters)
         message = message or verdict
         numbers |= extra
@@ -80,6 +83,12 @@ def _refuse_non_finite(rule: str, measured: Measurements) -> str:
         return f"{counts.equal_infinities} infinities on both sides, which `{rule}` cannot compare"
     if not measured.compared:
         return "compared nothing: no element is finite on both sides"
+    return ""
+
+
+def _refuse_zeros(rule: str, measured: Measurements) -> str:
+    if measured.reference_zero and rule in RELATIVE:
+        return f"compared nothing: all of the reference is zero, against which `{rule}` weighs nothing"
     return ""
 
 

@@ -11,7 +11,7 @@ import torch
 
 from specrunner.checks.measure import measure, signal_to_noise
 from specrunner.checks.measurements import encode_number
-from specrunner.checks.rules import describe_far
+from specrunner.checks.rules import RELATIVE, describe_far
 from specrunner.checks.sources import TensorSource
 from specrunner.checks.tensors import compare_tensors
 from specrunner.golden.estimates import Estimates, estimate, percentile
@@ -180,7 +180,7 @@ def _judge_compact(
     floor: NoiseFloor | None,
     location: str,
 ) -> CheckResult:
-    if rule.name == FLOOR and not estimates.non_finite:
+    if rule.name == FLOOR and not estimates.non_finite and bool(estimates.norms.any()):
         whole = estimates.relative_l2 * estimates.factor
         wrong, extra = judge_floor(estimates.bounds, whole, floor, rule, estimates.rows_per_token)
         return _result(name, rule, wrong, estimates.to_json() | extra, location)
@@ -210,6 +210,9 @@ def judge_estimates(name: str, rule: Rule, estimates: Estimates, same: bool, loc
         return _result(name, rule, "" if same else wrong, numbers, location)
     if estimates.non_finite:
         wrong = f"NaN or infinities in {estimates.non_finite} rows of the candidate"
+        return _result(name, rule, wrong, numbers, location)
+    if rule.name in RELATIVE and not bool(estimates.norms.any()):
+        wrong = f"compared nothing: all of the golden is zero, against which `{rule.name}` weighs nothing"
         return _result(name, rule, wrong, numbers, location)
     judge = _JUDGES.get(rule.name)
     if judge is None:

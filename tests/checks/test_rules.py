@@ -251,6 +251,25 @@ def test_both_zero_is_equal(rule: str) -> None:
     assert compare(zero, zero, rule, peer=zero * 1.01).passed
 
 
+@pytest.mark.parametrize("rule", LOOSE)
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_reference_of_zeros_alone_is_nothing_to_be_relative_to(rule: str, factor: float, dtype: torch.dtype) -> None:
+    zeros = torch.zeros(2, 4, dtype=dtype)
+    result = compare(REFERENCE * factor, zeros, rule, peer=PEER)
+    if rule in {"exact", "allclose", "ulp"}:
+        assert result.passed == (factor == 0.0 or rule != "exact")
+    else:
+        assert (
+            result.message == f"compared nothing: all of the reference is zero, against which `{rule}` weighs nothing"
+        )
+
+
+def test_numbers_whose_squares_vanish_are_not_zeros() -> None:
+    small = torch.tensor([[0.0, 5e-324]], dtype=torch.float64)
+    assert compare(small, small, "top_k", {"k": 1, "overlap": 1.0}).passed
+
+
 @pytest.mark.parametrize("rule", ["cosine", "sqnr", "noise_floor"])
 @pytest.mark.parametrize("size", [1e-200, 1e200])
 def test_sizes_that_float64_cannot_square_never_pass(rule: str, size: float) -> None:

@@ -148,6 +148,26 @@ def test_numbers_that_are_none_pass_no_rule(rule: str) -> None:
     assert judge(rule, make_estimates(non_finite=3), **limits) == "NaN or infinities in 3 rows of the candidate"
 
 
+@pytest.mark.parametrize("full_tokens", [0, 3])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule("sqnr", {"min": 1.0}),
+        Rule("cosine", {"min": 0.5}),
+        Rule("kl", {"mean": 1.0, "p99": None}),
+        Rule("top_k", {"k": 3, "overlap": 0.5}),
+        Rule("noise_floor", {"k": 3.0}),
+    ],
+    ids=lambda rule: rule.name,
+)
+def test_a_golden_of_zeros_alone_is_nothing_to_be_relative_to(rule: Rule, full_tokens: int) -> None:
+    golden = keep(WIDE * 0, "logits", full_tokens=full_tokens)
+    floor = NoiseFloor(torch.full((3,), 0.1, dtype=torch.float64), 0.1, 1e-7)
+    (result,) = judge_tensor("logits", source(WIDE * 0), golden, (rule,), floor=floor)
+    assert (result.rule, result.passed) == (rule.name, False)
+    assert result.message.startswith("compared nothing: all of the ")
+
+
 @pytest.mark.parametrize("rule", ["allclose", "ulp"])
 def test_rules_on_single_elements_have_no_evidence(rule: str) -> None:
     message = f"no evidence: `{rule}` cannot be judged on a compact golden; raise golden.full_tokens"
