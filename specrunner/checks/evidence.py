@@ -53,7 +53,19 @@ class LoadedCapture:
 def load_captures(
     captures: Mapping[str, StoredCapture], facts: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 ) -> dict[str, LoadedCapture]:
-    """Open captures by role, with their facts where those are given."""
+    """Open captures by role.
+
+    Args:
+        captures: by role, see `check_case`.
+        facts: by role, those of the session with the request's under `request`; none for a role that is not there.
+
+    Returns:
+        By role; the tensors are read when they are asked for.
+
+    Raises:
+        OSError: a file of tensors cannot be opened.
+        safetensors.SafetensorError: it is not whole.
+    """
     return {
         role: LoadedCapture(
             stored.prompt_token_ids,

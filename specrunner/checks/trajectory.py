@@ -98,7 +98,16 @@ def check_sampler(walk: Walk, decode: Decode, *, kappa: float, location: str = "
 
 
 def list_steps(walk: Walk, rule: SamplingRule) -> list[dict[str, Any]]:
-    """Return the trajectory as evidence: for each step what it accepted, with the confidence of each position."""
+    """Tell a trajectory as evidence.
+
+    Args:
+        walk: the decode.
+        rule: how its logits are read.
+
+    Returns:
+        For each of the first `MOST_STEPS` steps its number (`step`), `block_start`, the `accepted` positions, the
+        `tokens` put there, and the `confidence` in each in six digits; None for a step without logits.
+    """
     told = []
     for number, entry in enumerate(walk.steps[:MOST_STEPS]):
         logits = walk.logits(number)
