@@ -75,10 +75,14 @@ class Noise:
 
     @property
     def suggested(self) -> float | None:
-        """The limit that the noise supports, `SAFETY` times its 99th percentile; None where no number can say it."""
+        """The limit that the noise supports, `SAFETY` times its 99th percentile; None where no number can say it.
+
+        A limit from below, on a cosine, a share or decibels, is above 0: what zeros pass is none.
+        """
         if not self.limit.parameter or not math.isfinite(self.high) or self.high <= 0:
             return None
-        return round_outwards(scale_limit(self.limit, SAFETY * self.high), self.limit.best)
+        value = round_outwards(scale_limit(self.limit, SAFETY * self.high), self.limit.best)
+        return value if value > 0 or not self.limit.best else None
 
     def expect_alarms(self) -> tuple[int, float]:
         """Return how many runs a limit that was fitted without their prompt would have called wrong, and the bound.

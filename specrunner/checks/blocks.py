@@ -34,7 +34,16 @@ class Block:
 
 
 def cut(sources: tuple[TensorSource, ...], block_elements: int = BLOCK_ELEMENTS) -> Iterator[Block]:
-    """Yield the blocks of sources of one and the same shape in order: row by row, a wide row from left to right."""
+    """Cut sources into blocks.
+
+    Args:
+        sources: of one and the same shape, any dtypes.
+        block_elements: elements of a block at most.
+
+    Yields:
+        The blocks in order: whole rows where they fit, else a wide row in pieces from left to right; none where there
+        is no element.
+    """
     row_count, width = sources[0].row_count, sources[0].width
     if not row_count or not width:
         return

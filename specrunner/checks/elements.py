@@ -90,7 +90,13 @@ class ElementDistances:
             self.ulp_over_one += int(torch.count_nonzero(units.sub_(1).clamp_(min=0)))
 
     def pair(self, place: int, stored: tuple[torch.Tensor, torch.Tensor], start: int) -> Difference:
-        """Return the pair at `place` of a block that starts at the flat index `start`."""
+        """Return a pair of elements.
+
+        Args:
+            place: its flat place within the block.
+            stored: the block of candidate and reference in their dtypes.
+            start: the flat index of the block's first element.
+        """
         values = [float(tensor.reshape(-1)[place]) for tensor in stored]
         index = start + place
         return Difference(index, index // self._elements_per_token, values[0], values[1])

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
 from specrunner.checks.attention import compare_attention
 from specrunner.checks.forced import describe_free_run, judge_forced
 from specrunner.checks.routing_evidence import Routed, judge_routing
@@ -16,7 +18,7 @@ from specrunner.checks.tokens import compare_prompt_ids, compare_tokens
 from specrunner.checks.trajectory import Walk, check_sampler, compare_walks
 from specrunner.results import CheckResult
 from specrunner.sessions.captures import StoredCapture
-from specrunner.spec.model import Case, Tolerance
+from specrunner.spec.model import Case, Rule, Tolerance
 from specrunner.spec.tensor_names import match_name, select_names
 
 
@@ -51,7 +53,19 @@ class LoadedCapture:
 def load_captures(
     captures: Mapping[str, StoredCapture], facts: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 ) -> dict[str, LoadedCapture]:
-    """Open captures by role, with their facts where those are given."""
+    """Open captures by role.
+
+    Args:
+        captures: by role, see `check_case`.
+        facts: by role, those of the session with the request's under `request`; none for a role that is not there.
+
+    Returns:
+        By role; the tensors are read when they are asked for.
+
+    Raises:
+        OSError: a file of tensors cannot be opened.
+        safetensors.SafetensorError: it is not whole.
+    """
     return {
         role: LoadedCapture(
             stored.prompt_token_ids,
@@ -67,8 +81,8 @@ def check_case(case: Case, captures: Mapping[str, LoadedCapture]) -> list[CheckR
     """Make every check of a case: tokenization, attention, its tensors in model order, its tokens.
 
     Evidence that is missing fails: a tensor that one side lacks, a pattern that selects nothing, a tensor without a
-    rule, tokens that were not generated. When the prompts were tokenised differently nothing else is compared, and that
-    one check says so.
+    rule, a tensor under `ulp` that is coarser than the case's dtype, tokens that were not generated. When the prompts
+    were tokenised differently nothing else is compared, and that one check says so.
 
     Args:
         case: what to check.
@@ -181,6 +195,9 @@ def _check_tensors(
             results.append(_fail(name, f"missing in {' and '.join(missing)}", location))
             continue
         rules = tolerance.rules if tolerance else ()
+        coarse = describe_coarse(candidate.tensors[name], case.candidate.dtype, rules)
+        if coarse:
+            results.append(_fail(name, coarse, location))
         routing = [rule for rule in rules if rule.name == "routing"]
         if len(routing) < len(rules) or not rules:
             results += compare_tensors(
@@ -199,6 +216,25 @@ def _check_tensors(
             message = "missing in candidate and reference: the pattern selects no captured tensor"
             results.append(_fail(pattern, message, str(case.location)))
     return results
+
+
+def describe_coarse(candidate: TensorSource, dtype: str, rules: Sequence[Rule]) -> str:
+    """Say that a tensor is coarser than its case's dtype where a rule takes its unit from the tensor; "" otherwise.
+
+    An engine that computed in bfloat16 would pass `ulp: 1` in a case that states float32. A finer dtype is fine:
+    engines keep router scores and logits in float32.
+
+    Args:
+        candidate: what the engine under test captured, of any dtype.
+        dtype: what the case states for the candidate, one of `DTYPES`.
+        rules: the tensor's.
+    """
+    if not candidate.dtype.is_floating_point or not any(rule.name == "ulp" for rule in rules):
+        return ""
+    if torch.finfo(candidate.dtype).eps <= torch.finfo(getattr(torch, dtype)).eps:
+        return ""
+    captured = str(candidate.dtype).removeprefix("torch.")
+    return f"the candidate's {captured} is coarser than the case's {dtype}, so its `ulp` shows nothing"
 
 
 def find_tolerance(case: Case, name: str) -> Tolerance | None:

@@ -18,6 +18,11 @@ def compare_integers(
 
     Different widths are compared as the numbers they hold.
 
+    Args:
+        candidate: any integer dtype, or bool.
+        reference: the same shape and kind.
+        block_elements: elements worked on at a time.
+
     Returns:
         What is wrong, "" when all elements are equal; and the measurements `elements`, `differing`,
         `tokens_differing` and `first_difference`.

@@ -207,6 +207,7 @@ class _Survey:
             floor=self._floor(totals) if self.peered else None,
             row_errors=torch.cat(rows.kept) if rows.kept else None,
             peer_row_errors=torch.cat(rows.peer_kept) if rows.peer_kept else None,
+            reference_zero=totals[REFERENCE] == 0 and totals[TINY_REFERENCE] == 0,
         )
 
     def _kl(self) -> Kl | None:

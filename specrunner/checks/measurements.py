@@ -190,6 +190,7 @@ class Measurements:
         floor: when there was a peer.
         row_errors: relative L2 of every row, float64 [rows], or None when there are very many.
         peer_row_errors: the peer's, likewise.
+        reference_zero: whether every finite element of the reference is 0.
     """
 
     shape: tuple[int, ...]
@@ -218,6 +219,7 @@ class Measurements:
     floor: Floor | None = None
     row_errors: torch.Tensor | None = field(default=None, compare=False)
     peer_row_errors: torch.Tensor | None = field(default=None, compare=False)
+    reference_zero: bool = False
 
     @property
     def width(self) -> int:

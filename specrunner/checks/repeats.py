@@ -64,7 +64,16 @@ def compare_repeats(
 
 
 def find_differences(one: LoadedCapture, other: LoadedCapture) -> list[str]:
-    """Return what two captures do not have bit by bit in common, in model order: tensors, and `tokens`."""
+    """Look for what two captures do not have bit by bit in common.
+
+    Args:
+        one: a capture.
+        other: the capture to hold against it.
+
+    Returns:
+        Names of tensors in model order, those that one side lacks among them, and then `tokens` where the ids of
+        prompt or output differ.
+    """
     names = sorted(one.tensors.keys() | other.tensors.keys(), key=lambda name: (model_order(name), name))
     found = [
         name
@@ -77,7 +86,12 @@ def find_differences(one: LoadedCapture, other: LoadedCapture) -> list[str]:
 
 
 def is_same(one: TensorSource, other: TensorSource) -> bool:
-    """Tell whether two tensors hold the same bits; they are read in blocks."""
+    """Tell whether two tensors have one shape, one dtype and the same bits; NaN equals its own bits, 0.0 not -0.0.
+
+    Args:
+        one: any dtype; it is read in blocks.
+        other: likewise.
+    """
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     return all(

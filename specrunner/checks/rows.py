@@ -19,7 +19,15 @@ CANDIDATE, REFERENCE, PRODUCT, DISTANCE, PEER, TINY, TINY_REFERENCE = range(7)
 
 
 def relative_error(distance: float, norm: float) -> float:
-    """Return sqrt(distance) / sqrt(norm) of sums of squares: 0 for 0 / 0, inf for x / 0, NaN when they overflowed."""
+    """Return the relative L2 error.
+
+    Args:
+        distance: |a-r|^2, a sum of squares.
+        norm: |r|^2, likewise.
+
+    Returns:
+        sqrt(distance) / sqrt(norm): 0 for 0 / 0, inf for x / 0, NaN where a sum overflowed.
+    """
     if not math.isfinite(distance) or not math.isfinite(norm):
         return math.nan
     if norm == 0:
@@ -28,7 +36,16 @@ def relative_error(distance: float, norm: float) -> float:
 
 
 def needed_factor(error: float, peer_error: float, epsilon: float) -> float:
-    """Return the smallest k >= 0 with error <= k * peer_error + epsilon; inf: there is none, NaN: no evidence."""
+    """Return the smallest k >= 0 with error <= k * peer_error + epsilon.
+
+    Args:
+        error: the candidate's relative L2 error.
+        peer_error: the peer's.
+        epsilon: what is allowed without any noise, see `Floor`.
+
+    Returns:
+        The factor; inf: there is none, NaN: an error is no number.
+    """
     if error <= epsilon:
         return 0.0
     if math.isnan(error) or not math.isfinite(peer_error):
@@ -43,6 +60,7 @@ class RowErrors:
         row_count: rows of the tensor.
         epsilon: what the noise floor adds, see `Floor`.
         peered: whether there is a peer.
+        capacity: how many rows are summed up before they are turned into errors; at least those of one block.
 
     Attributes:
         error: the largest relative L2 and its row.

@@ -14,6 +14,12 @@ from specrunner.spec.model import REFERENCE_DTYPES, Rule
 MASKS_ALLOWED = frozenset({"exact", "allclose"})
 """Rules under which a pair of equal infinities, as an attention mask leaves them, counts as equal."""
 
+RELATIVE = frozenset({"cosine", "sqnr", "noise_floor", "kl", "top_k"})
+"""Rules that weigh by the reference's size or rank its elements; a reference that is all zeros tells them nothing."""
+
+AS_FAR_AS_ZEROS = 1.0
+"""The relative L2 error of a row of zeros: from here on `noise_floor` never passes, whatever the floor is."""
+
 
 def wanted_by(rules: Sequence[Rule]) -> Wanted:
     """Return what has to be measured so that all of `rules` can be judged."""
@@ -31,8 +37,8 @@ def judge(name: str, rule: Rule, measured: Measurements, *, location: str = "") 
 
     What holds for all rules: an element that is NaN or infinite on either side fails, but for pairs of equal
     infinities under `exact` and `allclose`; a reference that is not finite is no evidence, whatever the candidate
-    says; a pair without a single finite element on both sides compared nothing. A limit is never replaced by a
-    default, and a measurement that is NaN never holds.
+    says; a pair without a single finite element on both sides compared nothing, and neither did a rule of `RELATIVE`
+    on a reference of zeros alone. A limit is never replaced by a default, and a measurement that is NaN never holds.
 
     Args:
         name: the tensor's name.
@@ -48,7 +54,7 @@ def judge(name: str, rule: Rule, measured: Measurements, *, location: str = "") 
     if judgement is None:
         message = f"the rule `{rule.name}` does not apply to tensors"
     else:
-        message = _refuse_non_finite(rule.name, measured)
+        message = _refuse_non_finite(rule.name, measured) or _refuse_zeros(rule.name, measured)
         verdict, extra = judgement(measured, rule.parameters)
         message = message or verdict
         numbers |= extra
@@ -74,6 +80,12 @@ def _refuse_non_finite(rule: str, measured: Measurements) -> str:
         return f"{counts.equal_infinities} infinities on both sides, which `{rule}` cannot compare"
     if not measured.compared:
         return "compared nothing: no element is finite on both sides"
+    return ""
+
+
+def _refuse_zeros(rule: str, measured: Measurements) -> str:
+    if measured.reference_zero and rule in RELATIVE:
+        return f"compared nothing: all of the reference is zero, against which `{rule}` weighs nothing"
     return ""
 
 
@@ -191,7 +203,7 @@ def _judge_noise_floor(measured: Measurements, limits: Mapping[str, Any]) -> Jud
     }
     # If every row holds, the whole does too (the triangle inequality); it is judged as well, since the rule says so.
     if needed[0] <= k and needed[1] <= k:
-        return "", extra
+        return describe_far(measured.token_rel_l2.value, measured.token_rel_l2.token, measured.rel_l2), extra
     if floor.whole[0] > floor.epsilon and floor.whole[1] == 0:
         return f"the peer equals the reference, so there is no noise, but rel l2 is {_number(floor.whole[0])}", extra
     token = floor.needed_by_token.token
@@ -203,6 +215,21 @@ def _judge_noise_floor(measured: Measurements, limits: Mapping[str, Any]) -> Jud
         f"rel l2 {_number(error)} {where} is {_ratio(error, peer_error):.3g} times the floor {_number(peer_error)} "
         f"and exceeds {k:g} times"
     ), extra
+
+
+def describe_far(error: float, token: int | None, whole: float) -> str:
+    """Say that a candidate is as far from its reference as zeros are, which no noise excuses; "" where it is not.
+
+    Args:
+        error: the largest relative L2 error of a row.
+        token: that row's token.
+        whole: the relative L2 error over the whole tensor.
+    """
+    if error >= AS_FAR_AS_ZEROS:
+        return f"rel l2 {_number(error)} at token {token}: as far from the reference as zeros are"
+    if whole >= AS_FAR_AS_ZEROS:
+        return f"rel l2 {_number(whole)} over the whole tensor: as far from the reference as zeros are"
+    return ""
 
 
 def _ratio(error: float, peer_error: float) -> float:

@@ -38,18 +38,36 @@ class SamplingRule:
 
     @classmethod
     def of(cls, decode: Decode, mask_id: int | None) -> SamplingRule:
-        """Return the rule that a spec states."""
+        """Return the rule that a spec states.
+
+        Args:
+            decode: what stands under `decode`.
+            mask_id: the mask token's id, which `exclude_mask_id` takes out; None where it is not known.
+        """
         excluded = mask_id if decode.exclude_mask_id else None
         return cls(float(decode.threshold or 0.0), decode.accept, decode.fallback, decode.steps, excluded)
 
     def quota(self, step: int, length: int) -> int:
-        """Return how many positions step number `step` of a block of `length` tokens accepts at least."""
+        """Return how many positions a step accepts at least.
+
+        Args:
+            step: number of the step within its block, from 0.
+            length: tokens in the block, those that are not masked among them.
+        """
         if self.fallback != "schedule" or self.steps is None:
             return 1
         return length // self.steps + (step < length % self.steps)
 
     def read(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return logits [L, V] in float64 without the excluded token, the likeliest tokens [L], their confidences."""
+        """Read the logits of a block.
+
+        Args:
+            logits: [block_length, vocabulary], any float dtype.
+
+        Returns:
+            The logits, float64 [block_length, vocabulary], -inf at the excluded token; by position the likeliest
+            token, int64 [block_length], and its probability, float64 [block_length].
+        """
         wide = logits.double()
         if self.excluded is not None:
             wide = wide.clone()
@@ -60,7 +78,15 @@ class SamplingRule:
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """What one side makes of a step: token and confidence a position, what it accepts, and what separates it."""
+    """What one side makes of a step.
+
+    Attributes:
+        tokens: the likeliest token of each position, int64 [block_length].
+        confidence: its probability, float64 [block_length].
+        accepted: which positions are accepted, bool [block_length].
+        boundary: the probability that separates them from the others: the threshold, which `near_best` may lower, or
+            the least of those that the schedule takes.
+    """
 
     tokens: torch.Tensor
     confidence: torch.Tensor
@@ -72,10 +98,13 @@ def decide(logits: torch.Tensor, masked: torch.Tensor, rule: SamplingRule, step:
     """Apply the rule to the letter.
 
     Args:
-        logits: [block_length, vocabulary].
+        logits: [block_length, vocabulary], any float dtype.
         masked: [block_length] bool, at least one true.
         rule: the rule.
         step: number of the step within its block, from 0.
+
+    Returns:
+        The step that the rule takes: as many positions are accepted as its quota asks for at least, all of them masked.
     """
     _, tokens, confidence = rule.read(logits)
     boundary = rule.threshold

@@ -67,12 +67,26 @@ def compare_tokens(
 def compare_prompt_ids(
     candidate_ids: Sequence[int], reference_ids: Sequence[int], *, location: str = ""
 ) -> CheckResult:
-    """Compare the prompt ids that both models really saw; the subject is `tokenization`."""
+    """Compare the prompt ids that both models really saw.
+
+    Args:
+        candidate_ids: the candidate's.
+        reference_ids: the reference's.
+        location: where the case stands.
+
+    Returns:
+        What `compare_tokens` returns, with the subject `tokenization`.
+    """
     return compare_tokens(candidate_ids, reference_ids, subject="tokenization", location=location)
 
 
 def common_prefix(candidate: Sequence[int], reference: Sequence[int]) -> int:
-    """Return how many ids at the beginning are equal."""
+    """Return how many ids at the beginning are equal: the position of the first mismatch, or the shorter length.
+
+    Args:
+        candidate: ids.
+        reference: ids to hold against them.
+    """
     for position, (ours, theirs) in enumerate(zip(candidate, reference, strict=False)):
         if ours != theirs:
             return position

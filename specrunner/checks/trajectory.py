@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +44,28 @@ class Walk:
         return steps
 
     def logits(self, number: int) -> torch.Tensor | None:
-        """Return the logits of a pass, [block_length, vocabulary]."""
+        """Return the logits of a pass, [block_length, vocabulary] in the dtype of the capture; None without them."""
         source = self.tensors.get(f"passes.{number}.logits")
         return source.rows(0, source.row_count) if source is not None else None
+
+    def ends(self, decode: Decode) -> set[int]:
+        """Return the ids that end a sequence under `decode`."""
+        return set() if decode.ignore_eos else set(self.facts.get("eos_token_ids", ()))
+
+    def leaves(self, decode: Decode) -> list[int]:
+        """Return the output that the steps leave: what was seen and accepted last, up to an end of sequence."""
+        held: dict[int, int] = {}
+        for entry in self.steps:
+            held |= enumerate(entry["tokens_before"], entry["block_start"])
+            held |= zip(entry["accepted"], entry["accepted_token_ids"], strict=True)
+        places = range(len(self.prompt), len(self.prompt) + decode.max_new_tokens)
+        return _cut([held[place] for place in places if place in held], self.ends(decode))
+
+
+def _cut(tokens: list[int], ends: Collection[int]) -> list[int]:
+    """Return the tokens up to and including the first that ends a sequence."""
+    end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: end + 1]
 
 
 def check_sampler(walk: Walk, decode: Decode, *, kappa: float, location: str = "") -> CheckResult:
@@ -57,7 +76,14 @@ def check_sampler(walk: Walk, decode: Decode, *, kappa: float, location: str = "
         decode: the rule.
         kappa: what counts as noise (see `sampling.object_to`).
         location: where the rule stands.
+
+    Returns:
+        The check, with every step that was taken (`list_steps`) and the first that the rule does not allow; it is
+        `evidence` where the candidate has no output.
     """
+    if walk.output is None:
+        message = "missing in candidate: its output"
+        return CheckResult(SUBJECT, "evidence", False, message, {}, {}, location, against="")
     replay = _Replay(walk, decode, kappa)
     message = replay.run()
     numbers = {
@@ -72,7 +98,16 @@ def check_sampler(walk: Walk, decode: Decode, *, kappa: float, location: str = "
 
 
 def list_steps(walk: Walk, rule: SamplingRule) -> list[dict[str, Any]]:
-    """Return the trajectory as evidence: for each step what it accepted, with the confidence of each position."""
+    """Tell a trajectory as evidence.
+
+    Args:
+        walk: the decode.
+        rule: how its logits are read.
+
+    Returns:
+        For each of the first `MOST_STEPS` steps its number (`step`), `block_start`, the `accepted` positions, the
+        `tokens` put there, and the `confidence` in each in six digits; None for a step without logits.
+    """
     told = []
     for number, entry in enumerate(walk.steps[:MOST_STEPS]):
         logits = walk.logits(number)
@@ -97,7 +132,7 @@ class _Replay:
         self._walk, self._decode, self._kappa = walk, decode, kappa
         self._length = decode.block_length or 1
         self._mask_id = walk.facts.get("mask_token_id")
-        self._ends = set() if decode.ignore_eos else set(walk.facts.get("eos_token_ids", ()))
+        self._ends = walk.ends(decode)
         self._tokens = list(walk.prompt)
         self.decisions = 0
         self.within_noise = 0
@@ -203,9 +238,8 @@ class _Replay:
         if len(self._tokens) < self._wanted and not self._ended():
             made = len(self._tokens) - len(self._walk.prompt)
             return f"the decode ends after {made} tokens of {self._decode.max_new_tokens}, without an end of sequence"
-        new = self._tokens[len(self._walk.prompt) : self._wanted]
-        end = next((place for place, token in enumerate(new) if token in self._ends), len(new))
-        if self._walk.output is not None and list(self._walk.output) != new[: end + 1]:
+        left = _cut(self._tokens[len(self._walk.prompt) : self._wanted], self._ends)
+        if list(self._walk.output or ()) != left:
             return "the output is not what the steps accepted"
         return ""
 
@@ -213,13 +247,25 @@ class _Replay:
 def compare_walks(candidate: Walk, reference: Walk, decode: Decode, *, gates: bool, location: str = "") -> CheckResult:
     """Compare two free-running decodes: where they part for the first time, and by what margin.
 
+    Beside the steps, the outputs are compared: each must be what its side's steps leave, and both the same.
+
     Args:
         candidate: one decode.
         reference: the other.
         decode: the rule of both.
         gates: whether parting fails (`trajectory: exact`), or is a trend.
         location: where the rule stands.
+
+    Returns:
+        The check, which passes only if both sides made the same steps, at least one, and gave the same output. It is
+        `evidence` where it gates and a side has no output.
     """
+    rule = "exact" if gates else "free_run"
+    missing = [side for side, walk in (("candidate", candidate), ("reference", reference)) if walk.output is None]
+    if missing:
+        message = f"missing in {' and '.join(missing)}: the output"
+        rule = "evidence" if gates else rule
+        return CheckResult(SUBJECT, rule, False, message, {}, {}, location, gates=gates)
     ours, theirs = candidate.steps, reference.steps
     common = next(
         (n for n, (one, other) in enumerate(zip(ours, theirs, strict=False)) if _differ(one, other)),
@@ -227,19 +273,30 @@ def compare_walks(candidate: Walk, reference: Walk, decode: Decode, *, gates: bo
     )
     equal = common == len(ours) == len(theirs)
     parting = None if equal else _describe_parting(candidate, reference, decode, common)
-    message = "" if equal else "the free runs part " + _say_parting(parting or {})
+    message = (
+        _compare_outputs(candidate, reference, decode) if equal else "the free runs part " + _say_parting(parting or {})
+    )
     if not ours or not theirs:
         message = "compared nothing: a side made no denoising step"
     numbers = {
-        "equal": equal,
-        "differing": int(not equal),
+        "equal": not message,
+        "differing": int(bool(message)),
         "steps": len(ours),
         "reference_steps": len(theirs),
         "common_steps": common,
         "parting": {name: encode_number(value) for name, value in parting.items()} if parting else None,
     }
-    rule = "exact" if gates else "free_run"
     return CheckResult(SUBJECT, rule, not message, message, numbers, {}, location, gates=gates)
+
+
+def _compare_outputs(candidate: Walk, reference: Walk, decode: Decode) -> str:
+    """Say what is wrong with the outputs of two decodes that made the same steps, or ""."""
+    for side, walk in (("candidate", candidate), ("reference", reference)):
+        if list(walk.output or ()) != walk.leaves(decode):
+            return f"the output of the {side} is not what its steps accepted"
+    if list(candidate.output or ()) != list(reference.output or ()):
+        return "the outputs differ, though the steps are the same"
+    return ""
 
 
 def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -34,6 +34,9 @@ def ulp_distances(candidate: torch.Tensor, reference: torch.Tensor) -> torch.Ten
     0.0 are at distance 0, the smallest positive and negative numbers at distance 2. For numbers of one sign this is
     the difference of their bit patterns, since IEEE 754 orders them alike.
 
+    A reference that is too large for the candidate's dtype is next to none of its numbers: the distance is then the
+    largest of the dtype, that of its two extremes.
+
     Args:
         candidate: any float dtype, contiguous, finite.
         reference: same shape, any float dtype, contiguous, finite.
@@ -42,8 +45,33 @@ def ulp_distances(candidate: torch.Tensor, reference: torch.Tensor) -> torch.Ten
         Same shape. Integers (int32 or int64) when no pair differs in sign, else float64 (exact below 2**53).
     """
     dtype = candidate.dtype
+    overflows = None
     if reference.dtype != dtype:
+        overflows = _find_overflows(reference, dtype)
         reference = reference.to(dtype)
+    distances = _bit_distances(candidate, reference)
+    if overflows is None:
+        return distances
+    farthest = 2 * int(torch.tensor(torch.finfo(dtype).max, dtype=dtype).view(_INTEGERS[dtype.itemsize]))
+    if farthest > torch.iinfo(_NO_OVERFLOW[dtype.itemsize]).max:
+        distances = distances.double()
+    return distances.masked_fill_(overflows, farthest)
+
+
+def _find_overflows(reference: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
+    """Return where numbers are rounded beyond the largest of `dtype`, or None when nowhere."""
+    largest = float(torch.finfo(dtype).max)
+    if torch.finfo(reference.dtype).max <= largest:
+        return None
+    # Not from what rounding makes of them: of the 8 bit dtypes, some have no infinity, and end at their largest number.
+    magnitude = (reference if reference.dtype.itemsize > 1 else reference.float()).abs()
+    bound = largest + unit_in_last_place(largest, dtype) / 2
+    return None if float(magnitude.amax()) < bound else magnitude >= bound
+
+
+def _bit_distances(candidate: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Return the distances of `ulp_distances` for two tensors of one dtype."""
+    dtype = candidate.dtype
     size = dtype.itemsize
     wide = _NO_OVERFLOW[size]
     bits = candidate.view(_INTEGERS[size]).to(wide)

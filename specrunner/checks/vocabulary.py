@@ -12,11 +12,15 @@ class Divergence:
 
     With p the softmax of the reference r and c the candidate, KL = sum p * (r - c) - logsumexp(r) + logsumexp(c). The
     sums are kept relative to running maxima, so a row may come in pieces. A row with NaN or an infinity in either
-    tensor has KL NaN.
+    tensor has KL NaN. What rounding makes negative is clamped to 0, which no KL is below.
+
+    Args:
+        row_count: rows of the tensor.
 
     Attributes:
-        total: the sum over all rows.
-        worst: the largest value and its row.
+        total: the sum over all rows, in nats.
+        worst: the largest value, in nats, and its row.
+        percentile: the 99th of the rows, in nats.
     """
 
     def __init__(self, row_count: int) -> None:
@@ -33,7 +37,15 @@ class Divergence:
         completes: bool,
         scratch: tuple[torch.Tensor, torch.Tensor],
     ) -> None:
-        """Take in [rows, columns] pieces in float64 that start at `row`; `scratch` of their shape is overwritten."""
+        """Take in a piece of the rows that come next.
+
+        Args:
+            candidate: logits, float64 [rows, columns].
+            reference: likewise.
+            row: the first row's number.
+            completes: whether the piece ends its rows.
+            scratch: two float64 tensors of the same shape, overwritten.
+        """
         top_r, top_c = reference.amax(-1), candidate.amax(-1)
         if self._state is not None:
             top_r, top_c = torch.maximum(top_r, self._state[0]), torch.maximum(top_c, self._state[3])
@@ -69,7 +81,12 @@ class Largest:
         self._state: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(self, values: torch.Tensor, column: int, completes: bool) -> torch.Tensor | None:
-        """Take in a piece [rows, columns] that starts at `column`.
+        """Take in a piece of the rows that come next.
+
+        Args:
+            values: [rows, columns], any float dtype.
+            column: the first column's number.
+            completes: whether the piece ends its rows.
 
         Returns:
             The columns of the largest, [rows, k] int64, largest first, when the piece completes its rows; else None.
@@ -100,6 +117,9 @@ def _largest_columns(values: torch.Tensor, k: int) -> torch.Tensor:
 class Overlap:
     """The share of the reference's k largest logits that are also among the candidate's k largest: |A n B| / k.
 
+    Args:
+        k: how many; where a row has fewer elements, all of them.
+
     Attributes:
         total: the sum of the shares over all rows.
         worst: the negated smallest share, and its row.
@@ -114,7 +134,15 @@ class Overlap:
         self.top_1 = 0
 
     def update(self, candidate: torch.Tensor, reference: torch.Tensor, row: int, column: int, completes: bool) -> None:
-        """Take in [rows, columns] pieces in any float dtype that start at `row` and `column`."""
+        """Take in a piece of the rows that come next.
+
+        Args:
+            candidate: logits, [rows, columns], any float dtype.
+            reference: likewise.
+            row: the first row's number.
+            column: the first column's number.
+            completes: whether the piece ends its rows.
+        """
         ours = self._candidate.update(candidate, column, completes)
         theirs = self._reference.update(reference, column, completes)
         if ours is None or theirs is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from specrunner.checks.evidence import LoadedCapture, find_tolerance
+from specrunner.checks.evidence import LoadedCapture, describe_coarse, find_tolerance
 from specrunner.checks.tokens import compare_prompt_ids, compare_tokens
 from specrunner.errors import GoldenError
 from specrunner.golden.judge import AGAINST, judge_tensor, measure_floor
@@ -92,6 +92,9 @@ def _check_tensors(
             results.append(_fail(name, f"missing in {' and '.join(missing)}", location))
             continue
         rules = tolerance.rules if tolerance else ()
+        coarse = describe_coarse(candidate.tensors[name], case.candidate.dtype, rules)
+        if coarse:
+            results.append(_fail(name, coarse, location))
         needs_floor = any(rule.name == "noise_floor" for rule in rules)
         floor = None
         if needs_floor and reference is not None and peer is not None:

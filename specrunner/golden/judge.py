@@ -11,6 +11,7 @@ import torch
 
 from specrunner.checks.measure import measure, signal_to_noise
 from specrunner.checks.measurements import encode_number
+from specrunner.checks.rules import RELATIVE, describe_far
 from specrunner.checks.sources import TensorSource
 from specrunner.checks.tensors import compare_tensors
 from specrunner.golden.estimates import Estimates, estimate, percentile
@@ -68,7 +69,7 @@ def judge_tensor(
     `kl` on its upper bound; `top_k` on the kept ids, which is exact. `allclose` and `ulp` have no evidence there.
 
     `noise_floor: k` means that the candidate is no further from its golden than k times the noise that this run
-    measured between the peer and the reference.
+    measured between the peer and the reference, and nearer than zeros are.
 
     Returns:
         One result a rule, in their order, all with `against="golden"`.
@@ -162,7 +163,8 @@ def judge_floor(
         "floor_token": token,
     }
     if worst <= k and whole_needed <= k:
-        return "", numbers
+        farthest = int(errors.argmax())
+        return describe_far(float(errors[farthest]), farthest // rows_per_token, whole), numbers
     error, noise = (float(errors[row]), float(floor.errors[row])) if not worst <= k else (whole, floor.whole)
     return f"rel l2 {error:.4g} at token {token} exceeds {k:g} times the floor {noise:.4g}", numbers
 
@@ -176,7 +178,7 @@ def _judge_compact(
     floor: NoiseFloor | None,
     location: str,
 ) -> CheckResult:
-    if rule.name == FLOOR and not estimates.non_finite:
+    if rule.name == FLOOR and not estimates.non_finite and bool(estimates.norms.any()):
         whole = estimates.relative_l2 * estimates.factor
         wrong, extra = judge_floor(estimates.bounds, whole, floor, rule, estimates.rows_per_token)
         return _result(name, rule, wrong, estimates.to_json() | extra, location)
@@ -206,6 +208,9 @@ def judge_estimates(name: str, rule: Rule, estimates: Estimates, same: bool, loc
         return _result(name, rule, "" if same else wrong, numbers, location)
     if estimates.non_finite:
         wrong = f"NaN or infinities in {estimates.non_finite} rows of the candidate"
+        return _result(name, rule, wrong, numbers, location)
+    if rule.name in RELATIVE and not bool(estimates.norms.any()):
+        wrong = f"compared nothing: all of the golden is zero, against which `{rule.name}` weighs nothing"
         return _result(name, rule, wrong, numbers, location)
     judge = _JUDGES.get(rule.name)
     if judge is None:

@@ -80,6 +80,8 @@ def test_what_no_number_can_say_is_not_suggested() -> None:
     assert noise([0.0] * 9).suggested is None
     assert noise([math.inf] * 9).suggested is None
     assert noise([0.5] * 9, parameter="").suggested is None
+    assert noise([7.0] * 9, 0.9, 1.0).suggested is None, "a cosine below 0"
+    assert noise([7.0] * 9, 20.0, math.inf).suggested is None, "decibels that zeros have"
 
 
 def test_of_two_measurements_under_one_limit_the_generous_one_is_written() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,6 +97,44 @@ def test_a_pattern_must_select_something_itself() -> None:
 def test_a_tensor_without_a_rule_fails() -> None:
     results = check_case(make_case(tensors=("logits",), tolerance=(DEEP,)), make_capture(), make_capture())
     assert tell(results)[1:] == [("logits", "evidence", False)]
+
+
+UNITS = Rule("ulp", {"max": 1, "over_one": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("stated", "captured", "coarse"),
+    [
+        ("float32", torch.bfloat16, True),
+        ("float32", torch.float16, True),
+        ("float32", torch.float8_e4m3fn, True),
+        ("float16", torch.bfloat16, True),
+        ("float64", torch.float32, True),
+        ("float32", torch.float32, False),
+        ("bfloat16", torch.float32, False),
+        ("bfloat16", torch.float16, False),
+    ],
+)
+def test_units_of_a_coarser_dtype_than_the_cases_are_no_evidence(
+    stated: str, captured: torch.dtype, coarse: bool
+) -> None:
+    engine = EngineChoice("hf", stated)
+    sides = [make_capture({"logits": TENSORS["logits"].to(dtype)}) for dtype in (captured, torch.float64)]
+    for rules in ((UNITS,), (Rule("sqnr", {"min": 10.0}), UNITS)):
+        case = replace(
+            make_case(tensors=("logits",), tolerance=(Tolerance("**", rules, EXACT.location),)), candidate=engine
+        )
+        results = check_case(case, *sides)
+        failed = [(one.rule, one.message, one.location) for one in results if not one.passed]
+        captured_name = str(captured).removeprefix("torch.")
+        message = f"the candidate's {captured_name} is coarser than the case's {stated}, so its `ulp` shows nothing"
+        assert failed == ([("evidence", message, "specs/x.yaml:9")] if coarse else [])
+
+
+def test_a_coarser_dtype_than_the_cases_is_judged_by_rules_with_units_of_their_own() -> None:
+    case = make_case(tensors=("logits",), tolerance=(Tolerance("**", (Rule("sqnr", {"min": 10.0}),), HERE),))
+    results = check_case(case, make_capture({"logits": TENSORS["logits"].bfloat16()}), make_capture())
+    assert tell(results)[1:] == [("logits", "sqnr", True)]
 
 
 def test_other_prompt_ids_stop_everything_in_one_check() -> None:

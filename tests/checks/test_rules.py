@@ -251,12 +251,37 @@ def test_both_zero_is_equal(rule: str) -> None:
     assert compare(zero, zero, rule, peer=zero * 1.01).passed
 
 
+@pytest.mark.parametrize("rule", LOOSE)
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_reference_of_zeros_alone_is_nothing_to_be_relative_to(rule: str, factor: float, dtype: torch.dtype) -> None:
+    zeros = torch.zeros(2, 4, dtype=dtype)
+    result = compare(REFERENCE * factor, zeros, rule, peer=PEER)
+    if rule in {"exact", "allclose", "ulp"}:
+        assert result.passed == (factor == 0.0 or rule != "exact")
+    else:
+        assert (
+            result.message == f"compared nothing: all of the reference is zero, against which `{rule}` weighs nothing"
+        )
+
+
+def test_numbers_whose_squares_vanish_are_not_zeros() -> None:
+    small = torch.tensor([[0.0, 5e-324]], dtype=torch.float64)
+    assert compare(small, small, "top_k", {"k": 1, "overlap": 1.0}).passed
+
+
 @pytest.mark.parametrize("rule", ["cosine", "sqnr", "noise_floor"])
 @pytest.mark.parametrize("size", [1e-200, 1e200])
 def test_sizes_that_float64_cannot_square_never_pass(rule: str, size: float) -> None:
     reference = torch.tensor([[size, size]], dtype=torch.float64)
     result = compare(reference, reference, rule, peer=reference)
     assert not result.passed
+
+
+def test_the_largest_number_of_a_dtype_is_not_next_to_a_larger_reference() -> None:
+    largest, beyond = torch.full((2, 4), 65504.0, dtype=torch.float16), torch.full((2, 4), 1e30)
+    result = compare(largest, beyond, "ulp", {"max": 1, "over_one": 1.0})
+    assert (result.passed, result.measurements["max_ulp"]) == (False, 2 * 0x7BFF)
 
 
 def test_a_large_error_in_one_token_does_not_hide_in_the_mean() -> None:
@@ -340,6 +365,23 @@ class TestNoiseFloor:
         assert result.passed
         assert result.measurements["floor_ratio"] == pytest.approx(2.0, rel=1e-3)
         assert result.measurements["margin"] == pytest.approx(1.5, rel=1e-3)
+
+    @pytest.mark.parametrize("factor", [0.0, -1.0, 2.0])
+    def test_what_is_as_far_as_zeros_passes_above_no_floor(self, factor: float) -> None:
+        result = compare(REFERENCE * factor, REFERENCE, "noise_floor", {"k": 1e300}, peer=REFERENCE * 3)
+        assert not result.passed
+        error = f"{abs(1 - factor):.4g}"
+        assert result.message == f"rel l2 {error} at token 0: as far from the reference as zeros are"
+
+    def test_a_zeroed_row_passes_under_no_floor_of_that_row(self) -> None:
+        peer, candidate = PEER.clone(), REFERENCE.clone()
+        peer[1] = REFERENCE[1].flip(-1)
+        candidate[1] = 0.0
+        result = compare(candidate, REFERENCE, "noise_floor", {"k": 3.0}, peer=peer)
+        assert result.message == "rel l2 1 at token 1: as far from the reference as zeros are"
+
+    def test_a_large_floor_alone_does_not_fail(self) -> None:
+        assert compare(REFERENCE * 1.999, REFERENCE, "noise_floor", {"k": 3.0}, peer=REFERENCE * 3).passed
 
     def test_an_error_does_not_hide_behind_noise_elsewhere(self) -> None:
         # Noise of the peer sits in the small row, the candidate's error in the large one.

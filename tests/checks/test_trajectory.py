@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,44 @@ def test_where_two_walks_part() -> None:
     assert not compare_walks(one, other, PLAIN, gates=False).gates
 
 
+@settings(max_examples=80, deadline=None)
+@given(DECODES, st.integers(0, 2**32 - 1))
+def test_the_output_is_compared_beside_the_steps(decode: Decode, seed: int) -> None:
+    made = walk(decode, seed)
+    assert made.output is not None
+    assert made.leaves(decode) == list(made.output)
+    assert compare_walks(made, made, decode, gates=True).passed
+    for output in ([], made.output[:-1], [*made.output[:-1], made.output[-1] - 1], [*made.output, 1]):
+        other = replace(made, output=output)
+        for candidate, reference, side in ((other, made, "candidate"), (made, other, "reference")):
+            result = compare_walks(candidate, reference, decode, gates=True)
+            assert result.message == f"the output of the {side} is not what its steps accepted"
+            assert (result.passed, result.measurements["equal"], result.measurements["differing"]) == (False, False, 1)
+
+
+def test_sides_that_end_a_sequence_otherwise_give_other_outputs() -> None:
+    stopping = Decode(12, "low_confidence", LENGTH, 0.6, False)
+    made = next(found for found in (walk(stopping, seed) for seed in range(20)) if EOS in (found.output or ()))
+    going = replace(made, facts=made.facts | {"eos_token_ids": []})
+    going = replace(going, output=going.leaves(stopping))
+    assert len(going.output or ()) > len(made.output or ())
+    result = compare_walks(going, made, stopping, gates=True)
+    assert result.message == "the outputs differ, though the steps are the same"
+
+
+def test_an_output_that_is_missing_is_no_evidence() -> None:
+    made = walk(PLAIN)
+    silent = replace(made, output=None)
+    result = check_sampler(silent, PLAIN, kappa=4.0)
+    assert (result.rule, result.fails, result.message) == ("evidence", True, "missing in candidate: its output")
+    for sides, who in (((silent, made), "candidate"), ((made, silent), "reference")):
+        result = compare_walks(*sides, PLAIN, gates=True)
+        assert (result.rule, result.fails, result.message) == ("evidence", True, f"missing in {who}: the output")
+        trend = compare_walks(*sides, PLAIN, gates=False)
+        assert (trend.rule, trend.passed, trend.fails) == ("free_run", False, False)
+    assert compare_walks(silent, silent, PLAIN, gates=True).message == "missing in candidate and reference: the output"
+
+
 def test_prompts_decoded_together_come_out_as_alone() -> None:
     def logits(ids: list[int]) -> np.ndarray:
         return np.random.default_rng(sum(ids) % 1000).normal(size=(LENGTH, VOCABULARY)) * 3
@@ -242,7 +281,7 @@ def test_decisions_within_the_noise_are_counted() -> None:
     decode = Decode(2, "low_confidence", 2, 0.6, True)
     made = Walk(
         [1, 2],
-        None,
+        [3, 3],
         {"passes.0.logits": MemorySource("x", confident(0.95, 0.599))},
         {
             "trajectory": [
@@ -266,7 +305,7 @@ def test_decisions_within_the_noise_are_counted() -> None:
 
 def test_the_side_that_goes_on_is_named() -> None:
     made = walk(PLAIN)
-    shorter = Walk(PROMPT, None, made.tensors, made.facts | {"trajectory": list(made.steps)[:-1]})
+    shorter = Walk(PROMPT, made.output, made.tensors, made.facts | {"trajectory": list(made.steps)[:-1]})
     last = len(made.steps) - 1
     for candidate, reference, side in ((made, shorter, "candidate"), (shorter, made, "reference")):
         result = compare_walks(candidate, reference, PLAIN, gates=True)
@@ -286,7 +325,8 @@ def test_the_margin_of_a_parting_is_each_sides_distance_from_its_boundary() -> N
             "accepted_token_ids": [3] * len(accepted),
         }
         tensors = {"passes.0.logits": MemorySource("x", confident(*shares))}
-        return Walk([1, 2], None, tensors, {"trajectory": [entry], "mask_token_id": MASK})
+        output = [3 if place in accepted else MASK for place in (2, 3)]
+        return Walk([1, 2], output, tensors, {"trajectory": [entry], "mask_token_id": MASK})
 
     result = compare_walks(side([2, 3], 0.95, 0.61), side([2], 0.95, 0.57), decode, gates=False)
     parting = result.measurements["parting"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy
 import pytest
@@ -71,3 +72,54 @@ def test_numbers_of_opposite_signs_whose_bits_are_all_opposite() -> None:
     other = torch.bitwise_not(one.view(torch.int32)).view(torch.float32)  # just above -4
     assert float(other) < -3.9
     assert ulp_distances(one, other).tolist() == [0x3F800000 + 0x407FFFFF]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "farthest"),
+    [
+        (torch.float8_e4m3fn, 2 * 0x7E),
+        (torch.float8_e5m2, 2 * 0x7B),
+        (torch.float16, 2 * 0x7BFF),
+        (torch.bfloat16, 2 * 0x7F7F),
+        (torch.float32, 2 * 0x7F7FFFFF),
+    ],
+)
+def test_a_reference_beyond_the_dtype_is_next_to_none_of_its_numbers(dtype: torch.dtype, farthest: int) -> None:
+    largest = torch.finfo(dtype).max
+    candidate = torch.tensor([largest, -largest, largest, 1.0], dtype=dtype)
+    reference = torch.tensor([1e300, -1e300, largest, 1.0], dtype=torch.float64)
+    assert ulp_distances(candidate, reference).tolist() == [farthest, farthest, 0, 0]
+
+
+def test_a_number_of_the_widest_small_dtype_is_beyond_the_narrowest() -> None:
+    reference = torch.tensor([57344.0, 448.0]).to(torch.float8_e5m2)
+    assert ulp_distances(torch.full((2,), 448.0).to(torch.float8_e4m3fn), reference).tolist() == [2 * 0x7E, 0]
+
+
+NUMPYS: dict[torch.dtype, tuple[Any, Any]] = {
+    torch.float16: (numpy.float16, numpy.int16),
+    torch.float32: (numpy.float32, numpy.int32),
+}
+
+
+def count_by_numpy(candidate: float, reference: float, dtype: torch.dtype) -> int:
+    """Return how many steps apart two numbers are on numpy's own line of the finite numbers of a dtype."""
+    kind, integer = NUMPYS[dtype]
+    with numpy.errstate(over="ignore"):
+        rounded = kind(reference)
+    if numpy.isinf(rounded):
+        return 2 * int(numpy.finfo(kind).max.view(integer))
+    places = [int(numpy.abs(x).view(integer)) * (-1 if x < 0 else 1) for x in (kind(candidate), rounded)]
+    return abs(places[0] - places[1])
+
+
+@given(
+    st.sampled_from([torch.float16, torch.float32]),
+    st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.floats(65000.0, 66000.0), st.floats(-2.0, 2.0)),
+    st.data(),
+)
+def test_distances_are_numpys_up_to_what_overflows(dtype: torch.dtype, reference: float, data: st.DataObject) -> None:
+    width = 8 * dtype.itemsize
+    candidate = data.draw(st.floats(allow_nan=False, allow_infinity=False, width=width))  # type: ignore[arg-type]
+    pair = torch.tensor([candidate], dtype=dtype), torch.tensor([reference], dtype=torch.float64)
+    assert ulp_distances(*pair).tolist() == [count_by_numpy(candidate, reference, dtype)]

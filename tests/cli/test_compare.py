@@ -67,7 +67,7 @@ def test_captures_compare_tokens_too(capsys: pytest.CaptureFixture[str]) -> None
     [
         ("exact", 1, "layers.0.output"),
         ("{sqnr: 30}", 1, "logits"),
-        ("{sqnr: 0}", 0, None),
+        ("{sqnr: 1}", 0, None),
         ('{logits: {sqnr: 30}, "layers.**": {sqnr: 80}}', 1, "layers.0.output"),
         ("{logits: {kl: {mean: 1e-9}}}", 0, None),
         ("{logits: {allclose: {rtol: 0, atol: 0.6}}}", 0, None),
@@ -85,15 +85,32 @@ def test_a_tolerance_judges(rules: str, status: int, first: str | None, capsys: 
 
 
 def test_what_no_rule_speaks_of_is_in_the_report(capsys: pytest.CaptureFixture[str]) -> None:
-    rules = '{logits: {sqnr: 0}, "layers.*.output": {sqnr: 0}}'
+    rules = '{logits: {sqnr: 1}, "layers.*.output": {sqnr: 1}}'
     _, out, _ = run(capsys, "new.safetensors", "old.safetensors", "--tolerance", rules, "--json", "-")
     assert json.loads(out)["uncovered"] == ["embeddings", "layers.0.router.expert_ids"]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "{sqnr: 0}",
+        "{logits: {sqnr: {min: -1000}}}",
+        "{cosine: 0}",
+        "{cosine: {min: -1}}",
+        "{allclose: {rtol: 1, atol: 0}}",
+        "{ulp: 4194305}",
+        "{ulp: {max: 9007199254740992}}",
+    ],
+)
+def test_limits_that_zeros_would_pass_are_no_tolerance(rules: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, error = run(capsys, "new.safetensors", "old.safetensors", "--tolerance", rules)
+    assert (status, "is not a tolerance" in error) == (4, True)
 
 
 def test_integers_are_equal_or_not(capsys: pytest.CaptureFixture[str]) -> None:
     save_file({"layers.0.router.expert_ids": torch.tensor([[1, 2]])}, "a.safetensors")
     save_file({"layers.0.router.expert_ids": torch.tensor([[1, 3]])}, "b.safetensors")
-    status, out, _ = run(capsys, "a.safetensors", "b.safetensors", "--tolerance", "{sqnr: 0}")
+    status, out, _ = run(capsys, "a.safetensors", "b.safetensors", "--tolerance", "{sqnr: 1}")
     assert status == 1
     assert "first divergence: layers.0.router.expert_ids" in out
 

@@ -98,6 +98,17 @@ def test_rules_on_elements_have_no_evidence_on_a_compact_golden(tmp_path: Path, 
     assert "golden.full_tokens" in check.message
 
 
+def test_units_of_a_coarser_dtype_than_the_cases_are_no_evidence(tmp_path: Path) -> None:
+    case = make_case(tmp_path, golden=FULL, tensors=("logits",))
+    case = replace(case, tolerance=(Tolerance("logits", (Rule("ulp", {"max": 1, "over_one": 1.0}),), case.location),))
+    golden = keep(case)
+    capture = make_capture()
+    coarse = {"logits": MemorySource("logits", capture.tensors["logits"].rows(0, 64).bfloat16())}
+    (failed,) = (check for check in check_golden(case, replace(capture, tensors=coarse), golden) if check.fails)
+    assert (failed.rule, failed.against) == ("evidence", "golden")
+    assert "bfloat16 is coarser than the case's float32" in failed.message
+
+
 @pytest.mark.parametrize("choice", [GoldenChoice(), FULL], ids=["compact", "full"])
 def test_the_floor_comes_from_this_runs_peer(tmp_path: Path, choice: GoldenChoice) -> None:
     case = make_case(tmp_path, golden=choice, tensors=("logits",))

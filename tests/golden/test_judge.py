@@ -148,6 +148,26 @@ def test_numbers_that_are_none_pass_no_rule(rule: str) -> None:
     assert judge(rule, make_estimates(non_finite=3), **limits) == "NaN or infinities in 3 rows of the candidate"
 
 
+@pytest.mark.parametrize("full_tokens", [0, 3])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule("sqnr", {"min": 1.0}),
+        Rule("cosine", {"min": 0.5}),
+        Rule("kl", {"mean": 1.0, "p99": None}),
+        Rule("top_k", {"k": 3, "overlap": 0.5}),
+        Rule("noise_floor", {"k": 3.0}),
+    ],
+    ids=lambda rule: rule.name,
+)
+def test_a_golden_of_zeros_alone_is_nothing_to_be_relative_to(rule: Rule, full_tokens: int) -> None:
+    golden = keep(WIDE * 0, "logits", full_tokens=full_tokens)
+    floor = NoiseFloor(torch.full((3,), 0.1, dtype=torch.float64), 0.1, 1e-7)
+    (result,) = judge_tensor("logits", source(WIDE * 0), golden, (rule,), floor=floor)
+    assert (result.rule, result.passed) == (rule.name, False)
+    assert result.message.startswith("compared nothing: all of the ")
+
+
 @pytest.mark.parametrize("rule", ["allclose", "ulp"])
 def test_rules_on_single_elements_have_no_evidence(rule: str) -> None:
     message = f"no evidence: `{rule}` cannot be judged on a compact golden; raise golden.full_tokens"
@@ -243,6 +263,27 @@ def test_the_worst_row_tells_its_token() -> None:
     floor = NoiseFloor(doubles(*[0.01] * 4), 0.01, 0.0)
     message, numbers = judge_floor(doubles(0, 0, 0.5, 0), 0.0, floor, Rule("noise_floor", {"k": 1.0}), 2)
     assert (numbers["floor_token"], "at token 1" in message) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("errors", "whole", "message"),
+    [
+        ((0.0, 0.999), 0.999, ""),
+        ((0.0, 1.0), 0.5, "rel l2 1 at token 1: as far from the reference as zeros are"),
+        ((0.0, 0.5), 1.0, "rel l2 1 over the whole tensor: as far from the reference as zeros are"),
+    ],
+)
+def test_what_is_as_far_as_zeros_passes_above_no_floor(errors: tuple[float, float], whole: float, message: str) -> None:
+    high = NoiseFloor(doubles(3.0, 3.0), whole=3.0, epsilon=0.001)
+    assert judge_floor(doubles(*errors), whole, high, Rule("noise_floor", {"k": 2.0}), 1)[0] == message
+
+
+def test_zeros_pass_against_no_golden_whatever_the_floor() -> None:
+    rule = (Rule("noise_floor", {"k": 3.0}),)
+    floor = NoiseFloor(torch.full((3,), 0.4, dtype=torch.float64), 0.4, 1e-7)
+    for full_tokens in (0, 3):
+        (result,) = judge_tensor("x", source(WIDE * 0), keep(WIDE, full_tokens=full_tokens), rule, floor=floor)
+        assert (result.rule, result.passed) == ("noise_floor", False)
 
 
 def test_without_a_floor_there_is_no_judgement() -> None:
