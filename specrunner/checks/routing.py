@@ -65,11 +65,20 @@ class Choice:
 
 
 def biased_scores(logits: torch.Tensor, router: Router) -> torch.Tensor:
-    """Return the scores that rank the experts, [tokens, experts] float64.
+    """Return the scores that rank the experts.
+
+    Args:
+        logits: [tokens, experts], before the score function, any float dtype.
+        router: how to score; of it, `score` and `bias` are read.
+
+    Returns:
+        [tokens, experts] float64, probabilities plus the bias.
 
     Raises:
-        ValueError: the router's score function is unknown.
+        ValueError: the router's score function is unknown, or its bias is not [experts].
     """
+    if router.bias is not None and router.bias.shape != logits.shape[-1:]:
+        raise ValueError(f"a bias of shape {list(router.bias.shape)} for {logits.shape[-1]} experts")
     logits = logits.double()
     if router.score == "sigmoid":
         scores = torch.sigmoid(logits)
@@ -91,7 +100,8 @@ def choose_experts(logits: torch.Tensor, router: Router) -> Choice:
         The choice with its margins.
 
     Raises:
-        ValueError: the experts do not split into the groups, or the kept groups hold fewer than k experts.
+        ValueError: the experts do not split into the groups, the kept groups hold fewer than k experts, or the router
+            does not fit the logits (see `biased_scores`).
     """
     tokens, experts = logits.shape
     size, remainder = divmod(experts, router.n_group)
@@ -110,7 +120,21 @@ def choose_experts(logits: torch.Tensor, router: Router) -> Choice:
 
 
 def score_noise(logits: torch.Tensor, reference_logits: torch.Tensor, router: Router) -> torch.Tensor:
-    """Return how far the biased scores of two runs are apart: each token's largest difference, [tokens] float64."""
+    """Return how far the biased scores of two runs are apart.
+
+    Args:
+        logits: [tokens, experts], before the score function, any float dtype.
+        reference_logits: likewise.
+        router: how to score.
+
+    Returns:
+        [tokens] float64, each token's largest difference; NaN where a score is NaN.
+
+    Raises:
+        ValueError: the shapes differ, or the router does not fit them (see `biased_scores`).
+    """
+    if logits.shape != reference_logits.shape:
+        raise ValueError(f"router logits of shapes {list(logits.shape)} and {list(reference_logits.shape)}")
     return (biased_scores(logits, router) - biased_scores(reference_logits, router)).abs().amax(-1)
 
 

@@ -97,10 +97,60 @@ def probe(mask: torch.Tensor, layers: int, *, hidden: bool = True) -> dict[str, 
     return tensors
 
 
+def shows_its_size(attention: Attention, tokens: int) -> bool:
+    """Whether blocks or a window are shorter than the prompt; blocks of one token are causal under any."""
+    return attention.block_length == 1 or (attention.block_length or attention.window or 0) < tokens
+
+
 @given(GEOMETRIES, st.integers(2, 9), st.integers(1, 3))
 def test_a_model_with_the_stated_geometry_passes(attention: Attention, tokens: int, layers: int) -> None:
     result = compare_attention(attention, probe(expected_geometry(attention, tokens), layers), dtype="float32")
-    assert (result.passed, result.against, result.measurements["mismatches"]) == (True, "", 0)
+    assert (result.against, result.measurements["mismatches"]) == ("", 0)
+    assert (result.passed, result.rule) == (
+        (True, "attention") if shows_its_size(attention, tokens) else (False, "evidence")
+    )
+
+
+@pytest.mark.parametrize(("attention", "message"), [
+    (Attention("block_causal", block_length=32), "8 tokens cannot tell block_causal(32) from bidirectional"),
+    (Attention("block_causal", block_length=8), "8 tokens cannot tell block_causal(8) from bidirectional"),
+    (Attention("sliding_window", window=8), "8 tokens cannot tell sliding_window(8) from causal"),
+    (Attention("block_causal", block_length=7), ""),
+    (Attention("block_causal", block_length=1), ""),
+    (Attention("sliding_window", window=7), ""),
+    (Attention("causal"), ""),
+    (Attention("bidirectional"), ""),
+    (Attention("matrix", matrix=("1" * 8,) * 8), ""),
+])  # fmt: skip
+def test_a_prompt_too_short_to_show_the_geometry_is_no_evidence(attention: Attention, message: str) -> None:
+    result = compare_attention(attention, probe(expected_geometry(attention, 8), 2), dtype="float32")
+    assert (result.passed, result.message) == (not message, message)
+    assert result.rule == ("evidence" if message else "attention")
+
+
+@pytest.mark.parametrize("attention", [
+    Attention("sliding_window", window=3),
+    Attention("matrix", matrix=("100000", "110000", "011000", "001100", "000110", "000011")),
+])  # fmt: skip
+def test_logits_alone_show_no_window(attention: Attention) -> None:
+    causal = probe(expected_geometry(Attention("causal"), 6), 3, hidden=False)
+    result = compare_attention(attention, causal, dtype="float32")
+    assert (result.passed, result.rule) == (False, "evidence")
+    assert result.message.startswith(f"6 tokens cannot tell {attention.geometry}")
+    assert result.message.endswith(" from causal by their logits alone")
+    own_token = Attention("sliding_window", window=1)
+    assert compare_attention(own_token, probe(torch.eye(6).bool(), 3, hidden=False), dtype="float32").passed
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("place", ["probe.logits", "probe.noise.logits"])
+@pytest.mark.parametrize("attention", [Attention("bidirectional"), Attention("block_causal", block_length=3)])
+def test_changes_that_are_not_finite_show_no_influence(attention: Attention, place: str, value: float) -> None:
+    tensors = probe(expected_geometry(attention, 4), 1)
+    broken = tensors[place].rows(0, 4).clone().view(tensors[place].shape)
+    broken[..., 0] = value
+    result = compare_attention(attention, tensors | {place: MemorySource(place, broken)}, dtype="float32")
+    assert (result.passed, result.message) == (False, "the changes of logits are not finite: they show no influence")
 
 
 @given(GEOMETRIES, GEOMETRIES, st.integers(2, 9), st.integers(1, 3))
@@ -109,7 +159,8 @@ def test_another_geometry_fails_unless_the_masks_are_equal(
 ) -> None:
     equal = torch.equal(expected_geometry(stated, tokens), expected_geometry(real, tokens))
     result = compare_attention(stated, probe(expected_geometry(real, tokens), layers), dtype="float32")
-    assert result.passed is equal
+    assert result.passed is (equal and shows_its_size(stated, tokens))
+    assert (result.measurements["mismatches"] == 0) is equal
 
 
 def test_a_failure_names_the_pair_and_the_geometry_found() -> None:

@@ -128,6 +128,13 @@ def test_score_noise_is_of_biased_scores() -> None:
     assert noise.tolist() == pytest.approx([1 / (1 + math.exp(-1)) - 0.5])
 
 
+def test_scores_of_other_shapes_have_no_noise() -> None:
+    with pytest.raises(ValueError, match=r"shapes \[2, 2\] and \[1, 2\]"):
+        score_noise(torch.zeros(2, 2), torch.zeros(1, 2), Router(1))
+    with pytest.raises(ValueError, match=r"a bias of shape \[1\] for 2 experts"):
+        choose_experts(torch.zeros(1, 2), Router(1, bias=torch.zeros(1)))
+
+
 def judge(candidate: Any, reference: Any, limits: dict[str, float | None], decisive: Any = None) -> tuple[bool, str]:
     ids = [torch.as_tensor(side) for side in (candidate, reference)]
     mask = None if decisive is None else torch.tensor(decisive)

@@ -71,7 +71,7 @@ def _angles(change: Callable[[Any, Tensor], tuple[Tensor, Tensor]]) -> Planter:
 
 
 def _turn(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    angles = positions[:, None, :, None].float() * frequencies
+    angles = positions[:, None, :, None].float() * frequencies.to(positions.device)
     return angles.cos(), angles.sin()
 
 
@@ -188,7 +188,7 @@ def _heads_in_turn(attend: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, s
 
 
 def _softmaxes_summed(attend: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, length: int) -> Tensor:
-    block = torch.arange(q.shape[2]) // length
+    block = torch.arange(q.shape[2], device=q.device) // length
     own = (block[:, None] == block[None, :]) & (mask > float("-inf"))
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)

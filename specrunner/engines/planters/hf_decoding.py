@@ -59,7 +59,7 @@ def _denoise(choose: Callable[[Tensor, Tensor, float], Tensor]) -> Planter:
             self: Any, tokens: Tensor, start: int, length: int, threshold: float, steps: int, mask_id: int, on_pass: Any
         ) -> None:
             block = tokens[start:]
-            mask = code.block_causal_mask(torch.arange(len(tokens))[None], length)
+            mask = code.block_causal_mask(torch.arange(len(tokens), device=tokens.device)[None], length)
             for _step in range(steps):
                 masked = block == mask_id
                 if not bool(masked.any()):
@@ -90,7 +90,8 @@ def _leftmost(masked: Tensor, confidence: Tensor, threshold: float) -> Tensor:
 def _rewritten(masked: Tensor, confidence: Tensor, threshold: float) -> Tensor:
     accepted = masked & (confidence > threshold)
     accepted = accepted if bool(accepted.any()) else _best(masked, confidence)
-    return accepted | (~masked & (confidence > threshold) & (torch.arange(len(masked)) >= len(masked) // 2))
+    upper = torch.arange(len(masked), device=masked.device) >= len(masked) // 2
+    return accepted | (~masked & (confidence > threshold) & upper)
 
 
 def _at_least(masked: Tensor, confidence: Tensor, threshold: float) -> Tensor:
@@ -108,7 +109,7 @@ def _blocks_from_the_prompt(_original: Any) -> Any:
         tokens = inputs[0]
         while len(tokens) < prompt + max_new_tokens and eos not in tokens[prompt:].tolist():
             start = len(tokens)
-            tokens = torch.cat([tokens, torch.full((length,), mask_id)])
+            tokens = torch.cat([tokens, tokens.new_full((length,), mask_id)])
             self._denoise(tokens, start, length, options.get("threshold", 0.95), length, mask_id, on_pass)
         new = tokens[prompt : prompt + max_new_tokens]
         stops = (new == eos).nonzero()

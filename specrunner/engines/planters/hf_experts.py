@@ -39,12 +39,12 @@ class Routing:
             grouped = ranked.unflatten(-1, (gate.groups, -1))
             best = grouped.topk(2 if self.group == "two best" else 1, dim=-1).values.sum(-1)
             kept = best.topk(gate.kept_groups, dim=-1).indices
-            dropped = torch.ones(grouped.shape[:-1], dtype=torch.bool).scatter(-1, kept, False)
+            dropped = torch.ones_like(best, dtype=torch.bool).scatter(-1, kept, False)
             ranked_in = grouped.masked_fill(dropped[..., None], float("-inf")).flatten(-2)
         else:
             ranked_in = ranked
         best_ids = ranked_in.topk(count + self.skip, dim=-1).indices[..., self.skip :]
-        used = torch.arange(count) < count - self.fewer
+        used = torch.arange(count, device=scores.device) < count - self.fewer
         weights = (ranked if self.bias == "weights" else scores).gather(-1, best_ids) * used
         if self.normalise:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)

@@ -90,8 +90,8 @@ def _running_softmax(attend: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor,
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     mask = mask.expand(-1, -1, q.shape[2], -1).float()
-    largest = torch.full((*q.shape[:-1], 1), -1e30)
-    total, context = torch.zeros_like(largest), torch.zeros(q.shape)
+    largest = mask.new_full((*q.shape[:-1], 1), -1e30)
+    total, context = torch.zeros_like(largest), mask.new_zeros(q.shape)
     for page in range(0, k.shape[2], CHUNK):
         keys = slice(page, page + CHUNK)
         scores = (q @ k[:, :, keys].transpose(-1, -2)).float() * scale + mask[..., keys]
@@ -106,7 +106,7 @@ def _running_softmax(attend: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor,
 
 def _experts_reversed(_original: Any) -> Any:
     def run_experts(self: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-        total = torch.zeros(hidden.shape)
+        total = torch.zeros_like(hidden, dtype=torch.float32)
         for number in reversed(range(len(self.experts))):
             tokens, slots = (ids == number).nonzero(as_tuple=True)
             if len(tokens):
@@ -118,7 +118,7 @@ def _experts_reversed(_original: Any) -> Any:
 
 def _all_experts(_original: Any) -> Any:
     def run_experts(self: Any, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-        shares = torch.zeros(len(hidden), len(self.experts)).scatter(1, ids, weights)
+        shares = weights.new_zeros(len(hidden), len(self.experts)).scatter(1, ids, weights)
         outputs = torch.stack([expert(hidden) for expert in self.experts], dim=1)
         return torch.einsum("te,teh->th", shares, outputs.float()).to(hidden.dtype)
 
