@@ -28,9 +28,10 @@ from specrunner.engines.sglang.options import (
     plan_setup,
 )
 from specrunner.engines.sglang.plugin import choose_map
+from specrunner.engines.trust import read_hub_options
 from specrunner.engines.versions import describe_versions
 from specrunner.errors import CapabilityMissing, CaptureIncomplete, ModelUnavailable, ModelUnsupported
-from specrunner.spec.model import Decode, Model
+from specrunner.spec.model import Decode
 
 if TYPE_CHECKING:
     from specrunner.engines.sglang.runner import Runner
@@ -105,7 +106,7 @@ class SglangEngine(Engine):
 
     def load(self) -> dict[str, Any]:
         """Load the model into the worker, or start the full Engine around it."""
-        folder = resolve_folder(self.session.model, self.model_path)
+        folder = resolve_folder(self.session.model, self.model_path, self.session.options)
         checkpoint = start_describing(folder)
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -135,7 +136,7 @@ class SglangEngine(Engine):
                 from specrunner.engines.sglang.runner import Runner
 
                 self._driver = Runner(keywords)
-            self._tokenizer = load_tokenizer(folder, self.model_path, self.session.model)
+            self._tokenizer = load_tokenizer(folder, self.model_path, self.session)
         self._described = self._driver.described
         check_model_class(self._described["model_class"], architecture)
         return {
@@ -296,15 +297,18 @@ def check_device(device: str) -> None:
         raise CapabilityMissing("torch sees no CUDA device")
 
 
-def load_tokenizer(folder: Path, path: str, model: Model) -> Any:
+def load_tokenizer(folder: Path, path: str, session: Session) -> Any:
     """Load the checkpoint's tokenizer as SGLang does, at the model's revision, or return None where it has none."""
     if not has_tokenizer(folder):
         return None
     from sglang.srt.utils.hf_transformers_utils import get_tokenizer
 
     # What SGLang calls `tokenizer_revision` does not reach Transformers, which would take the default branch.
-    pinned = {} if model.revision is None else {"revision": model.revision}
-    return get_tokenizer(path, trust_remote_code=model.trust_remote_code, tokenizer_revision=model.revision, **pinned)
+    model = session.model
+    keywords = read_hub_options(session.options)[1]
+    if model.revision is not None:
+        keywords["revision"] = model.revision
+    return get_tokenizer(path, trust_remote_code=model.trust_remote_code, tokenizer_revision=model.revision, **keywords)
 
 
 def write_algorithm(parameters: Mapping[str, Any], workspace: Path) -> str:
