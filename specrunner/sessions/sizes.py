@@ -15,6 +15,7 @@ from typing import Any
 from specrunner.catalogue.recipes import RECIPES
 from specrunner.engines.base import GPU_OPTIONS
 from specrunner.engines.checkpoint_files import WEIGHTS, list_weights
+from specrunner.folders import hub_folder
 from specrunner.models.recipes import find_built
 from specrunner.requests import Session
 from specrunner.sessions.places import Need
@@ -87,9 +88,7 @@ def find_checkpoint(model: Model) -> Path | None:
 
 def find_repository(name: str) -> Path:
     """Return where the hub's client keeps all that it has fetched of a model, which need not be there."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    return hub / f"models--{name.replace('/', '--')}"
+    return hub_folder(os.environ) / f"models--{name.replace('/', '--')}"
 
 
 def read_dtype(folder: Path) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 
 from specrunner.devices import resolve_device
 from specrunner.errors import ConfigurationError, ModelUnsupported
+from specrunner.folders import hub_folder, hub_home
 from specrunner.requests import Session
 
 OWN_OPTIONS = ("specrunner_attention", "specrunner_block_length", "specrunner_environment", "num_threads")
@@ -193,7 +194,6 @@ def refuse_broken_blocks(options: Mapping[str, Any], block_length: int) -> None:
 def plan_environment(session: Session, workspace: Path) -> dict[str, str]:
     """Return the environment variables of the worker: quiet, offline about usage, its files inside the workspace."""
     options = session.options
-    hub = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     sockets = str(workspace) if len(str(workspace)) <= LONGEST_SOCKET_FOLDER else "/tmp"
     variables = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -207,8 +207,8 @@ def plan_environment(session: Session, workspace: Path) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": str(workspace / "inductor"),
         # Downloads and the token stay where the user has them; everything else of the hub's client is the session's.
         "HF_HOME": str(workspace / "huggingface"),
-        "HF_HUB_CACHE": os.environ.get("HF_HUB_CACHE", str(hub / "hub")),
-        "HF_TOKEN_PATH": os.environ.get("HF_TOKEN_PATH", str(hub / "token")),
+        "HF_HUB_CACHE": str(hub_folder(os.environ)),
+        "HF_TOKEN_PATH": os.environ.get("HF_TOKEN_PATH", str(hub_home(os.environ) / "token")),
         "TOKENIZERS_PARALLELISM": "false",
     }
     if options.get("enforce_eager", True):
