@@ -22,6 +22,7 @@ from specrunner.engines.sglang.notes import Note, Order, SeenPass, assemble_tens
 from specrunner.engines.sglang.options import (
     ALGORITHMS,
     CHECKPOINT_OPTIONS,
+    MASK_ID,
     MODEL_OPTIONS,
     SglangSetup,
     plan_environment,
@@ -42,9 +43,6 @@ PACKAGES = ("sglang", "torch", "transformers", "triton", "safetensors")
 STATED_VARIABLES = ("SGLANG_USE_CPU_ENGINE", "TORCHDYNAMO_DISABLE", "SGLANG_ENABLE_DETERMINISTIC_INFERENCE")
 ACCEPT_ALL = -1.0
 """A threshold for requests that ask for no tokens: SGLang generates a block all the same, in one pass."""
-
-MASK_ID = 156895
-"""The mask token that SGLang has written into its code for LLaDA2."""
 
 
 class SglangEngine(Engine):
@@ -156,7 +154,7 @@ class SglangEngine(Engine):
             "tensor_parallel_size": self._described["tensor_parallel_size"],
             "prefix_caching": not setup.keywords["disable_radix_cache"],
             "block_length": setup.block_length,
-            "mask_token_id": None if setup.block_length is None else setup.mask_id or MASK_ID,
+            "mask_token_id": None if setup.block_length is None else setup.read_mask_id(),
             "max_total_tokens": self._described["max_total_tokens"],
             "threads": self._described["threads"],
             "environment": {name: os.environ.get(name) for name in STATED_VARIABLES if name in os.environ},
@@ -265,7 +263,7 @@ class SglangEngine(Engine):
         capture.facts |= log.facts() | {"refresh_forwards": refreshes}
         capture.facts |= {
             "decode_loop": f"sglang's {ALGORITHMS['low_confidence']}",
-            "mask_token_id": self.setup.mask_id or MASK_ID,
+            "mask_token_id": self.setup.read_mask_id(),
             "eos_token_ids": sorted(self._described["eos_token_ids"]),
         }
         if not capture.facts["passes"]:
