@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from specrunner.engines.base import Capture, Engine
 from specrunner.engines.hf import HfEngine
 from specrunner.engines.oracle import OracleEngine
 from specrunner.engines.planters import plant
+from specrunner.engines.planters.oracle import PLANTERS as ORACLE
 from specrunner.errors import FaultInapplicable
 from specrunner.faults.bugs import FAULTS
 from specrunner.faults.variants import VARIANTS
@@ -120,3 +122,31 @@ def test_what_cannot_be_planted_is_an_error(engines: dict[str, Engine]) -> None:
     other._model = torch.nn.Linear(2, 2)
     with pytest.raises(FaultInapplicable, match="our own LLaDA2, not Linear"), plant(other, "mask-causal"):
         pass
+
+
+def read_faulty(name: str, experts: int, layers: int, weights: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the first element of each weight as an oracle of that size reads it under a fault."""
+    model: Any = SimpleNamespace(
+        config=SimpleNamespace(num_experts=experts, num_hidden_layers=layers),
+        weights=SimpleNamespace(read=lambda name, shape: weights[name]),
+    )
+    engine: Any = SimpleNamespace(_model=model)
+    with ORACLE[name](engine):
+        return {weight: float(model.weights.read(weight, [1])[0]) for weight in weights}
+
+
+@pytest.mark.parametrize(("experts", "missing"), [(4, 1), (12, 2), (16, 2), (32, 4), (256, 32)])
+def test_the_oracle_loses_an_eighth_of_the_experts_of_any_model(experts: int, missing: int) -> None:
+    name = "model.layers.1.mlp.experts.{}.down_proj.weight"
+    found = read_faulty("experts-shard-missing", experts, 2, {name.format(i): np.ones(1) for i in range(experts)})
+    assert list(found.values()) == [1.0] * (experts - missing) + [0.0] * missing
+
+
+@pytest.mark.parametrize("layers", [2, 4, 20])
+def test_the_oracle_exchanges_the_last_two_attentions_of_any_model(layers: int) -> None:
+    names = [f"model.layers.{layer}.attention.dense.weight" for layer in range(layers)]
+    weights = {name: np.full(1, float(layer)) for layer, name in enumerate(names)}
+    found = read_faulty("layers-attention-exchanged", 32, layers, weights)
+    assert list(found.values()) == [*range(layers - 2), layers - 1, layers - 2]
+    with pytest.raises(FaultInapplicable, match="one layer's attention"):
+        read_faulty("layers-attention-exchanged", 32, 1, {})
