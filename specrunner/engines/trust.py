@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 """Extensions of files that engines read by unpickling."""
 
-WEIGHTS = "model.safetensors"
+SINGLE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_model"
 """Stem of the weights that Transformers puts on a model when they lie beside it."""
@@ -150,7 +150,7 @@ def find_pickle(names: Iterable[str], options: Mapping[str, Any]) -> str | None:
     names = sorted(names)
     pickles = [name for name in names if name.lower().endswith(PICKLES) and "/" not in name]
     asked = any(_asks_for_others(option.word, option.value) for option in list_options(options))
-    if asked or not (WEIGHTS in names or INDEX in names):
+    if asked or not (SINGLE_FILE in names or INDEX in names):
         return pickles[0] if pickles else None
     adapters = [name for name in pickles if name.startswith(ADAPTER)]
     return adapters[0] if adapters and f"{ADAPTER}.safetensors" not in names else None
