@@ -23,7 +23,7 @@ from typing import Any
 from specrunner.devices import resolve_device
 from specrunner.errors import ConfigurationError, ModelUnsupported
 from specrunner.folders import hub_folder, hub_home
-from specrunner.requests import Session
+from specrunner.requests import DTYPE_BYTES, Session
 
 OWN_OPTIONS = ("specrunner_attention", "specrunner_block_length", "specrunner_environment", "num_threads")
 
@@ -47,7 +47,6 @@ DEFAULT_BLOCK_LENGTH = 32
 LONGEST_SOCKET_FOLDER = 107 - len("/00000000-0000-0000-0000-000000000000")
 """Characters of a folder in which vLLM can put its Unix sockets, each named by a UUID."""
 KV_CACHE_BYTES = 1 << 30
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
