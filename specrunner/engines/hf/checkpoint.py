@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specrunner.engines.checkpoint_files import has_tokenizer
 from specrunner.engines.snapshots import fetch_files
 from specrunner.engines.trust import read_hub_options, refuse_code
 from specrunner.errors import CapabilityMissing, EngineError, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
@@ -248,7 +249,7 @@ def load_tokenizer(model: Model, path: str, folder: Path, options: Mapping[str, 
         options: the engine's; they may name another cache, or a token.
         config: the model's configuration, where it is not the one that the checkpoint's own code makes.
     """
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+    if not has_tokenizer(folder):
         return None
     from transformers import AutoTokenizer
 
