@@ -15,6 +15,9 @@ from specrunner.engines.base import Capture, Engine
 from specrunner.engines.hf import HfEngine
 from specrunner.engines.oracle import OracleEngine
 from specrunner.engines.planters import plant
+from specrunner.engines.planters.hf_attention import _frequencies, _softmaxes_summed, _turn
+from specrunner.engines.planters.hf_experts import Routing
+from specrunner.engines.planters.hf_variants import _all_experts, _running_softmax
 from specrunner.engines.planters.oracle import PLANTERS as ORACLE
 from specrunner.errors import FaultInapplicable
 from specrunner.faults.bugs import FAULTS
@@ -150,3 +153,18 @@ def test_the_oracle_exchanges_the_last_two_attentions_of_any_model(layers: int) 
     assert list(found.values()) == [*range(layers - 2), layers - 1, layers - 2]
     with pytest.raises(FaultInapplicable, match="one layer's attention"):
         read_faulty("layers-attention-exchanged", 32, 1, {})
+
+
+def test_planters_make_their_tensors_where_the_model_is() -> None:
+    """On torch's device without numbers: it refuses, like a GPU, to compute with tensors of the CPU."""
+    q, k, mask = (torch.empty(size, device="meta") for size in ((1, 4, 8, 6), (1, 2, 8, 6), (1, 1, 8, 8)))
+    assert _running_softmax(None, q, k, k, mask, 1.0, 4).device.type == "meta"
+    assert _softmaxes_summed(None, q, k, k, mask, 1.0, 4).device.type == "meta"
+    gate: Any = SimpleNamespace(weight=torch.empty(8, 6, device="meta"), expert_bias=torch.empty(8, device="meta"))
+    gate.experts_per_token, gate.groups, gate.kept_groups, gate.routed_scaling_factor = 2, 4, 2, 2.5
+    ids, weights, _ = Routing(group="best").route(gate, torch.empty(5, 6, device="meta"))
+    assert ids.device.type == weights.device.type == "meta"
+    mix: Any = SimpleNamespace(experts=[torch.nn.Identity()] * 8)
+    assert _all_experts(None)(mix, torch.empty(5, 6, device="meta"), ids, weights).device.type == "meta"
+    frequencies = _frequencies(SimpleNamespace(rotary_dim=4, theta=1e4))
+    assert _turn(torch.empty(1, 5, device="meta"), frequencies)[0].device.type == "meta"
