@@ -207,7 +207,6 @@ def load_settings(cli: Mapping[str, Any], environ: Mapping[str, str], cwd: Path)
         state(values, lambda _: f"{title} in {file}")
     state({name: environ[_variable(name)] for name in _CONVERTERS if environ.get(_variable(name))}, _variable)
     state({name: cli[name] for name in _CONVERTERS if cli.get(name) is not None}, lambda _: COMMAND_LINE)
-    stated.setdefault("jobs", min(2, os.cpu_count() or 1))
     return Settings(**stated, engines=read_engine_tables(table, file), origins=origins)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,26 @@ def cache_folder() -> Path:
 def join_import_path() -> str:
     """Return a PYTHONPATH by which a child of our own interpreter imports this specrunner, and what we may import."""
     return os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+
+
+def hub_home(environ: Mapping[str, str]) -> Path:
+    """Return where the Hugging Face libraries keep their files, by the rules of `huggingface_hub.constants`."""
+    base = environ.get("XDG_CACHE_HOME", "~/.cache")
+    return _expand(environ.get("HF_HOME", f"{base}/huggingface"))
+
+
+def hub_folder(environ: Mapping[str, str]) -> Path:
+    """Return where they keep what they fetch from the hub, by the same rules; it need not be there.
+
+    Args:
+        environ: the environment of the process that asks the hub.
+    """
+    older = environ.get("HUGGINGFACE_HUB_CACHE", str(hub_home(environ) / "hub"))
+    return _expand(environ.get("HF_HUB_CACHE", older))
+
+
+def _expand(path: str) -> Path:
+    return Path(os.path.expandvars(Path(path).expanduser()))
 
 
 @contextmanager

@@ -11,6 +11,9 @@ from typing import Any
 
 from specrunner.spec.model import Decode, DenoisingState, Evaluation, Model, Prompt
 
+DTYPE_BYTES: Mapping[str, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of a number, by the dtype of a session."""
+
 
 def digest_of(value: Any) -> str:
     """Return the first 16 hex digits of the SHA-256 of `value` as canonical JSON."""

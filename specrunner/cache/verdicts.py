@@ -23,7 +23,7 @@ from specrunner.spec.model import Case
 KEPT = (Verdict.PASSED, Verdict.XFAILED)
 """What is kept. A failure is judged again, from kept captures, and so is what had no evidence."""
 
-JUDGES = ("torch", "numpy", "safetensors", "scipy")
+JUDGES = ("torch", "numpy", "safetensors")
 """Packages that checks compute with."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from specrunner.calibration.noise import Noise
+from specrunner.calibration.noise import SAFETY, Noise
 from specrunner.calibration.rewriting import format_limit
 from specrunner.words import plural
 
@@ -25,7 +25,7 @@ def format_noises(noises: Sequence[Noise]) -> Iterator[str]:
         yield ""
         yield (
             f"{plural(len(noises), 'limit')}, up to {plural(runs, 'run')} each. Noise is given as a share of the "
-            "stated limit; the suggestion is 1.5 times its 99th percentile."
+            f"stated limit; the suggestion is {SAFETY} times its 99th percentile."
         )
 
 

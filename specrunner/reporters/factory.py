@@ -42,6 +42,7 @@ def create_reporters(
     Raises:
         ConfigurationError: a report could not be written where it is asked for; said before anything runs.
     """
+    from specrunner.reporters.ledger import LEDGER
     from specrunner.reporters.progress import make_progress
     from specrunner.reporters.style import Palette, wants_color
 
@@ -63,7 +64,7 @@ def create_reporters(
         files.append(find_reporter("summary")(summary, optional=True))  # type: ignore[call-arg]
     if last_run is not None:
         files.append(find_reporter("json")(last_run, optional=True))  # type: ignore[call-arg]
-        files.append(find_reporter("ledger")(last_run.with_name("verdicts.json"), optional=True))  # type: ignore[call-arg]
+        files.append(find_reporter("ledger")(last_run.with_name(LEDGER.name), optional=True))  # type: ignore[call-arg]
     out = stderr if json == "-" else stdout
     terminal = find_reporter(TERMINALS[output_format])
     progress = make_progress(stderr, Palette(wants_color(color, stderr)))

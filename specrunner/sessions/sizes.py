@@ -15,8 +15,9 @@ from typing import Any
 from specrunner.catalogue.recipes import RECIPES
 from specrunner.engines.base import GPU_OPTIONS
 from specrunner.engines.checkpoint_files import WEIGHTS, list_weights
+from specrunner.folders import hub_folder
 from specrunner.models.recipes import find_built
-from specrunner.requests import Session
+from specrunner.requests import DTYPE_BYTES, Session
 from specrunner.sessions.places import Need
 from specrunner.spec.model import Model
 
@@ -26,8 +27,6 @@ its first request (PSS of all processes): hf 0.3, SGLang 0.5, vLLM 1.5 GiB."""
 
 WEIGHTS_MARGIN = 1.2
 """Bytes taken for each byte of weights: activations, buffers, and shards that are read while others are converted."""
-
-DTYPE_BYTES: Mapping[str, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def estimate_need(session: Session) -> Need:
@@ -87,9 +86,7 @@ def find_checkpoint(model: Model) -> Path | None:
 
 def find_repository(name: str) -> Path:
     """Return where the hub's client keeps all that it has fetched of a model, which need not be there."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    return hub / f"models--{name.replace('/', '--')}"
+    return hub_folder(os.environ) / f"models--{name.replace('/', '--')}"
 
 
 def read_dtype(folder: Path) -> str:

@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from specrunner.engines.answering import answer_request
+from specrunner.engines.checkpoint_files import VOCABULARIES
 from specrunner.engines.hf import HfEngine
-from specrunner.engines.hf.checkpoint import explain_error
+from specrunner.engines.hf.checkpoint import explain_error, load_tokenizer
 from specrunner.errors import CaptureIncomplete, EngineError, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
 from specrunner.requests import Request, Session
 from specrunner.spec.model import Decode, DenoisingState, Model, Prompt
@@ -216,6 +217,16 @@ def test_hub_id_that_is_not_in_the_cache(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelUnavailable, match="nobody/no-such-model"):
         HfEngine(session, "nobody/no-such-model", tmp_path).load()
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_a_tokenizer_is_what_it_is_for_the_served_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda path, **_: path)
+    assert load_tokenizer(GLASS, str(tmp_path), tmp_path, {}) is None
+    (tmp_path / name).write_text("{}")
+    assert load_tokenizer(GLASS, str(tmp_path), tmp_path, {}) == str(tmp_path)
 
 
 def test_unknown_architecture(copy: Path, tmp_path: Path) -> None:

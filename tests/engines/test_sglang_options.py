@@ -145,3 +145,8 @@ def test_capabilities() -> None:
     assert "passes.{i}.logits" in (SglangEngine.tensor_templates("LLaDA2MoeModelLM") or ())
     assert "passes.{i}.logits" not in (SglangEngine.tensor_templates("LlamaForCausalLM") or ())
     assert SglangEngine.tensor_templates("NoSuchModel") is None
+
+
+@pytest.mark.parametrize(("stated", "used"), [(None, 156895), (257, 257), (0, 0)])
+def test_the_mask_token_is_the_checkpoint_s_else_sglang_s(stated: int | None, used: int) -> None:
+    assert setup({"mask_token_id": stated}, DIFFUSION).read_mask_id() == used

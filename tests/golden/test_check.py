@@ -167,7 +167,9 @@ def test_bfloat16_comes_back(tmp_path: Path) -> None:
     capture = replace(make_capture(), tensors={"logits": MemorySource("logits", values)})
     golden = keep(case, capture)
     assert golden.manifest.tensors["logits"].dtype == "bfloat16"
-    assert all(check.passed for check in check_golden(case, capture, golden))
+    checks = check_golden(case, capture, golden)
+    assert [check.subject for check in checks] == ["tokenization", "logits", "logits", "tokens"]
+    assert all(check.passed for check in checks)
 
 
 def test_a_tensor_that_a_wildcard_selects_on_one_side_only_is_missing(tmp_path: Path) -> None:

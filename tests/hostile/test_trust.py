@@ -15,7 +15,7 @@ from specrunner.engines.base import Capabilities
 from specrunner.engines.named_checkpoints import find_checkpoints, find_refusals
 from specrunner.engines.registry import find_engine
 from specrunner.engines.trust import check_code, check_index, check_trust, find_pickle
-from specrunner.errors import ModelUnsupported
+from specrunner.errors import ModelUnavailable, ModelUnsupported
 from specrunner.plan.build import Planner, make_plan
 from specrunner.plan.capabilities import check_capabilities
 from specrunner.requests import Session
@@ -163,6 +163,45 @@ def test_of_a_hub_model_the_hub_s_list_counts(folder: Path, monkeypatch: pytest.
         check_trust(session, "owner/name", NOTHING)
     monkeypatch.setattr(hub, "hf_hub_download", refuse)
     assert trust.list_files(session.model, "owner/name", {}) == (None, [])
+
+
+def test_what_is_read_of_a_hub_model_is_fetched_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its first load nothing but `config.json` is in the cache: the rest would be loaded unread by the engine."""
+    hub = pytest.importorskip("huggingface_hub")
+    stated = {
+        "config.json": {},
+        "tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["evil/repo--t.T", None]}},
+        "adapter_config.json": {"base_model_name_or_path": "owner/base"},
+        "model.safetensors.index.json": {"weight_map": {"w": "../../w.safetensors"}},
+        "sub/config.json": {},
+        "picture.png": {},
+    }
+    lacking: set[str] = set()
+
+    def download(repository: str, name: str, **_: Any) -> str:
+        if name in lacking or repository != "owner/name":
+            raise ConnectionError("gone")
+        (folder / name).write_text(json.dumps(stated[name]))
+        return str(folder / name)
+
+    (folder / "config.json").unlink()
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "list_repo_files", lambda *_, **__: list(stated))
+    session = Session("hf", "here", Model(id="owner/name", trust_remote_code=True), "float32", "cpu")
+    with pytest.raises(ModelUnsupported, match="leads out of the checkpoint"):
+        check_trust(session, "owner/name", NOTHING)
+    assert sorted(entry.name for entry in folder.iterdir()) == sorted(list(stated)[:4])
+    del stated["model.safetensors.index.json"]
+    with pytest.raises(ModelUnsupported, match=r"tokenizer_config\.json takes code from the repository 'evil/repo'"):
+        check_trust(session, "owner/name", NOTHING)
+    stated["tokenizer_config.json"] = {}
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ModelUnsupported, match=r"adapter_config\.json puts the checkpoint on 'owner/base'"):
+        check_trust(session, "owner/name", NOTHING)
+    (folder / "adapter_config.json").unlink()
+    lacking.add("adapter_config.json")
+    with pytest.raises(ModelUnavailable, match=r"could not fetch adapter_config\.json of owner/name: ConnectionError"):
+        check_trust(session, "owner/name", NOTHING)
 
 
 def test_the_worker_checks_before_the_engine_loads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -605,9 +644,11 @@ def test_the_hub_is_asked_where_and_as_whom_the_engine_asks(folder: Path, monkey
 
 
 def test_the_shipped_specs_run_no_code_at_an_unpinned_revision() -> None:
-    for case in load_specs(["specs"]).require_valid():
-        if case.model.id is not None and (case.model.trust_remote_code or case.model.allow_pickle):
-            assert is_commit(case.model.revision) or find_variable(case.model.revision)
+    models = [case.model for case in load_specs(["specs"]).require_valid()]
+    trusted = [model for model in models if model.id is not None and (model.trust_remote_code or model.allow_pickle)]
+    assert {model.id for model in trusted} == {"inclusionAI/LLaDA2.0-mini", "inclusionAI/LLaDA2.0-flash"}
+    for model in trusted:
+        assert is_commit(model.revision) or find_variable(model.revision)
 
 
 def test_a_sound_checkpoint_passes(folder: Path) -> None:

@@ -117,6 +117,7 @@ def test_the_router_keeps_float32_in_narrow_dtypes(dtype, held_out, oracle, load
     with torch.no_grad():
         logits = model(torch.tensor([make_ids(held_out, 64)])).logits
     assert logits.dtype == torch.float32
+    assert len(outputs) == len(model.model.layers) - 1 > 0
     assert all(weights.dtype == logits.dtype == torch.float32 for _, weights, logits in outputs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from specrunner.engines.base import Capture, Engine
 from specrunner.engines.hf import HfEngine
 from specrunner.engines.oracle import OracleEngine
 from specrunner.engines.planters import plant
+from specrunner.engines.planters.hf_attention import _frequencies, _softmaxes_summed, _turn
+from specrunner.engines.planters.hf_experts import Routing
+from specrunner.engines.planters.hf_variants import _all_experts, _running_softmax
+from specrunner.engines.planters.oracle import PLANTERS as ORACLE
 from specrunner.errors import FaultInapplicable
 from specrunner.faults.bugs import FAULTS
 from specrunner.faults.variants import VARIANTS
@@ -134,3 +139,46 @@ def test_what_cannot_be_planted_is_an_error(engines: dict[str, Engine]) -> None:
     other._model = torch.nn.Linear(2, 2)
     with pytest.raises(FaultInapplicable, match="our own LLaDA2, not Linear"), plant(other, "mask-causal"):
         pass
+
+
+def read_faulty(name: str, experts: int, layers: int, weights: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the first element of each weight as an oracle of that size reads it under a fault."""
+    model: Any = SimpleNamespace(
+        config=SimpleNamespace(num_experts=experts, num_hidden_layers=layers),
+        weights=SimpleNamespace(read=lambda name, shape: weights[name]),
+    )
+    engine: Any = SimpleNamespace(_model=model)
+    with ORACLE[name](engine):
+        return {weight: float(model.weights.read(weight, [1])[0]) for weight in weights}
+
+
+@pytest.mark.parametrize(("experts", "missing"), [(4, 1), (12, 2), (16, 2), (32, 4), (256, 32)])
+def test_the_oracle_loses_an_eighth_of_the_experts_of_any_model(experts: int, missing: int) -> None:
+    name = "model.layers.1.mlp.experts.{}.down_proj.weight"
+    found = read_faulty("experts-shard-missing", experts, 2, {name.format(i): np.ones(1) for i in range(experts)})
+    assert list(found.values()) == [1.0] * (experts - missing) + [0.0] * missing
+
+
+@pytest.mark.parametrize("layers", [2, 4, 20])
+def test_the_oracle_exchanges_the_last_two_attentions_of_any_model(layers: int) -> None:
+    names = [f"model.layers.{layer}.attention.dense.weight" for layer in range(layers)]
+    weights = {name: np.full(1, float(layer)) for layer, name in enumerate(names)}
+    found = read_faulty("layers-attention-exchanged", 32, layers, weights)
+    assert list(found.values()) == [*range(layers - 2), layers - 1, layers - 2]
+    with pytest.raises(FaultInapplicable, match="one layer's attention"):
+        read_faulty("layers-attention-exchanged", 32, 1, {})
+
+
+def test_planters_make_their_tensors_where_the_model_is() -> None:
+    """On torch's device without numbers: it refuses, like a GPU, to compute with tensors of the CPU."""
+    q, k, mask = (torch.empty(size, device="meta") for size in ((1, 4, 8, 6), (1, 2, 8, 6), (1, 1, 8, 8)))
+    assert _running_softmax(None, q, k, k, mask, 1.0, 4).device.type == "meta"
+    assert _softmaxes_summed(None, q, k, k, mask, 1.0, 4).device.type == "meta"
+    gate: Any = SimpleNamespace(weight=torch.empty(8, 6, device="meta"), expert_bias=torch.empty(8, device="meta"))
+    gate.experts_per_token, gate.groups, gate.kept_groups, gate.routed_scaling_factor = 2, 4, 2, 2.5
+    ids, weights, _ = Routing(group="best").route(gate, torch.empty(5, 6, device="meta"))
+    assert ids.device.type == weights.device.type == "meta"
+    mix: Any = SimpleNamespace(experts=[torch.nn.Identity()] * 8)
+    assert _all_experts(None)(mix, torch.empty(5, 6, device="meta"), ids, weights).device.type == "meta"
+    frequencies = _frequencies(SimpleNamespace(rotary_dim=4, theta=1e4))
+    assert _turn(torch.empty(1, 5, device="meta"), frequencies)[0].device.type == "meta"

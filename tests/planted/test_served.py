@@ -195,3 +195,11 @@ def test_sglangs_observer_keeps_a_fault_for_one_order(model: Model) -> None:
     assert torch.equal(run(Order(2, (), 3)), healthy) and not notes
     assert torch.equal(run(Order(3, (), 3, fault="mask-causal")), healthy)
     assert [note.facts["kind"] for note in notes] == ["fault-inapplicable"]
+
+
+def test_a_fault_for_which_the_model_has_no_part_is_not_planted(model: Model) -> None:
+    for module in model.modules():
+        if isinstance(module, Norm):
+            del module.variance_epsilon
+    with pytest.raises(FaultInapplicable, match="norms-other-eps changes nothing: Model has no such part"):
+        PlantedFault(model, "norms-other-eps")

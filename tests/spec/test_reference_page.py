@@ -19,11 +19,27 @@ def test_the_page_is_up_to_date() -> None:
     assert TOOL["render"](load_schema()) == PAGE, "run python tools/generate_docs.py"
 
 
-def test_every_field_and_rule_is_on_the_page() -> None:
-    for definition in load_schema()["$defs"].values():
-        for name in definition.get("properties", {}):
-            assert f"`{name}`" in PAGE or f"### {name}" in PAGE
-    assert all(f"### {rule}\n" in PAGE for rule in rule_names())
+def test_every_field_is_in_its_definition_s_section() -> None:
+    schema = load_schema()
+    definitions = schema["$defs"]
+    sections = {part.partition("\n")[0]: part for part in PAGE.split("\n## ")[1:]}
+    fields = {name: part["properties"] for name, part in definitions.items() if "properties" in part}
+    assert {"case", "model", "decode", "golden", "benchmark"} < set(fields)
+    for name, properties in {"Spec": schema["properties"], **fields}.items():
+        if name == "rules":
+            assert all(f"### {rule}\n" in sections["rules"] for rule in properties)
+        elif name in ("defaults", "variant"):
+            without = sections[name].partition("without ")[2]
+            assert set(properties) == {key for key in fields["case"] if f"`{key}`" not in without}
+        else:
+            assert [key for key in properties if f"\n| `{key}` | " not in sections[name]] == []
+
+
+def test_every_rule_is_on_the_page_with_its_fields() -> None:
+    parts = {part.partition("\n")[0]: part.partition("\n## ")[0] for part in PAGE.split("\n### ")[1:]}
+    assert set(rule_names()) <= set(parts)
+    for rule, part in load_schema()["$defs"]["rules"]["properties"].items():
+        assert [key for key in part.get("properties", ()) if f"\n| `{key}` | " not in parts[rule]] == []
 
 
 def test_every_link_leads_to_a_section() -> None:

@@ -96,13 +96,13 @@ class HfEngine(Engine):
         silence_progress()
 
         device = choose_device(self.session.device)
-        folder = resolve_folder(self.session.model, self.model_path)
+        folder = resolve_folder(self.session.model, self.model_path, options)
         checkpoint = start_describing(folder)
         dtype = getattr(torch, self.session.dtype)
-        self._model, unused = load_model(self.session.model, self.model_path, dtype, device, options)
+        self._model, unused = load_model(self.session.model, self.model_path, folder, dtype, device, options)
         own_code = options.get("specrunner_code") == "own"
         config = self._model.config if own_code else None
-        self._tokenizer = load_tokenizer(self.session.model, self.model_path, folder, config)
+        self._tokenizer = load_tokenizer(self.session.model, self.model_path, folder, options, config)
         self._map = choose_map(type(self._model).__name__)
         return {
             "versions": describe_versions(PACKAGES),
@@ -121,7 +121,7 @@ class HfEngine(Engine):
             "flags": numerical_flags(),
             "options": dict(self.session.options),
             "patches": ["specrunner's own modeling files"] if own_code else [],
-            "revision": getattr(self._model.config, "_commit_hash", None),
+            "revision": folder.name if self.model_path == self.session.model.id else None,
             **checkpoint.result(),
         }
 

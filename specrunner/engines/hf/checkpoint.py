@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specrunner.engines.checkpoint_files import has_tokenizer
 from specrunner.engines.memory import is_out_of_memory
-from specrunner.engines.trust import refuse_code
+from specrunner.engines.snapshots import fetch_files
+from specrunner.engines.trust import read_hub_options, refuse_code
 from specrunner.errors import CapabilityMissing, EngineError, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
 from specrunner.spec.model import Model
 
@@ -75,11 +77,16 @@ def explain_error(what: str, error: Exception) -> EngineError:
     return EngineError(f"could not {what}: {cause}")
 
 
-def resolve_folder(model: Model, path: str) -> Path:
-    """Return the directory that holds the checkpoint, for a hub id after its configuration is in the hub's cache.
+def resolve_folder(model: Model, path: str, options: Mapping[str, Any]) -> Path:
+    """Return the directory that holds the checkpoint, for a hub id after its files are in the hub's cache.
+
+    Args:
+        model: what the spec says of it.
+        path: directory or hub id.
+        options: the engine's; they may name another cache, or a token.
 
     Raises:
-        ModelUnavailable: no such directory, or no `config.json` in it.
+        ModelUnavailable: no such directory, or no `config.json` in it, or a download that failed.
     """
     if model.id is not None and path == model.id:
         from transformers import utils
@@ -87,7 +94,10 @@ def resolve_folder(model: Model, path: str) -> Path:
         find: Any = utils.cached_file  # type: ignore[attr-defined]
         try:
             with translate_errors(f"find {path} on the hub"):
-                return Path(str(find(path, "config.json", revision=model.revision))).parent
+                access, kept = read_hub_options(options)
+                folder = Path(str(find(path, "config.json", revision=model.revision, **access, **kept))).parent
+                fetch_files(model, folder, options)
+                return folder
         except ModelUnavailable as error:
             error.help = error.help or "check the name; without a network, download it first, or state its `path`"
             raise
@@ -126,13 +136,14 @@ def check_device(device: str) -> None:
 
 
 def load_model(
-    model: Model, path: str, dtype: torch.dtype, device: torch.device, options: Mapping[str, Any]
+    model: Model, path: str, folder: Path, dtype: torch.dtype, device: torch.device, options: Mapping[str, Any]
 ) -> tuple[Any, list[str]]:
     """Load a causal language model in evaluation mode.
 
     Args:
         model: what the spec says of it.
         path: directory or hub id.
+        folder: the directory that holds the checkpoint.
         dtype: of the parameters; buffers keep the dtype that the model gives them.
         device: where it goes, unless `options` has a `device_map`.
         options: keywords of `from_pretrained`. `specrunner_code: own` takes modeling files of ours (`OWN_CODE`), not
@@ -151,9 +162,9 @@ def load_model(
     if code not in ("checkpoint", "own"):
         raise ModelUnsupported(f"specrunner_code is {code!r}", help="it can be checkpoint or own")
     with translate_errors(f"load {model.label}"):
-        load: Any = find_auto_class(model, path).from_pretrained
+        load: Any = find_auto_class(folder).from_pretrained
         if code == "own":
-            model_class, config = find_own_code(model, path, options)
+            model_class, config = find_own_code(folder, options)
             load, options["config"] = model_class.from_pretrained, config
         with heed_wide_buffers():
             loaded, report = load(
@@ -200,11 +211,11 @@ def heed_wide_buffers() -> Iterator[None]:
         base.post_init = original
 
 
-def find_auto_class(model: Model, path: str) -> Any:
+def find_auto_class(folder: Path) -> Any:
     """Return the class of Transformers that knows the architecture: that of causal models, else of multimodal ones."""
     import transformers
 
-    stated = json.loads((resolve_folder(model, path) / "config.json").read_text(encoding="utf-8"))
+    stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     # Transformers 4 has no such mapping.
     known: Any = getattr(transformers.models.auto.modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", ())
     causal: Any = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -213,12 +224,11 @@ def find_auto_class(model: Model, path: str) -> Any:
     return transformers.AutoModelForMultimodalLM if is_multimodal else transformers.AutoModelForCausalLM
 
 
-def find_own_code(model: Model, path: str, options: dict[str, Any]) -> tuple[Any, Any]:
+def find_own_code(folder: Path, options: dict[str, Any]) -> tuple[Any, Any]:
     """Return the model class of ours for a checkpoint, and its configuration.
 
     Args:
-        model: what the spec says of it.
-        path: directory or hub id.
+        folder: the directory that holds the checkpoint.
         options: keywords; those that are keys of the configuration are taken out and lie over `config.json`.
 
     Raises:
@@ -228,12 +238,12 @@ def find_own_code(model: Model, path: str, options: dict[str, Any]) -> tuple[Any
 
     import specrunner.models
 
-    stated = json.loads((resolve_folder(model, path) / "config.json").read_text(encoding="utf-8"))
+    stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     architecture = next(iter(stated.get("architectures") or ()), "?")
     if architecture not in OWN_CODE:
         raise ModelUnsupported(f"specrunner has no code of its own for {architecture}")
-    folder, config_class, model_class = OWN_CODE[architecture]
-    source = str(Path(specrunner.models.__file__).parent / folder)
+    place, config_class, model_class = OWN_CODE[architecture]
+    source = str(Path(specrunner.models.__file__).parent / place)
     own_config: Any = get_class_from_dynamic_module(config_class, source)
     known = vars(own_config())
     changes = {name: options.pop(name) for name in list(options) if name in known}
@@ -241,20 +251,22 @@ def find_own_code(model: Model, path: str, options: dict[str, Any]) -> tuple[Any
     return get_class_from_dynamic_module(model_class, source), own_config(**kept | changes)
 
 
-def load_tokenizer(model: Model, path: str, folder: Path, config: Any = None) -> Any:
+def load_tokenizer(model: Model, path: str, folder: Path, options: Mapping[str, Any], config: Any = None) -> Any:
     """Load the checkpoint's tokenizer, or return None where it has none.
 
     Args:
         model: what the spec says of it.
         path: directory or hub id.
         folder: the directory that holds the checkpoint.
+        options: the engine's; they may name another cache, or a token.
         config: the model's configuration, where it is not the one that the checkpoint's own code makes.
     """
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+    if not has_tokenizer(folder):
         return None
     from transformers import AutoTokenizer
 
+    access, kept = read_hub_options(options)
     with translate_errors(f"load the tokenizer of {model.label}"):
         return AutoTokenizer.from_pretrained(
-            path, revision=model.revision, trust_remote_code=model.trust_remote_code, config=config
+            path, revision=model.revision, trust_remote_code=model.trust_remote_code, config=config, **access, **kept
         )

@@ -22,12 +22,14 @@ from specrunner.engines.planters.oracle_parts import (
     change_rope,
     change_routes,
     change_shared_expert,
+    change_sized_weights,
     change_softmax,
     change_weights,
     exchange_names,
     round_bfloat16,
 )
 from specrunner.engines.planters.patching import Planter, replaced
+from specrunner.errors import FaultInapplicable
 from specrunner.models import llada2, llada2_decoding
 
 Array = Any
@@ -149,9 +151,15 @@ def _gelu(model: Any, original: Any) -> Any:
     return feed_forward
 
 
-def _shard_missing(name: str, _read: Any, values: Array) -> Array:
-    number = name.partition(".experts.")[2].partition(".")[0]
-    return np.zeros_like(values) if number and int(number) >= 28 and "down_proj" in name else values
+def _shard_missing(config: Any) -> Any:
+    """Leave out the last of eight shards of the experts."""
+    first = config.num_experts + -config.num_experts // 8
+
+    def change(name: str, _read: Any, values: Array) -> Array:
+        number = name.partition(".experts.")[2].partition(".")[0]
+        return np.zeros_like(values) if number and int(number) >= first and "down_proj" in name else values
+
+    return change
 
 
 def _exchange_gate_up(name: str, read: Any, values: Array) -> Array:
@@ -175,10 +183,17 @@ def _plus_one(name: str, _read: Any, values: Array) -> Array:
     return values + 1 if _is_layer_norm(name.removesuffix(".weight")) or name == "model.norm.weight" else values
 
 
-def _exchange_attention(name: str, read: Any, values: Array) -> Array:
-    """Exchange the attention of tiny-llada2's last two layers."""
-    moved = ".layers.2.attention." in name or ".layers.3.attention." in name
-    return read(exchange_names(name, ".layers.2.", ".layers.3.")) if moved else values
+def _exchange_attention(config: Any) -> Any:
+    """Exchange the attention of the last two layers."""
+    if config.num_hidden_layers < 2:
+        raise FaultInapplicable("one layer's attention has none to be exchanged with")
+    left, right = (f".layers.{config.num_hidden_layers - back}." for back in (2, 1))
+
+    def change(name: str, read: Any, values: Array) -> Array:
+        moved = f"{left}attention." in name or f"{right}attention." in name
+        return read(exchange_names(name, left, right)) if moved else values
+
+    return change
 
 
 def _scale_embeddings(name: str, _read: Any, values: Array) -> Array:
@@ -221,7 +236,7 @@ def _wide(values: Array, norm: Callable[[Array], Array]) -> Array:
 
 PLANTERS: dict[str, Planter] = {
     "embeddings-scaled": change_weights(_scale_embeddings),
-    "layers-attention-exchanged": change_weights(_exchange_attention),
+    "layers-attention-exchanged": change_sized_weights(_exchange_attention),
     "mask-causal": change_mask(lambda q, k, length: k <= q),
     "mask-bidirectional": change_mask(lambda q, k, length: k > -1),
     "mask-block-doubled": change_mask(lambda q, k, length: k // (2 * length) <= q // (2 * length)),
@@ -266,7 +281,7 @@ PLANTERS: dict[str, Planter] = {
     "experts-rerouted": change_mixture(_rerouted),
     "experts-gate-up-exchanged": change_weights(_exchange_gate_up),
     "experts-gelu": change_method("_feed_forward", _gelu),
-    "experts-shard-missing": change_weights(_shard_missing),
+    "experts-shard-missing": change_sized_weights(_shard_missing),
     "shared_expert-dropped": change_shared_expert(lambda output: 0 * output),
     "shared_expert-doubled": change_shared_expert(lambda output: 2 * output),
     "shared_expert-scaled": change_shared_expert(lambda output: 2.5 * output),

@@ -40,10 +40,16 @@ def change_function(name: str, make: Callable[[Any, Any], Any]) -> Planter:
 
 def change_weights(change: Callable[[str, Callable[[str], Array], Array], Array]) -> Planter:
     """Read other weights; `change(name, read, values)` may read any tensor by `read(name)`."""
+    return change_sized_weights(lambda _config: change)
+
+
+def change_sized_weights(choose: Callable[[Any], Callable[[str, Callable[[str], Array], Array], Array]]) -> Planter:
+    """Read other weights, as `change_weights` does, where which depends on the model's size: `choose(config)`."""
 
     def plant(engine: Engine) -> AbstractContextManager[None]:
         weights = find_model(engine).weights
         original = weights.read
+        change = choose(find_model(engine).config)
 
         def read(name: str, shape: Any) -> Array:
             return change(name, lambda other: original(other, shape), original(name, shape))

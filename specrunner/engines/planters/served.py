@@ -69,6 +69,8 @@ class PlantedFault:
         try:
             with torch.inference_mode():
                 changes = list(CHANGES[name](model))
+            if not changes:
+                raise FaultInapplicable(f"{name} changes nothing: {type(model).__name__} has no such part")
             for change in changes:
                 self._make(change)
         except BaseException:

@@ -22,15 +22,17 @@ from specrunner.engines.sglang.notes import Note, Order, SeenPass, assemble_tens
 from specrunner.engines.sglang.options import (
     ALGORITHMS,
     CHECKPOINT_OPTIONS,
+    MASK_ID,
     MODEL_OPTIONS,
     SglangSetup,
     plan_environment,
     plan_setup,
 )
 from specrunner.engines.sglang.plugin import choose_map
+from specrunner.engines.trust import read_hub_options
 from specrunner.engines.versions import describe_versions
 from specrunner.errors import CaptureIncomplete, ModelUnavailable, ModelUnsupported
-from specrunner.spec.model import Decode, Model
+from specrunner.spec.model import Decode
 
 if TYPE_CHECKING:
     from specrunner.engines.sglang.runner import Runner
@@ -41,9 +43,6 @@ PACKAGES = ("sglang", "torch", "transformers", "triton", "safetensors")
 STATED_VARIABLES = ("SGLANG_USE_CPU_ENGINE", "TORCHDYNAMO_DISABLE", "SGLANG_ENABLE_DETERMINISTIC_INFERENCE")
 ACCEPT_ALL = -1.0
 """A threshold for requests that ask for no tokens: SGLang generates a block all the same, in one pass."""
-
-MASK_ID = 156895
-"""The mask token that SGLang has written into its code for LLaDA2."""
 
 
 class SglangEngine(Engine):
@@ -105,7 +104,7 @@ class SglangEngine(Engine):
 
     def load(self) -> dict[str, Any]:
         """Load the model into the worker, or start the full Engine around it."""
-        folder = resolve_folder(self.session.model, self.model_path)
+        folder = resolve_folder(self.session.model, self.model_path, self.session.options)
         checkpoint = start_describing(folder)
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -135,7 +134,7 @@ class SglangEngine(Engine):
                 from specrunner.engines.sglang.runner import Runner
 
                 self._driver = Runner(keywords)
-            self._tokenizer = load_tokenizer(folder, self.model_path, self.session.model)
+            self._tokenizer = load_tokenizer(folder, self.model_path, self.session)
         self._described = self._driver.described
         check_model_class(self._described["model_class"], architecture)
         return {
@@ -155,7 +154,7 @@ class SglangEngine(Engine):
             "tensor_parallel_size": self._described["tensor_parallel_size"],
             "prefix_caching": not setup.keywords["disable_radix_cache"],
             "block_length": setup.block_length,
-            "mask_token_id": None if setup.block_length is None else setup.mask_id or MASK_ID,
+            "mask_token_id": None if setup.block_length is None else setup.read_mask_id(),
             "max_total_tokens": self._described["max_total_tokens"],
             "threads": self._described["threads"],
             "environment": {name: os.environ.get(name) for name in STATED_VARIABLES if name in os.environ},
@@ -264,7 +263,7 @@ class SglangEngine(Engine):
         capture.facts |= log.facts() | {"refresh_forwards": refreshes}
         capture.facts |= {
             "decode_loop": f"sglang's {ALGORITHMS['low_confidence']}",
-            "mask_token_id": self.setup.mask_id or MASK_ID,
+            "mask_token_id": self.setup.read_mask_id(),
             "eos_token_ids": sorted(self._described["eos_token_ids"]),
         }
         if not capture.facts["passes"]:
@@ -284,15 +283,18 @@ def count_together(notes: Sequence[Sequence[Note]]) -> int:
     return together
 
 
-def load_tokenizer(folder: Path, path: str, model: Model) -> Any:
+def load_tokenizer(folder: Path, path: str, session: Session) -> Any:
     """Load the checkpoint's tokenizer as SGLang does, at the model's revision, or return None where it has none."""
     if not has_tokenizer(folder):
         return None
     from sglang.srt.utils.hf_transformers_utils import get_tokenizer
 
     # What SGLang calls `tokenizer_revision` does not reach Transformers, which would take the default branch.
-    pinned = {} if model.revision is None else {"revision": model.revision}
-    return get_tokenizer(path, trust_remote_code=model.trust_remote_code, tokenizer_revision=model.revision, **pinned)
+    model = session.model
+    keywords = read_hub_options(session.options)[1]
+    if model.revision is not None:
+        keywords["revision"] = model.revision
+    return get_tokenizer(path, trust_remote_code=model.trust_remote_code, tokenizer_revision=model.revision, **keywords)
 
 
 def write_algorithm(parameters: Mapping[str, Any], workspace: Path) -> str:

@@ -49,6 +49,9 @@ ALGORITHMS: Mapping[str, str] = {"low_confidence": "LowConfidence"}
 DEFAULT_BLOCK_LENGTH = 32
 """What SGLang takes for LLaDA2 when nothing states a block length."""
 
+MASK_ID = 156895
+"""The mask token that SGLang has written into its code for LLaDA2."""
+
 DEFAULT_TOKENS = 2048
 """Tokens that the key-value cache holds on a CPU; SGLang would take most of the machine's memory."""
 
@@ -79,6 +82,10 @@ class SglangSetup:
     block_length: int | None = None
     algorithm: Mapping[str, Any] | None = None
     mask_id: int | None = None
+
+    def read_mask_id(self) -> int:
+        """Return the mask token that SGLang decodes with."""
+        return MASK_ID if self.mask_id is None else self.mask_id
 
 
 def plan_setup(

@@ -103,7 +103,7 @@ class VllmEngine(Engine):
         """Start the engine, and make sure that it runs code of its own."""
         label = self.session.model.label
         with translate_failures(f"load {label}", self._log):
-            folder = resolve_folder(self.session.model, self.model_path)
+            folder = resolve_folder(self.session.model, self.model_path, self.session.options)
             checkpoint = start_describing(folder)
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             import torch

@@ -22,7 +22,8 @@ from typing import Any
 
 from specrunner.devices import resolve_device
 from specrunner.errors import ConfigurationError, ModelUnsupported
-from specrunner.requests import Session
+from specrunner.folders import hub_folder, hub_home
+from specrunner.requests import DTYPE_BYTES, Session
 
 OWN_OPTIONS = ("specrunner_attention", "specrunner_block_length", "specrunner_environment", "num_threads")
 
@@ -46,7 +47,6 @@ DEFAULT_BLOCK_LENGTH = 32
 LONGEST_SOCKET_FOLDER = 107 - len("/00000000-0000-0000-0000-000000000000")
 """Characters of a folder in which vLLM can put its Unix sockets, each named by a UUID."""
 KV_CACHE_BYTES = 1 << 30
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,6 @@ def refuse_broken_blocks(options: Mapping[str, Any], block_length: int) -> None:
 def plan_environment(session: Session, workspace: Path) -> dict[str, str]:
     """Return the environment variables of the worker: quiet, offline about usage, its files inside the workspace."""
     options = session.options
-    hub = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     sockets = str(workspace) if len(str(workspace)) <= LONGEST_SOCKET_FOLDER else "/tmp"
     variables = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -207,8 +206,8 @@ def plan_environment(session: Session, workspace: Path) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": str(workspace / "inductor"),
         # Downloads and the token stay where the user has them; everything else of the hub's client is the session's.
         "HF_HOME": str(workspace / "huggingface"),
-        "HF_HUB_CACHE": os.environ.get("HF_HUB_CACHE", str(hub / "hub")),
-        "HF_TOKEN_PATH": os.environ.get("HF_TOKEN_PATH", str(hub / "token")),
+        "HF_HUB_CACHE": str(hub_folder(os.environ)),
+        "HF_TOKEN_PATH": os.environ.get("HF_TOKEN_PATH", str(hub_home(os.environ) / "token")),
         "TOKENIZERS_PARALLELISM": "false",
     }
     if options.get("enforce_eager", True):
