@@ -173,6 +173,25 @@ def test_where_nothing_can_drop_nothing_is_detectable() -> None:
     assert smallest_paired_drop(0.001, 500, ALPHA) is None, "even if all flips were losses"
 
 
+@given(st.integers(1, 60), st.floats(0.0, 1.0), st.floats(1e-6, 0.5))
+def test_where_no_score_is_significant_nothing_is_detectable(samples: int, share: float, alpha: float) -> None:
+    if stats.binom.cdf(0, samples, share) > alpha * (1 + 1e-9):
+        assert smallest_drop_below_floor(share, samples, alpha) is None
+    right = round(share * 60)
+    if stats.hypergeom.cdf(0, 60 + samples, right, samples) > alpha * (1 + 1e-9):
+        assert smallest_drop_from_recorded(right / 60, samples, 60, alpha) is None
+    lost = round(share * samples)
+    if stats.binomtest(lost, lost, 0.5, "greater").pvalue > alpha if lost else True:
+        assert smallest_paired_drop(lost / samples, samples, alpha) is None
+
+
+def test_one_question_detects_no_drop() -> None:
+    assert smallest_drop_below_floor(0.85, 1, ALPHA) is None
+    assert smallest_drop_below_floor(0.96, 1, ALPHA) == pytest.approx(0.694, abs=1e-3)
+    assert smallest_drop_from_recorded(0.612, 2, 14042, ALPHA) is None
+    assert smallest_paired_drop(1.0, 4, ALPHA) is None
+
+
 @pytest.mark.parametrize(("right", "low", "high"), [(0, 0.0, None), (40, None, 1.0)])
 def test_bounds_of_none_and_of_all_are_closed(right: int, low: float | None, high: float | None) -> None:
     found = bound_score(right, 40, ALPHA)
