@@ -185,6 +185,18 @@ def test_where_no_score_is_significant_nothing_is_detectable(samples: int, share
         assert smallest_paired_drop(lost / samples, samples, alpha) is None
 
 
+@pytest.mark.parametrize(("tasks", "fewest"), [(1, [11, 5, 2, 4, 5]), (3, [15, 6, 3, None, 6])])
+def test_the_fewest_questions_are_those_of_the_table_in_the_guide(tasks: int, fewest: list[int | None]) -> None:
+    worst = [
+        *(lambda n, floor=floor: weigh_against_floor(0, n, floor) for floor in (0.25, 0.5, 0.85)),
+        lambda n: weigh_against_recorded(0, n, round(0.612 * 14042), 14042),
+        lambda n: weigh_pairs(n, 0),
+    ]
+    for weigh, shown in zip(worst, fewest, strict=True):
+        if shown is not None:
+            assert tasks * weigh(shown) <= ALPHA < tasks * weigh(shown - 1)
+
+
 def test_one_question_detects_no_drop() -> None:
     assert smallest_drop_below_floor(0.85, 1, ALPHA) is None
     assert smallest_drop_below_floor(0.96, 1, ALPHA) == pytest.approx(0.694, abs=1e-3)
