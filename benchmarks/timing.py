@@ -43,12 +43,12 @@ class Cost(NamedTuple):
 
 
 def time_processes(
-    command: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path | None = None
+    command: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path | None = None, status: int = 0
 ) -> tuple[Cost, str]:
-    """Run a command; return its cost and what it printed. A failing one ends us with the end of its output."""
+    """Run a command; return its cost and what it printed. One of another status ends us with the end of its output."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
+    if done.returncode != status:
         raise SystemExit(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
     return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime), done.stdout

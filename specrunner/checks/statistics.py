@@ -21,6 +21,11 @@ _STEPS = 60
 def bound_score(correct: int, samples: int, alpha: float) -> tuple[float, float]:
     """Return the lower and the upper bound of a share, each one-sided at `alpha`.
 
+    Args:
+        correct: right answers, from 0 to `samples`.
+        samples: questions asked, more than 0.
+        alpha: chance with which each bound alone is wrong (one-sided), above 0 and below 1.
+
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """
     z2 = _quantile(1 - alpha) ** 2
@@ -31,7 +36,16 @@ def bound_score(correct: int, samples: int, alpha: float) -> tuple[float, float]
 
 
 def weigh_against_floor(correct: int, samples: int, floor: float) -> float:
-    """Return the p-value of "the true score is at least `floor`": P[Bin(samples, floor) <= correct]."""
+    """Return the p-value of "the true score is at least `floor`": P[Bin(samples, floor) <= correct].
+
+    Args:
+        correct: right answers, from 0 to `samples`.
+        samples: questions asked, more than 0.
+        floor: a share from 0 to 1.
+
+    Source: the exact one-sided binomial test; C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial
+    limits illustrated in the case of the binomial", Biometrika 26 (1934).
+    """
     if correct >= samples or floor <= 0.0:
         return 1.0
     if floor >= 1.0:
@@ -44,6 +58,12 @@ def weigh_against_floor(correct: int, samples: int, floor: float) -> float:
 
 def weigh_against_recorded(correct: int, samples: int, recorded_correct: int, recorded_samples: int) -> float:
     """Return the p-value of "no worse than the recorded run", in which both runs are samples and have noise.
+
+    Args:
+        correct: right answers, from 0 to `samples`.
+        samples: questions asked, more than 0.
+        recorded_correct: right answers of the recorded run, from 0 to `recorded_samples`.
+        recorded_samples: questions asked then, more than 0.
 
     Source: R. A. Fisher's exact test, one-sided: the chance of at most `correct` right answers on this side when all
     right answers of both runs fall on the sides at random.
@@ -62,6 +82,9 @@ def weigh_pairs(regressed: int, improved: int) -> float:
     Args:
         regressed: questions that the baseline has right and the candidate wrong.
         improved: questions that the candidate has right and the baseline wrong.
+
+    Source: the exact sign test; Q. McNemar, "Note on the sampling error of the difference between correlated
+    proportions or percentages", Psychometrika 12 (1947), with binomial instead of normal tails.
     """
     discordant = regressed + improved
     won_by_chance = sum(math.comb(discordant, count) for count in range(improved + 1))
@@ -72,6 +95,16 @@ def bound_recorded_drop(
     correct: int, samples: int, recorded_correct: int, recorded_samples: int, alpha: float
 ) -> tuple[float, float]:
     """Return the lower and the upper bound of the drop from a recorded run, each one-sided at `alpha`.
+
+    Args:
+        correct: right answers, from 0 to `samples`.
+        samples: questions asked, more than 0.
+        recorded_correct: right answers of the recorded run, from 0 to `recorded_samples`.
+        recorded_samples: questions asked then, more than 0.
+        alpha: chance with which each bound alone is wrong (one-sided), above 0 and below 1.
+
+    Returns:
+        Shares from -1 to 1; below 0 the score has risen.
 
     Source: R. G. Newcombe, "Interval estimation for the difference between independent proportions", Statistics in
     Medicine 17 (1998), method 10.
@@ -88,6 +121,15 @@ def bound_recorded_drop(
 
 def bound_paired_drop(regressed: int, improved: int, samples: int, alpha: float) -> tuple[float, float]:
     """Return the lower and the upper bound of the drop on the same questions, each one-sided at `alpha`.
+
+    Args:
+        regressed: questions that the baseline has right and the candidate wrong.
+        improved: questions that the candidate has right and the baseline wrong; both together at most `samples`.
+        samples: questions asked of both, more than 0.
+        alpha: chance with which each bound alone is wrong (one-sided), above 0 and below 1.
+
+    Returns:
+        Shares from -1 to 1; below 0 the score has risen.
 
     Source: T. Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
     design", Statistics in Medicine 17 (1998).
@@ -126,8 +168,21 @@ def adjust_by_holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def smallest_drop_below_floor(score: float, samples: int, alpha: float, power: float = POWER) -> float | None:
     """Return the smallest drop from a true score `score` that a test against `score` detects, or None.
 
-    The drop d solves d sqrt(n) = z(alpha) sqrt(p (1 - p)) + z(1 - power) sqrt((p - d)(1 - p + d)).
+    The drop d solves d sqrt(n) = z(alpha) sqrt(p (1 - p)) + z(1 - power) sqrt((p - d)(1 - p + d)): the normal
+    approximation of the test's power, rough where n p or n (1 - p) is below about 5. Where the exact test cannot reject
+    even a score of 0, it is None.
+
+    Args:
+        score: p, a share from 0 to 1.
+        samples: n, questions asked, more than 0.
+        alpha: chance of a false alarm (one-sided), above 0 and below 1.
+        power: chance of detection, above 0 and below 1.
+
+    Source: J. L. Fleiss, B. Levin, M. C. Paik, "Statistical methods for rates and proportions", 3rd edition (2003),
+    chapter 2.
     """
+    if weigh_against_floor(0, samples, score) > alpha:
+        return None
     return _solve_drop(
         lambda drop: (
             (
@@ -143,7 +198,24 @@ def smallest_drop_below_floor(score: float, samples: int, alpha: float, power: f
 def smallest_drop_from_recorded(
     score: float, samples: int, recorded_samples: int, alpha: float, power: float = POWER
 ) -> float | None:
-    """Return the smallest drop from `score` that a test against a recorded run of its own noise detects, or None."""
+    """Return the smallest drop from `score` that a test against a recorded run of its own noise detects, or None.
+
+    The drop d solves d = z(alpha) s0 + z(1 - power) s1, with s0 and s1 the standard deviations of the difference of
+    the two scores without the drop (pooled) and with it: the normal approximation of the test's power. Where the exact
+    test cannot reject even a score of 0, it is None.
+
+    Args:
+        score: of the recorded run, a share from 0 to 1.
+        samples: questions asked, more than 0.
+        recorded_samples: questions asked in the recorded run, more than 0.
+        alpha: chance of a false alarm (one-sided), above 0 and below 1.
+        power: chance of detection, above 0 and below 1.
+
+    Source: J. L. Fleiss, B. Levin, M. C. Paik, "Statistical methods for rates and proportions", 3rd edition (2003),
+    chapter 4, for samples of unequal size and without the correction for continuity.
+    """
+    if weigh_against_recorded(0, samples, round(score * recorded_samples), recorded_samples) > alpha:
+        return None
 
     def needed(drop: float) -> float:
         pooled = (score * recorded_samples + (score - drop) * samples) / (samples + recorded_samples)
@@ -157,14 +229,20 @@ def smallest_drop_from_recorded(
 def smallest_paired_drop(discordant: float, samples: int, alpha: float, power: float = POWER) -> float | None:
     """Return the smallest drop that the sign test detects, or None when even a drop by all flips is too small.
 
-    The drop d solves d sqrt(n) = z(alpha) sqrt(psi) + z(1 - power) sqrt(psi - d^2).
+    The drop d solves d sqrt(n) = z(alpha) sqrt(psi) + z(1 - power) sqrt(psi - d^2): the normal approximation of the
+    test's power. Where the exact test does not reject though all flips are losses, it is None.
 
     Args:
-        discordant: psi, the share of questions whose correctness differs between the runs.
-        samples: n, questions asked of both.
-        alpha: chance of a false alarm.
-        power: chance of detection.
+        discordant: psi, the share of questions whose correctness differs between the runs, from 0 to 1.
+        samples: n, questions asked of both, more than 0.
+        alpha: chance of a false alarm (one-sided), above 0 and below 1.
+        power: chance of detection, above 0 and below 1.
+
+    Source: R. J. Connor, "Sample size for testing differences in proportions for the paired-sample design", Biometrics
+    43 (1987).
     """
+    if weigh_pairs(round(discordant * samples), 0) > alpha:
+        return None
     return _solve_drop(
         lambda drop: (
             (

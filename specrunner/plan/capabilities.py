@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+from specrunner.benchmark_record import locate_answers
 from specrunner.catalogue.tasks import TASKS
 from specrunner.engines.base import Capabilities, Engine
 from specrunner.engines.name_maps import load_maps
@@ -165,7 +166,16 @@ class _Checker:
         )
 
     def _check_benchmark(self, case: Case, benchmark: Benchmark) -> None:
-        """A model that denoises blocks predicts no next token, so its log-likelihoods can only be estimated."""
+        """Check that a baseline stays as it is, and that what is asked of log-likelihoods can be answered.
+
+        A model that denoises blocks predicts no next token, so its log-likelihoods can only be estimated.
+        """
+        baseline = benchmark.baseline.file if benchmark.baseline is not None else None
+        kept = locate_answers(case.suite, case.id)
+        if baseline is not None and Path(baseline).resolve() == kept.resolve():
+            message = "the baseline is the file in which every run leaves this case's own answers"
+            advice = "each run would be held against the one before it: copy the file, and name the copy"
+            self._report(case, "self-comparison", message, advice, "benchmark.baseline.file")
         known = load_maps("hf").get(architecture_of(case.model) or "")
         estimated = benchmark.evaluation.mask_samples is not None
         if known is not None and "greedy" in known.algorithms and estimated:

@@ -20,6 +20,7 @@ from specrunner.benchmark_record import TaskRecord, read_record
 from specrunner.benchmarks.data import Rows, choose_questions, load_questions
 from specrunner.catalogue.recipes import RECIPES
 from specrunner.catalogue.tasks import DATA_PACKAGE, TASKS
+from specrunner.errors import ExitCode
 from specrunner.models.recipes import find_built
 
 pytestmark = [
@@ -64,7 +65,7 @@ def write_spec(chosen: Mapping[str, list[int]]) -> str:
     lines = ["version: 1", "model: {recipe: smollm2-135m}", "engines: [hf]", "timeout: 500", "cases:"]
     for task, metrics in METRICS.items():
         for number, metric in enumerate(metrics):
-            asked = f"samples: {chosen[task]}, max_gen_toks: {GENERATED}, threshold: 0.0"
+            asked = f"samples: {chosen[task]}, max_gen_toks: {GENERATED}, threshold: 0.01"
             lines.append(f'  - {{name: {task}-{number}, benchmark: {{task: {task}, metric: "{metric}", {asked}}}}}')
     return "\n".join(lines) + "\n"
 
@@ -100,7 +101,8 @@ def test_scores_equal_those_of_the_plain_command(tmp_path: Path) -> None:
     questions = {task: load_questions(TASKS[task]) for task in METRICS}
     chosen = {task: choose(task, subjects) for task, subjects in questions.items()}
     (tmp_path / "s.yaml").write_text(write_spec(chosen), encoding="utf-8")
-    execute(["specrunner", "run", "s.yaml"], tmp_path)
+    # The answers are compared, not judged: so few could not be below a threshold that every score reaches.
+    execute(["specrunner", "run", "s.yaml"], tmp_path, ExitCode.NOTHING_VERIFIED)
     ours = {file.name.partition("[")[0]: file for file in (tmp_path / ".specrunner" / "benchmarks").rglob("*.json")}
 
     tasks = tmp_path / "tasks"
@@ -144,9 +146,9 @@ def compare_samples(record: TaskRecord, metric: str, kind: str, out: Path) -> No
         assert sample.logprobs == pytest.approx([float(answer[0]) for answer in answers], abs=1e-4)
 
 
-def execute(arguments: list[str], folder: Path) -> None:
+def execute(arguments: list[str], folder: Path, status: int = 0) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-m", *arguments], cwd=folder, env=environment, timeout=800, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]

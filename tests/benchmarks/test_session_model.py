@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,9 @@ def make_session(loaded: tuple[HfEngine, Any, Any], **changes: Any) -> SessionMo
     )
 
 
-def write_questions(folder: Path) -> str:
+def write_questions(folder: Path, rows: Sequence[Mapping[str, Any]] = QUESTIONS) -> str:
     path = folder / "questions.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS), encoding="utf-8")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 
 
@@ -115,7 +115,9 @@ def evaluate(loaded: tuple[HfEngine, Any, Any], file: str, **changes: Any) -> Ta
 
 
 def test_a_degraded_candidate_gets_the_right_verdict(loaded: tuple[HfEngine, Any, Any], tmp_path: Path) -> None:
-    file = write_questions(tmp_path)
+    # So many that the baseline has enough right answers to lose: of six questions no score could fail.
+    questions = [{**row, "question": f"{turn}. {row['question']}"} for turn in range(6) for row in QUESTIONS]
+    file = write_questions(tmp_path, questions)
     baseline = evaluate(loaded, file)
     benchmark = Benchmark(Evaluation(("arc_easy",)), "paired", max_abs_ll_diff=1e-3)
 
@@ -132,10 +134,10 @@ def test_a_degraded_candidate_gets_the_right_verdict(loaded: tuple[HfEngine, Any
 
     other = tmp_path / "other"
     other.mkdir()
-    rows = [{**row, "question": row["question"] + " "} for row in QUESTIONS]
+    rows = [{**row, "question": row["question"] + " "} for row in questions]
     (other / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     reordered = tmp_path / "reordered.jsonl"
-    reordered.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS[::-1]), encoding="utf-8")
+    reordered.write_text("".join(json.dumps(row) + "\n" for row in questions[::-1]), encoding="utf-8")
     for changed in (str(other / "q.jsonl"), str(reordered)):
         (check,) = check_benchmark(benchmark, [evaluate(loaded, changed)], [baseline])
         assert (check.rule, check.message) == ("evidence", "the questions' data changed since the baseline")

@@ -33,7 +33,7 @@ defaults:
   benchmark: {task: arc_easy, data: {file: questions.jsonl}}
 cases:
   - name: measured
-    benchmark: {threshold: 0.0}
+    benchmark: {threshold: 0.1}
   - name: too-few
     benchmark: {threshold: 0.6, samples: [0, 1, 2, 3, 4, 5], compare: {mode: absolute, tolerance: 0.01}}
   - name: out-of-reach

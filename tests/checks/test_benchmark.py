@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from specrunner.benchmark_record import Sample, TaskRecord
 from specrunner.checks.benchmark import check_benchmark, find_flips
@@ -281,6 +285,120 @@ def test_an_answer_too_small_to_tell_says_what_it_could_have_seen() -> None:
     few = measured_of(dataclasses.replace(PAIRED, tolerance=0.001), make_task([1.0] * 5), make_task([1.0] * 5))
     assert few.inconclusive
     assert "too few answers differ to tell" in few.message
+
+
+def answer(right: int, samples: int) -> list[float]:
+    return [1.0] * right + [0.0] * (samples - right)
+
+
+def test_a_score_that_nothing_could_fail_is_inconclusive() -> None:
+    for wrong, threshold in ((1, 0.85), (1, 0.5), (4, 0.5), (8, 0.3), (11, 0.22), (100, 0.02), (500, 0.005)):
+        for right in (0, wrong):
+            assert judge(make_benchmark("absolute", threshold=threshold), answer(right, wrong)) == "inconclusive"
+    for baseline in (Baseline(0.612, 14042), Baseline(0.6, 3)):
+        assert judge(make_benchmark("recorded", baseline=baseline), answer(0, 2)) == "inconclusive"
+    assert judge(PAIRED, answer(0, 4), answer(4, 4)) == "inconclusive"
+    assert judge(PAIRED, answer(100, 100), answer(4, 100)) == "inconclusive", "there is no more to lose than 4 answers"
+    assert judge(PAIRED, answer(0, 5), answer(5, 5)) == "failed"
+
+
+def test_a_tolerance_does_not_pass_what_nothing_could_fail() -> None:
+    tolerant = dataclasses.replace(PAIRED, tolerance=0.05)
+    assert judge(tolerant, answer(0, 100), answer(0, 100)) == "inconclusive"
+    check = measured_of(tolerant, make_task(answer(10, 1000)), make_task(answer(10, 1000)))
+    assert check.inconclusive and check.measurements["worst_p"] == pytest.approx(2**-10)
+    assert check.message == (
+        "acc 0.0100 of 1000 questions says nothing, for no score could fail: "
+        "if all 10 right answers of the baseline were lost, that would be within the tolerance of 5 points; "
+        "state a smaller one"
+    )
+    assert judge(make_benchmark("absolute", threshold=0.2, tolerance=0.2), answer(500, 500)) == "inconclusive"
+    assert judge(make_benchmark("absolute", threshold=0.2, tolerance=0.19), answer(500, 500)) == "passed"
+
+
+def test_what_nothing_could_fail_says_why() -> None:
+    check = measured_of(make_benchmark("absolute", threshold=0.5), make_task(answer(3, 4)))
+    assert check.message == (
+        "acc 0.7500 of 4 questions says nothing, for no score could fail: "
+        "if every answer were wrong, p would be 0.062; ask more questions"
+    )
+    assert check.measurements["worst_p"] == pytest.approx(1 / 16)
+    assert check.measurements["smallest_detectable_drop"] is None
+
+
+def test_what_can_fail_is_asked_over_all_tasks() -> None:
+    names = ("mmlu", "hellaswag", "arc_easy")
+    benchmark, whole = (
+        make_benchmark("absolute", *names, threshold=0.5),
+        [make_task(answer(5, 5), name) for name in names],
+    )
+    checks = check_benchmark(benchmark, whole, None)
+    assert all(check.inconclusive for check in checks), "3 / 32 is more than alpha, and 1 / 32 is not"
+    assert [check.measurements["worst_p"] for check in checks] == pytest.approx([3 / 32] * 3)
+    assert {check.measurements["smallest_detectable_drop"] for check in checks} == {None}
+    assert judge(make_benchmark("absolute", threshold=0.5), answer(5, 5)) == "passed"
+    # What fails for certain leaves the others a larger share of alpha.
+    lost = [make_task(answer(0, 20), name) for name in names[:2]]
+    assert [check.inconclusive for check in check_benchmark(benchmark, [*lost, whole[2]], None)] == [False] * 3
+
+
+def test_where_the_log_likelihoods_decide_a_score_that_nothing_could_fail_is_a_trend() -> None:
+    benchmark = dataclasses.replace(PAIRED, max_abs_ll_diff=1e-3)
+    few = make_task(answer(2, 4))
+    score, likelihoods = check_benchmark(benchmark, [few], [few])
+    assert (score.gates, score.passed, score.inconclusive, likelihoods.passed) == (False, False, False, True)
+    assert "no score could fail" in score.message
+    enough = make_task(answer(9, 20))
+    score, likelihoods = check_benchmark(benchmark, [enough], [enough])
+    assert (score.gates, score.passed, likelihoods.passed) == (True, True, True)
+
+
+ALPHAS = st.floats(1e-6, 0.5)
+TOLERANCES = st.none() | st.floats(0.001, 1.0)
+COUNTS = st.integers(1, 60).flatmap(lambda samples: st.tuples(st.integers(0, samples), st.just(samples)))
+
+
+@given(COUNTS, st.floats(1e-3, 1.0), ALPHAS, TOLERANCES)
+def test_below_a_floor_the_worst_score_fails_or_no_verdict_is_given(
+    score: tuple[int, int], threshold: float, alpha: float, tolerance: float | None
+) -> None:
+    benchmark = make_benchmark("absolute", threshold=threshold, alpha=alpha, tolerance=tolerance)
+    found, worst = judge(benchmark, answer(*score)), judge(benchmark, answer(0, score[1]))
+    assert worst in ("failed", "inconclusive")
+    assert found == "inconclusive" or worst == "failed"
+    if tolerance is None:
+        chance = (1 - Fraction(threshold)) ** score[1]
+        assume(abs(chance / Fraction(alpha) - 1) > 1e-9)
+        can_fail = chance <= Fraction(alpha)
+        assert (found == "inconclusive") != can_fail
+
+
+@given(COUNTS, COUNTS.filter(lambda recorded: recorded[0] > 0), ALPHAS)
+def test_below_a_record_the_worst_score_fails_or_no_verdict_is_given(
+    score: tuple[int, int], recorded: tuple[int, int], alpha: float
+) -> None:
+    baseline = Baseline(recorded[0] / recorded[1], recorded[1])
+    benchmark = make_benchmark("recorded", baseline=baseline, alpha=alpha)
+    found, worst = judge(benchmark, answer(*score)), judge(benchmark, answer(0, score[1]))
+    # All right answers of both runs are the record's: C(its questions, right) of C(all questions, right) ways.
+    chance = Fraction(math.comb(recorded[1], recorded[0]), math.comb(recorded[1] + score[1], recorded[0]))
+    assume(abs(chance / Fraction(alpha) - 1) > 1e-9)
+    assert worst == ("failed" if chance <= Fraction(alpha) else "inconclusive")
+    assert (found == "inconclusive") == (worst == "inconclusive")
+
+
+@given(COUNTS, st.data(), ALPHAS, TOLERANCES)
+def test_against_paired_answers_the_worst_score_fails_or_no_verdict_is_given(
+    score: tuple[int, int], data: st.DataObject, alpha: float, tolerance: float | None
+) -> None:
+    right, samples = score
+    candidate = data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=samples, max_size=samples))
+    benchmark = make_benchmark("paired", alpha=alpha, tolerance=tolerance)
+    found, worst = (judge(benchmark, one, answer(right, samples)) for one in (candidate, answer(0, samples)))
+    assert worst in ("failed", "inconclusive")
+    assert found == "inconclusive" or worst == "failed"
+    if tolerance is None:
+        assert (found == "inconclusive") == (Fraction(1, 2**right) > Fraction(alpha))
 
 
 def test_many_flips_are_counted_and_some_are_told() -> None:

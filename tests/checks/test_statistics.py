@@ -173,6 +173,37 @@ def test_where_nothing_can_drop_nothing_is_detectable() -> None:
     assert smallest_paired_drop(0.001, 500, ALPHA) is None, "even if all flips were losses"
 
 
+@given(st.integers(1, 60), st.floats(0.0, 1.0), st.floats(1e-6, 0.5))
+def test_where_no_score_is_significant_nothing_is_detectable(samples: int, share: float, alpha: float) -> None:
+    if stats.binom.cdf(0, samples, share) > alpha * (1 + 1e-9):
+        assert smallest_drop_below_floor(share, samples, alpha) is None
+    right = round(share * 60)
+    if stats.hypergeom.cdf(0, 60 + samples, right, samples) > alpha * (1 + 1e-9):
+        assert smallest_drop_from_recorded(right / 60, samples, 60, alpha) is None
+    lost = round(share * samples)
+    if stats.binomtest(lost, lost, 0.5, "greater").pvalue > alpha if lost else True:
+        assert smallest_paired_drop(lost / samples, samples, alpha) is None
+
+
+@pytest.mark.parametrize(("tasks", "fewest"), [(1, [11, 5, 2, 4, 5]), (3, [15, 6, 3, None, 6])])
+def test_the_fewest_questions_are_those_of_the_table_in_the_guide(tasks: int, fewest: list[int | None]) -> None:
+    worst = [
+        *(lambda n, floor=floor: weigh_against_floor(0, n, floor) for floor in (0.25, 0.5, 0.85)),
+        lambda n: weigh_against_recorded(0, n, round(0.612 * 14042), 14042),
+        lambda n: weigh_pairs(n, 0),
+    ]
+    for weigh, shown in zip(worst, fewest, strict=True):
+        if shown is not None:
+            assert tasks * weigh(shown) <= ALPHA < tasks * weigh(shown - 1)
+
+
+def test_one_question_detects_no_drop() -> None:
+    assert smallest_drop_below_floor(0.85, 1, ALPHA) is None
+    assert smallest_drop_below_floor(0.96, 1, ALPHA) == pytest.approx(0.694, abs=1e-3)
+    assert smallest_drop_from_recorded(0.612, 2, 14042, ALPHA) is None
+    assert smallest_paired_drop(1.0, 4, ALPHA) is None
+
+
 @pytest.mark.parametrize(("right", "low", "high"), [(0, 0.0, None), (40, None, 1.0)])
 def test_bounds_of_none_and_of_all_are_closed(right: int, low: float | None, high: float | None) -> None:
     found = bound_score(right, 40, ALPHA)

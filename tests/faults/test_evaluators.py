@@ -20,7 +20,7 @@ version: 1
 model: {path: model}
 engines: [misbehaving]
 cases:
-  - {name: asked, benchmark: {task: arc_easy, data: {file: questions.jsonl}, threshold: 0.0}}
+  - {name: asked, benchmark: {task: arc_easy, data: {file: questions.jsonl}, threshold: 0.5}}
 """
 STUCK = """\
 import ctypes, os, pathlib

@@ -231,6 +231,29 @@ def test_a_fixed_sampler_says_what_it_does(tmp_path: Path) -> None:
     )
 
 
+def test_a_baseline_that_every_run_of_the_case_overwrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / ".specrunner" / "benchmarks" / "x"
+    kept.mkdir(parents=True)
+    (tmp_path / "linked.json").symlink_to(kept / "c[engine=cpu].json")
+
+    def held_against(file: str) -> list[tuple[str, str]]:
+        text = (
+            "version: 1\nmodel: {recipe: glass-0.8m}\nengines: [cpu]\ncases:\n  - name: c\n"
+            f"    benchmark: {{task: mmlu, compare: {{mode: paired}}, baseline: {{file: '{file}'}}}}\n"
+        )
+        (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
+        loaded = load_specs(["x.yaml"], engines=tuple(ENGINES), recipes=("glass-0.8m",))
+        assert loaded.diagnostics == ()
+        return [shown(one) for one in check_capabilities(loaded, ENGINES.__getitem__).diagnostics]
+
+    own = ".specrunner/benchmarks/x/c[engine=cpu].json"
+    assert held_against(own) == [("self-comparison", f"'{own}'")]
+    assert held_against("linked.json") == [("self-comparison", "'linked.json'")]
+    assert held_against(".specrunner/benchmarks/x/c[engine=hf].json") == [], "another case's"
+    assert held_against("c[engine=cpu].json") == [], "a copy"
+
+
 DENOISING = "    decode: {algorithm: low_confidence, block_length: 32, threshold: 0.9}\n"
 
 
