@@ -23,9 +23,10 @@ class NearTie:
         candidate_token: what the candidate chose.
         reference_token: what the reference chose.
         reference_gap: the reference's logit of its own token minus that of the candidate's token.
-        reference_limit: kappa units in the last place of the candidate's dtype at the reference's largest |logit|.
+        reference_limit: kappa units in the last place of the candidate's dtype at the larger |logit| of the two in the
+            reference (see `find_logit_noise`).
         candidate_gap: the mirror image: the candidate's logit of its own token minus that of the reference's token.
-        candidate_limit: the same limit at the candidate's largest |logit|.
+        candidate_limit: the same limit in the candidate.
     """
 
     candidate_token: int
@@ -67,8 +68,8 @@ def find_tie(
 ) -> NearTie:
     """Apply the gap rule and its mirror image at one position.
 
-    The rule: ref_logit(ref_token) - ref_logit(candidate_token) <= kappa * ulp(max |logit|), the ulp being that of the
-    candidate's dtype; and the same in the candidate's logits with the roles exchanged.
+    The rule: |ref_logit(ref_token) - ref_logit(candidate_token)| <= kappa * ulp, the noise of these two logits
+    (`find_logit_noise`); and the same in the candidate's logits with the roles exchanged.
 
     Args:
         candidate_token: what the candidate chose.
@@ -97,11 +98,26 @@ def find_tie(
 def _gap(logits: torch.Tensor, own: int, other: int, dtype: torch.dtype, kappa: float) -> tuple[float, float]:
     if bool(logits.isnan().any()):
         return math.nan, math.nan
-    finite = logits[torch.isfinite(logits)]
-    if not finite.numel():
-        return math.nan, math.nan
     gap = float(logits[own].double() - logits[other].double())
-    return (gap if math.isfinite(gap) else math.nan), kappa * unit_in_last_place(float(finite.abs().amax()), dtype)
+    return (gap if math.isfinite(gap) else math.nan), find_logit_noise(logits[[own, other]], dtype, kappa)
+
+
+def find_logit_noise(logits: torch.Tensor, dtype: torch.dtype, kappa: float) -> float:
+    """Return how far two logits that are compared may move against each other by noise.
+
+    A dtype holds a number to half its unit in the last place, so that rounding alone moves two of them by one unit,
+    that of the larger; kappa says how many units the arithmetic before it makes of that. The rest of the vocabulary has
+    no say: a filler far below (-1e6, the dtype's lowest number) would else make every gap a tie.
+
+    Args:
+        logits: [n], those compared, any float dtype.
+        dtype: whose unit counts.
+        kappa: how many units are noise.
+
+    Returns:
+        The largest difference that is noise, or NaN when a logit is not finite.
+    """
+    return kappa * unit_in_last_place(float(logits.double().abs().amax()), dtype)
 
 
 @dataclass(frozen=True, slots=True)

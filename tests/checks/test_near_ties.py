@@ -34,9 +34,16 @@ def test_a_gap_of_one_unit_is_a_tie_and_more_is_not() -> None:
     assert find([20.0, 20.25, 0.0], [20.125, 20.0, 0.0], kappa=2.0).is_tie
 
 
-def test_the_unit_is_that_of_the_largest_logit_anywhere() -> None:
+def test_the_unit_is_that_of_the_larger_of_the_two_logits() -> None:
     assert not find([3.0, 3.1, 0.0], [3.1, 3.0, 0.0]).is_tie
-    assert find([3.0, 3.1, -20.0], [3.1, 3.0, -20.0]).is_tie
+    tie = find([4.0, 4.03, 0.0], [4.0, 3.99, 0.0])
+    assert (tie.candidate_limit, tie.reference_limit, tie.is_tie) == (2.0**-5, 2.0**-5, True)
+
+
+@pytest.mark.parametrize("filler", [-20.0, -1e6, torch.finfo(torch.float32).min, -math.inf])
+def test_a_filler_elsewhere_makes_no_tie(filler: float) -> None:
+    near, far = find([3.0, 3.01, filler], [3.01, 3.0, filler]), find([3.0, 9.0, filler], [3.1, 3.0, filler])
+    assert (near.is_tie, near.reference_limit, far.is_tie) == (True, 2.0**-6, False)
 
 
 def test_a_side_that_did_not_choose_its_larger_logit_is_no_tie() -> None:
@@ -72,7 +79,7 @@ def test_ties_follow_the_formula(logits: list[tuple[float, float]], kappa: float
     candidate, reference = ([pair[side] for pair in logits] for side in (0, 1))
 
     def limit(row: list[float]) -> float:
-        exponent = math.floor(math.log2(max(max(map(abs, row)), 2.0**-126)))
+        exponent = math.floor(math.log2(max(abs(row[0]), abs(row[1]), 2.0**-126)))
         return kappa * 2.0 ** (exponent - 7)
 
     tie = find(candidate, reference, kappa)
