@@ -9,9 +9,8 @@ from typing import Any
 import torch
 
 from specrunner.checks.measurements import encode_number
-from specrunner.checks.near_ties import find_tie
+from specrunner.checks.near_ties import find_logit_noise, find_tie
 from specrunner.checks.sampling import SamplingRule, Sides, decide
-from specrunner.checks.units import unit_in_last_place
 from specrunner.results import CheckResult
 
 MOST_TIES = 64
@@ -25,10 +24,12 @@ class ForcedPass:
     Attributes:
         start: absolute position of the block.
         masked: [block_length] bool, positions still masked before the pass.
-        accepted: [block_length] bool, positions that the reference filled.
-        tokens: [block_length] int64, what it filled them with (0 elsewhere).
+        accepted: [block_length] bool, positions that the reference filled. To put the mask there is not to fill it: the
+            log of one sampler has such positions, that of another leaves them out.
+        tokens: [block_length] int64, what it filled them with, the mask elsewhere.
         candidate: [block_length, vocabulary], the candidate's logits at this state.
         reference: likewise the reference's.
+        mask_id: the mask token.
         step: number of the pass within its block, from 0.
     """
 
@@ -38,21 +39,39 @@ class ForcedPass:
     tokens: torch.Tensor
     candidate: torch.Tensor
     reference: torch.Tensor
+    mask_id: int
     step: int = 0
 
     @classmethod
     def read(
-        cls, entry: Mapping[str, Any], candidate: torch.Tensor, reference: torch.Tensor, step: int = 0
+        cls, entry: Mapping[str, Any], candidate: torch.Tensor, reference: torch.Tensor, mask_id: int, step: int = 0
     ) -> ForcedPass:
-        """Read an entry of a trajectory (`PassLog.facts`) with both sides' logits, [block_length, vocabulary]."""
+        """Read an entry of a trajectory.
+
+        Args:
+            entry: of the reference (`PassLog.facts`): `block_start`, `tokens_before`, `accepted` (absolute positions),
+                `accepted_token_ids`.
+            candidate: [block_length, vocabulary], any float dtype, its logits at this state.
+            reference: likewise.
+            mask_id: the mask token.
+            step: number of the pass within its block, from 0.
+
+        Raises:
+            ValueError: the logits are of different shapes, or not one row a position; or a token is outside the
+                vocabulary.
+        """
         before = torch.tensor(entry["tokens_before"])
-        accepted = torch.zeros(len(before), dtype=torch.bool)
-        tokens = torch.zeros(len(before), dtype=torch.int64)
+        tokens = torch.full((len(before),), mask_id, dtype=torch.int64)
         for place, token in zip(entry["accepted"], entry["accepted_token_ids"], strict=True):
-            accepted[place - entry["block_start"]] = True
             tokens[place - entry["block_start"]] = token
-        masked = (before == before[accepted][0]) if bool(accepted.any()) else torch.zeros_like(accepted)
-        return cls(int(entry["block_start"]), masked, accepted, tokens, candidate, reference, step)
+        if candidate.shape != reference.shape or candidate.shape[:-1] != before.shape:
+            shapes = f"{list(candidate.shape)} and {list(reference.shape)}"
+            raise ValueError(f"logits of shapes {shapes} for a block of {len(before)} tokens")
+        accepted = tokens != mask_id
+        outside = tokens[accepted & ~((tokens >= 0) & (tokens < reference.shape[-1]))].tolist()
+        if outside:
+            raise ValueError(f"token {outside[0]} is outside the vocabulary of {reference.shape[-1]}")
+        return cls(int(entry["block_start"]), before == mask_id, accepted, tokens, candidate, reference, mask_id, step)
 
 
 def compare_forced_passes(
@@ -68,28 +87,38 @@ def compare_forced_passes(
 
     A position that both fill must get the same token, or the two tokens are a near tie on both sides (`find_tie`). A
     position that one side alone fills is a near tie when its confidence is as close to what separates the two, on
-    both sides, as the logit noise can move it: a shift of kappa ulp between two logits moves a probability p by at most
-    2 kappa ulp p (1 - p).
+    both sides, as the logit noise can move it. The softmax gives dp/dz = p (1 - p) for a token's own logit z, and the
+    others' together move p by the same at most; so noise n on each (`find_logit_noise`) moves p by 2 n p (1 - p), to
+    the first order.
 
     Args:
-        passes: in order.
+        passes: in order; those in which the reference filled nothing are judged, too.
         rule: the sampler's.
         dtype: what the candidate computes in.
         kappa: units in the last place that are noise.
         max_share: the largest share of ties among all decisions.
         location: where the rule stands.
+
+    Returns:
+        The result for `tokens`, with the first `MOST_TIES` ties and mismatches. No pass, no filled position, and logits
+        of a masked position that give no probabilities (NaN, infinity) fail.
+
+    Raises:
+        ValueError: logits or tokens of a pass do not fit together; those of `ForcedPass.read` do.
     """
     ties: list[dict[str, Any]] = []
     decisions = 0
     message = "" if passes else "compared nothing: the reference made no denoising pass"
     for number, one in enumerate(passes):
-        if not bool(one.masked.any()) or not bool(one.accepted.any()):
+        if not bool(one.masked.any()):
             continue
         ours, theirs = (decide(logits, one.masked, rule, one.step) for logits in (one.candidate, one.reference))
-        for place in (ours.accepted | one.accepted).nonzero().flatten().tolist():
+        filled = ours.accepted & (ours.tokens != one.mask_id)
+        sure = one.accepted | (theirs.accepted & (theirs.tokens == one.mask_id))
+        for place in (filled | one.accepted).nonzero().flatten().tolist():
             decisions += 1
             entry: dict[str, Any] | None = None
-            if bool(ours.accepted[place]) and bool(one.accepted[place]):
+            if bool(ours.accepted[place]) and bool(sure[place]):
                 ours_token, their_token = int(ours.tokens[place]), int(one.tokens[place])
                 if ours_token != their_token or bool(ours.confidence[place].isnan()):
                     tie = find_tie(
@@ -102,6 +131,10 @@ def compare_forced_passes(
                 entry = {"position": one.start + place, "pass": number, **entry}
                 ties.append(entry)
                 message = message or ("" if entry["is_tie"] else _describe(entry))
+        for side, decided in (("candidate", ours), ("reference", theirs)):
+            for place in (one.masked & decided.confidence.isnan()).nonzero().flatten().tolist():
+                where = f"at position {one.start + place} in pass {number}"
+                message = message or f"the {side}'s logits {where} give no probabilities: they hold NaN or infinity"
     count = sum(entry["is_tie"] for entry in ties)
     if not message and not decisions:
         message = "compared nothing: no position was filled"
@@ -128,7 +161,7 @@ def _judge_acceptance(
     for side, decided, logits in (("candidate", ours, one.candidate), ("reference", theirs, one.reference)):
         p = float(decided.confidence[place])
         gap = abs(p - decided.boundary)
-        limit = 2 * kappa * unit_in_last_place(float(logits[place].abs().max()), dtype) * p * (1 - p)
+        limit = 2 * find_logit_noise(logits[place, decided.tokens[place]], dtype, kappa) * p * (1 - p)
         numbers = {f"{side}_confidence": p, f"{side}_gap": gap, f"{side}_limit": limit}
         gaps |= {name: encode_number(value) for name, value in numbers.items()}
         within = within and gap <= limit

@@ -131,6 +131,38 @@ def test_block_diffusion_is_judged_pass_by_pass() -> None:
         assert missing.message == "no logits at pass 2 of the reference"
 
 
+@pytest.mark.parametrize(("ours", "accepted", "facts", "message"), [
+    (torch.zeros(2, 9), {0: 3}, {"mask_token_id": MASK}, "logits of shapes [2, 9] and [2, 8] for a block of 2 tokens"),
+    (torch.zeros(1, 8), {0: 3}, {"mask_token_id": MASK}, "logits of shapes [1, 8] and [2, 8] for a block of 2 tokens"),
+    (torch.zeros(2, 8), {0: 30}, {"mask_token_id": MASK}, "token 30 is outside the vocabulary of 8"),
+    (torch.zeros(2, 8), {0: 3}, {}, "missing in reference: the mask token's id"),
+])  # fmt: skip
+def test_a_pass_that_does_not_fit_is_no_evidence(
+    ours: torch.Tensor, accepted: dict[int, int], facts: dict[str, Any], message: str
+) -> None:
+    facts = {"trajectory": [passed(0, [MASK, MASK], accepted)], **facts}
+    sides = sources({"steps.0.logits": ours}), sources({"passes.0.logits": torch.zeros(2, 8)})
+    result = judge_forced(RULE, BLOCKS, sides[0], {}, sides[1], facts, [3, 4], dtype="float32", location="x:1")
+    assert (result.passed, result.rule) == (False, "evidence")
+    assert message in result.message
+
+
+@pytest.mark.parametrize(("token", "ours", "message"), [
+    (6, torch.zeros(9), "cannot be judged: logits of shapes (9,) and (8,)"),
+    (60, torch.zeros(8), "cannot be judged: token 60 is outside the vocabulary of 8"),
+])  # fmt: skip
+def test_a_mismatch_that_does_not_fit_is_no_evidence(token: int, ours: torch.Tensor, message: str) -> None:
+    result = judge([(0, [3, 1, token, 0, 0]), (3, [1, 5])], {2: ours})
+    assert (result.passed, result.rule) == (False, "evidence")
+    assert message in result.message
+
+
+def test_logits_behind_the_end_of_a_side_judge_nothing() -> None:
+    assert "the candidate ends after 6 tokens" in judge([(0, [*REFERENCE, 6])], {5: TRACED[0]}).message
+    short = judge([(0, [3, 1, 6, 0, 0]), (3, [1, 5])], {2: TRACED[2]}, traced=TRACED[:2])
+    assert short.message == "mismatch at position 2 without logits to judge it by"
+
+
 def test_a_schedule_counts_the_steps_of_each_block() -> None:
     """Two steps a block of three: two positions in the first, one in the second; and so again in the next block."""
     decode = Decode(6, "low_confidence", 3, 0.99, True, steps=2)
