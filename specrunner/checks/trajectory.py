@@ -18,8 +18,6 @@ SUBJECT = "trajectory"
 MOST_STEPS = 256
 """How many steps are recorded."""
 
-_SAME = ("block_start", "tokens_before", "accepted", "accepted_token_ids")
-
 
 @dataclass(frozen=True, slots=True)
 class Walk:
@@ -42,6 +40,12 @@ class Walk:
         """One entry a denoising pass (`engines.denoising.PassLog`)."""
         steps: Sequence[Mapping[str, Any]] = self.facts.get("trajectory", ())
         return steps
+
+    def fills(self, number: int) -> dict[int, int]:
+        """Return what a step filled, tokens by position; to put the mask there, which not all samplers log, is none."""
+        entry, mask_id = self.steps[number], self.facts.get("mask_token_id")
+        pairs = zip(entry["accepted"], entry["accepted_token_ids"], strict=True)
+        return {place: token for place, token in pairs if token != mask_id}
 
     def logits(self, number: int) -> torch.Tensor | None:
         """Return the logits of a pass, [block_length, vocabulary]."""
@@ -222,7 +226,7 @@ def compare_walks(candidate: Walk, reference: Walk, decode: Decode, *, gates: bo
     """
     ours, theirs = candidate.steps, reference.steps
     common = next(
-        (n for n, (one, other) in enumerate(zip(ours, theirs, strict=False)) if _differ(one, other)),
+        (n for n in range(min(len(ours), len(theirs))) if _differ(candidate, reference, n)),
         min(len(ours), len(theirs)),
     )
     equal = common == len(ours) == len(theirs)
@@ -242,8 +246,11 @@ def compare_walks(candidate: Walk, reference: Walk, decode: Decode, *, gates: bo
     return CheckResult(SUBJECT, rule, not message, message, numbers, {}, location, gates=gates)
 
 
-def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return any(one[name] != other[name] for name in _SAME)
+def _differ(candidate: Walk, reference: Walk, number: int) -> bool:
+    states = [
+        [walk.steps[number][name] for name in ("block_start", "tokens_before")] for walk in (candidate, reference)
+    ]
+    return states[0] != states[1] or candidate.fills(number) != reference.fills(number)
 
 
 def _describe_parting(candidate: Walk, reference: Walk, decode: Decode, number: int) -> dict[str, Any]:
@@ -256,7 +263,7 @@ def _describe_parting(candidate: Walk, reference: Walk, decode: Decode, number: 
     told: dict[str, Any] = {"step": number, "block_start": other["block_start"]}
     if one["tokens_before"] != other["tokens_before"] or one["block_start"] != other["block_start"]:
         return told | {"kind": "state"}
-    chosen = [dict(zip(entry["accepted"], entry["accepted_token_ids"], strict=True)) for entry in (one, other)]
+    chosen = [walk.fills(number) for walk in (candidate, reference)]
     places = sorted(
         place for place in chosen[0].keys() | chosen[1].keys() if chosen[0].get(place) != chosen[1].get(place)
     )

@@ -154,6 +154,19 @@ def test_where_two_walks_part() -> None:
     assert not compare_walks(one, other, PLAIN, gates=False).gates
 
 
+def test_a_step_that_logs_a_predicted_mask_is_the_same_as_one_that_leaves_it_out() -> None:
+    one = walk(PLAIN, 1)
+    steps = [dict(step) for step in one.steps]
+    place = next(at for at in range(4, 8) if at not in steps[0]["accepted"])
+    steps[0] |= {"accepted": [*steps[0]["accepted"], place]}
+    for token, equal in ((MASK, True), (3, False)):
+        steps[0] |= {"accepted_token_ids": [*one.steps[0]["accepted_token_ids"], token]}
+        logged = Walk(PROMPT, one.output, one.tensors, one.facts | {"trajectory": steps})
+        result = compare_walks(logged, one, PLAIN, gates=True)
+        assert result.passed is equal
+    assert (result.measurements["parting"]["position"], result.measurements["common_steps"]) == (place, 0)
+
+
 def test_prompts_decoded_together_come_out_as_alone() -> None:
     def logits(ids: list[int]) -> np.ndarray:
         return np.random.default_rng(sum(ids) % 1000).normal(size=(LENGTH, VOCABULARY)) * 3
