@@ -104,7 +104,7 @@ def compare_forced_passes(
         of a masked position that give no probabilities (NaN, infinity) fail.
 
     Raises:
-        ValueError: the mask or a token is outside the vocabulary.
+        ValueError: logits or tokens of a pass do not fit together; those of `ForcedPass.read` do.
     """
     ties: list[dict[str, Any]] = []
     decisions = 0
