@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from specrunner.cli import COMMANDS, main
+from specrunner.cli.completion import EXAMPLES
 from specrunner.spec.schema import find_schema
 
 
@@ -74,6 +75,20 @@ COMPLETIONS = {
 
 
 class TestCompletion:
+    @pytest.mark.parametrize("shell", ["bash", "fish"])
+    def test_the_examples_work_in_a_home_without_the_folder(self, folder: Path, shell: str) -> None:
+        program = folder / "specrunner"
+        program.write_text("#!/bin/sh\necho script\n")
+        program.chmod(0o755)
+        page = Path(__file__).parents[2] / "docs" / "how-to" / "complete-as-you-type.md"
+        for text in (EXAMPLES, page.read_text(encoding="utf-8")):
+            home = folder / str(len(text))
+            home.mkdir()
+            lines = [line for line in text.splitlines() if "completions" in line and shell in line]
+            variables = {"HOME": str(home), "PATH": f"{folder}:/usr/bin:/bin"}
+            subprocess.run(["bash", "-ec", "\n".join(lines)], env=variables, check=True)
+            assert [file.read_text() for file in home.rglob("specrunner*") if file.is_file()] == ["script\n"]
+
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
     def test_the_script_is_one_that_the_shell_can_read(
         self, folder: Path, capsys: pytest.CaptureFixture[str], shell: str
