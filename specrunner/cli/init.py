@@ -22,6 +22,7 @@ SPEC = """\
 # A first spec. The model is a small English Llama that comes with specrunner's `hf` extra; it loads in a moment on any
 # machine. `specrunner run {path}` runs it; ask more of it (`cosine: 0.99999`), and see it fail.
 version: 1
+tags: [correctness] # `specrunner run -t correctness` runs what has the tag
 model: {{recipe: glass-0.8m}}
 reference: {{engine: hf, dtype: float32}} # what the engines are held against
 engines: [hf] # add vllm or sglang once `specrunner engines install` has installed them

@@ -28,6 +28,13 @@ class TestInit:
         assert (spec.parent / schema).read_bytes() == find_schema().read_bytes()
         assert main(["validate"]) == 0
 
+    def test_the_pipelines_of_the_documents_select_its_cases(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["init"]) == 0
+        assert main(["list", "specs", "-t", "correctness"]) == 0
+        assert "2 cases" in capsys.readouterr().out
+
     def test_a_schema_above_is_used(self, folder: Path) -> None:
         (folder / "schema").mkdir()
         shutil.copy(find_schema(), folder / "schema")
