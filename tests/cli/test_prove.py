@@ -156,4 +156,8 @@ def test_a_trial_is_run_under_the_settings_but_for_what_would_cut_the_matrix_sho
 
 def test_the_registry_is_listed_without_running_anything(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prove", "--list"]) == 0
-    assert "vllm#12002" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "vllm#12002" in out
+    assert out.endswith("\nAll of them are planted in models of LLaDA2's architecture alone.\n")
+    lines = [line for line in out.split("\n\n")[0].splitlines() if not line.startswith(" ")]
+    assert {(line[34], line[56]) for line in lines} == {(" ", " ")}, "no name leaves its column"
