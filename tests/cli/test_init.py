@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from specrunner.cli import COMMANDS, main
+from specrunner.cli import COMMANDS, main, make_parser
 from specrunner.cli.completion import EXAMPLES
 from specrunner.spec.schema import find_schema
 
@@ -69,6 +70,18 @@ class TestInit:
 def test_help_begins_with_examples(command: str | None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"] if command else ["--help"]) == 0
     assert capsys.readouterr().out.startswith("examples:\n  specrunner ")
+
+
+@pytest.mark.parametrize("command", ["cache", "engines", "golden"])
+def test_the_help_of_a_command_below_says_what_it_does(command: str) -> None:
+    parser = make_parser(command)
+    [level] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    [own] = [action for action in level.choices[command]._actions if isinstance(action, argparse._SubParsersAction)]
+    assert len(own.choices) >= 3
+    for choice in own._choices_actions:
+        assert choice.help in " ".join(own.choices[choice.dest].format_help().split())
+    for below in own.choices.values():
+        assert all(action.help for action in below._actions)
 
 
 COMPLETIONS = {
