@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -28,6 +29,13 @@ class TestInit:
         [schema] = re.findall(r"^# yaml-language-server: \$schema=(\S+)$", spec.read_text(), flags=re.MULTILINE)
         assert (spec.parent / schema).read_bytes() == find_schema().read_bytes()
         assert main(["validate"]) == 0
+
+    def test_the_schema_of_name_maps_is_where_the_how_to_says(self, folder: Path) -> None:
+        assert main(["init"]) == 0
+        page = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-name-map.md"
+        [path] = re.findall(r"\$schema=(\S+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        copy = Path(os.path.normpath(folder / "name_maps" / "hf" / path))
+        assert copy.read_bytes() == find_schema("name-map.schema.json").read_bytes()
 
     def test_the_pipelines_of_the_documents_select_its_cases(
         self, folder: Path, capsys: pytest.CaptureFixture[str]
