@@ -92,10 +92,16 @@ def test_caches_and_the_report_are_kept(name: str) -> None:
     published = {
         "github-actions.yml": "report*.xml",
         "gitlab-ci.yml": "junit: report.xml",
-        "Jenkinsfile": "junit 'report.xml'",
+        "Jenkinsfile": "junit 'report*.xml'",
         "buildkite.yml": "artifacts: report.xml",
     }
     assert published[name] in text
+
+
+@pytest.mark.parametrize("name", ["github-actions.yml", "Jenkinsfile"])
+def test_a_second_try_keeps_the_first_report(name: str) -> None:
+    reports = [make_parser("run").parse_args(words).junit_xml for words in commands(name) if words[0] == "run"]
+    assert reports == ["report.xml", "report-again.xml"]
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,13 @@ def make_parser(command: str | None, *, whole: bool = False) -> argparse.Argumen
     return parser
 
 
+def add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+) -> argparse.ArgumentParser:
+    """Declare a command below a command, with what it does in both helps."""
+    return commands.add_parser(name, help=text, description=text)
+
+
 @contextmanager
 def interrupt_on_sigterm() -> Iterator[None]:
     """Let SIGTERM end a command as Ctrl-C does, so that it cleans up and says so."""

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from specrunner.cache.store import CAPTURES, VERDICTS, Store, kept_folder
+from specrunner.cli import add_command
 from specrunner.config import load_settings
 from specrunner.errors import ExitCode, UsageError
 from specrunner.sessions.answers import answers_folder, measure_books, prune_books
@@ -30,13 +31,13 @@ DAY = 24 * 3600.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's own commands and their arguments."""
     commands = parser.add_subparsers(dest="cache_command", metavar="COMMAND", required=True)
-    status = commands.add_parser("status", help="count captures and verdicts, and measure them")
+    status = add_command(commands, "status", "count captures and verdicts, and measure them")
     status.add_argument("--json", action="store_true", help="print JSON")
-    prune = commands.add_parser("prune", help="delete what was unused longest")
+    prune = add_command(commands, "prune", "delete what was unused longest")
     prune.add_argument("--limit", metavar="GB", type=_number, help="what may stay (default: the setting cache_limit)")
     prune.add_argument("--unused", metavar="DAYS", type=_number, help="delete also what no run has used for so long")
     prune.add_argument("--all", action="store_true", help="delete everything")
-    export = commands.add_parser("export", help="copy what is kept into a directory")
+    export = add_command(commands, "export", "copy what is kept into a directory")
     export.add_argument(
         "--used",
         metavar="DAYS",
@@ -46,9 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--limit", metavar="GB", type=_number, help="what may be in the directory then; what was unused longest goes"
     )
-    take = commands.add_parser("import", help="take over what another machine has exported")
+    take = add_command(commands, "import", "take over what another machine has exported")
     for command in (export, take):
-        command.add_argument("directory", metavar="DIRECTORY", type=Path)
+        what = "where to" if command is export else "what `cache export` has written"
+        command.add_argument("directory", metavar="DIRECTORY", type=Path, help=what)
 
 
 def _number(text: str) -> float:

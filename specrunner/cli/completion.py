@@ -8,8 +8,10 @@ from specrunner.errors import ExitCode
 
 EXAMPLES = """\
 examples:
-  specrunner completion bash > ~/.local/share/bash-completion/completions/specrunner
   specrunner completion zsh > "${fpath[1]}/_specrunner"
+  mkdir -p ~/.local/share/bash-completion/completions
+  specrunner completion bash > ~/.local/share/bash-completion/completions/specrunner
+  mkdir -p ~/.config/fish/completions
   specrunner completion fish > ~/.config/fish/completions/specrunner.fish
 """
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specrunner.cli import add_command
 from specrunner.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -22,17 +23,26 @@ examples:
   specrunner engines doctor                   examine everything that is installed
 """
 
+INSTALLING = """\
+An engine's name takes the flavour for this machine. Flavours: vllm-cpu, vllm-cuda, sglang-cpu, sglang-cuda,
+hf-llada2-cpu, hf-llada2-cuda; and hf. Each goes into the folder environments/ of $SPECRUNNER_CACHE, by default
+~/.cache/specrunner; docs/environments.md has the sizes. Those for CPUs need CPU builds of torch, which the main package
+index lacks: name an index that has them in PIP_EXTRA_INDEX_URL, or a folder of wheels in PIP_FIND_LINKS.
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    list_parser = actions.add_parser("list", help="say what is installed where, without starting anything")
+    list_parser = add_command(actions, "list", "say what is installed where, without starting anything")
     list_parser.add_argument("--json", action="store_true", help="print JSON")
-    install_parser = actions.add_parser("install", help="build environments from the lock files that specrunner ships")
+    install_parser = add_command(actions, "install", "build environments from the lock files that specrunner ships")
+    install_parser.epilog = INSTALLING
+    install_parser.formatter_class = argparse.RawDescriptionHelpFormatter
     install_parser.add_argument("names", nargs="+", metavar="NAME", help="vllm, sglang, hf, or a flavour: vllm-cpu ...")
     install_parser.add_argument("--python", type=Path, metavar="FILE", help="the interpreter to build with")
     install_parser.add_argument("--reinstall", action="store_true", help="remove what is there and build anew")
-    doctor_parser = actions.add_parser("doctor", help="import each engine and say what is wrong with it")
+    doctor_parser = add_command(actions, "doctor", "import each engine and say what is wrong with it")
     doctor_parser.add_argument("names", nargs="*", metavar="NAME", help="what to examine (default: all that is there)")
     doctor_parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -55,8 +65,11 @@ def list_engines(as_json: bool) -> int:
         print(json.dumps([row.to_json() for row in rows], indent=2))
         return ExitCode.PASSED
     lines = [("ENGINE", "ENVIRONMENT", "DEVICE", "STATE", "WHAT")]
+    ready = {row.engine for row in rows if row.state == "ready"}
     for row in rows:
-        what = row.remedy or f"{_describe_versions(row.versions)}  {row.python}"
+        what = row.remedy or f"{row.python} ({_describe_versions(row.versions)})"
+        if row.state == "not installed" and row.engine in ready:
+            what = f"optional: {what}"
         lines.append((row.engine, row.environment, row.device, row.state, what))
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     for line in lines:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from specrunner.cli import add_command
 from specrunner.cli.selection import DEFAULT_PATH, add_path_argument, load_paths
 from specrunner.errors import ExitCode, UsageError
 from specrunner.words import escape_controls, plural
@@ -31,11 +32,11 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's own commands and their arguments."""
     commands = parser.add_subparsers(dest="golden_command", metavar="COMMAND", required=True)
-    status = commands.add_parser("status", help="the goldens that cases name, and those that none does")
-    review = commands.add_parser("review", help="go through the goldens that wait, one after the other")
-    accept = commands.add_parser("accept", help="accept the goldens that wait and fit a pattern")
-    reject = commands.add_parser("reject", help="delete the goldens that wait and fit a pattern")
-    prune = commands.add_parser("prune", help="delete the goldens that no case names")
+    status = add_command(commands, "status", "the goldens that cases name, and those that none does")
+    review = add_command(commands, "review", "go through the goldens that wait, one after the other")
+    accept = add_command(commands, "accept", "accept the goldens that wait and fit a pattern")
+    reject = add_command(commands, "reject", "delete the goldens that wait and fit a pattern")
+    prune = add_command(commands, "prune", "delete the goldens that no case names")
     for command in (accept, reject):
         command.add_argument("pattern", metavar="PATTERN", help="a part of a case's id, or a pattern with *")
     accept.add_argument("--reason", required=True, metavar="TEXT", help="why the numbers changed; kept in the golden")

@@ -22,6 +22,7 @@ SPEC = """\
 # A first spec. The model is a small English Llama that comes with specrunner's `hf` extra; it loads in a moment on any
 # machine. `specrunner run {path}` runs it; ask more of it (`cosine: 0.99999`), and see it fail.
 version: 1
+tags: [correctness] # `specrunner run -t correctness` runs what has the tag
 model: {{recipe: glass-0.8m}}
 reference: {{engine: hf, dtype: float32}} # what the engines are held against
 engines: [hf] # add vllm or sglang once `specrunner engines install` has installed them
@@ -52,24 +53,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the spec, and the schema for editors where there is none.
+    """Write the spec, and the schemas of specs and name maps for editors where there are none.
 
     Raises:
         UsageError: the spec is there already.
         ConfigurationError: it cannot be written.
     """
+    from specrunner.engines.name_map_mistakes import SCHEMA as MAP_SCHEMA_NAME
     from specrunner.spec.schema import SCHEMA_NAME, find_schema
 
     folder = Path(options.folder)
     spec = folder / SPEC_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        schema = place_schema(folder, SCHEMA_NAME)
-        text = SPEC.format(schema=os.path.relpath(schema, folder), path=spec)
+        schemas = {name: place_schema(folder, name) for name in (SCHEMA_NAME, MAP_SCHEMA_NAME)}
+        text = SPEC.format(schema=os.path.relpath(schemas[SCHEMA_NAME], folder), path=spec)
         with spec.open("x", encoding="utf-8") as stream:
             stream.write(text)
-        if not schema.exists():
-            schema.write_bytes(find_schema().read_bytes())
+        for name, schema in schemas.items():
+            if not schema.exists():
+                schema.write_bytes(find_schema(name).read_bytes())
     except FileExistsError as error:
         raise UsageError(f"{error.filename} is there already", help="name another folder, or remove it") from error
     except OSError as error:

@@ -25,7 +25,8 @@ examples:
   specrunner prove specs/llada2 --only variants --prompts 10 the variants alone, on ten more prompts a case
   specrunner prove --list                                    what there is to plant, and where it happened
 
-A fault that cases could see and none catches, and an alarm on a legitimate variant, exit with 1.
+A fault that cases could see and none catches, and an alarm on a legitimate variant, exit with 1. Faults and variants
+are planted in models of LLaDA2's architecture alone; where none applies, the command exits with 5.
 """
 
 
@@ -109,7 +110,8 @@ def list_faults(options: argparse.Namespace) -> int:
 
     for fault in (*FAULTS, *VARIANTS):
         if not options.engine or set(options.engine) & set(fault.engines):
-            print(f"{fault.name:34} {','.join(fault.engines):12} {fault.story}")
+            print(f"{fault.name:34} {','.join(fault.engines):21} {fault.story}")
             for dtype, reason in fault.invisible.items():
-                print(f"{'':34} {'':12} cannot be seen{'' if dtype == '*' else f' in {dtype}'}: {reason}")
+                print(f"{'':34} {'':21} cannot be seen{'' if dtype == '*' else f' in {dtype}'}: {reason}")
+    print("\nAll of them are planted in models of LLaDA2's architecture alone.")
     return ExitCode.PASSED

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from specrunner.spec.diagnostics import accepted_values
 from specrunner.spec.schema import END, SCHEMA_NAME, Schema, kind_of, load_schema, resolve_reference
+from specrunner.words import suggest
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -71,8 +72,9 @@ def explain(definition: str | None, value: Any, schema: str = SCHEMA_NAME) -> li
         value: what was written, or made up.
         schema: the schema's file name.
     """
-    root, errors = load_schema(schema), _validator(definition, schema).iter_errors(value)
-    return list(dict.fromkeys(finding for error in errors for finding in _translate(error, root)))
+    validator = _validator(definition, schema)
+    root: Any = validator.schema
+    return list(dict.fromkeys(one for error in validator.iter_errors(value) for one in _translate(error, root)))
 
 
 @cache
@@ -149,8 +151,11 @@ def _where(path: Path) -> str:
 
 
 def _missing_keys(error: ValidationError, path: Path, root: Schema) -> Iterator[Finding]:
+    known = _properties(error.schema)
+    unknown = [key for key in list(_any(error.instance))[:_MOST_ITEMS] if key not in known]
+    misspelt = {suggest(key, known) for key in unknown}  # which `_unknown_keys` says
     for key in _any(error.validator_value):
-        if key not in _any(error.instance):
+        if key not in _any(error.instance) and key not in misspelt:
             where = _where(path) or (" in this case" if path[:1] == ("cases",) and len(path) == 2 else "")
             schema = error.schema.get("properties", {}).get(key, {}) if isinstance(error.schema, dict) else {}
             schema = resolve_reference(schema["$ref"], root) if "$ref" in schema else schema
@@ -177,13 +182,14 @@ def _wrong_type(error: ValidationError, path: Path, root: Schema) -> Iterator[Fi
     elif "boolean" in kinds and str(error.instance).lower() in _SWITCHES:
         advice = f"write `{_SWITCHES[str(error.instance).lower()]}`: in YAML 1.2 only `true` and `false` are switches"
     elif "string" in kinds and found in ("integer", "number", "boolean"):
-        advice = "quote it"
+        is_rule = path[-2:-1] == ("tolerance",)
+        advice = "write a rule, e.g. `{cosine: 0.999}`" if is_rule else "quote it"
     elif "array" in kinds and found in ("string", "integer", "number"):
         advice = f"write a list: [{error.instance}]"
     elif found == "string" and kinds[0] in ("integer", "number"):
         advice = "write a number without quotes"
     elif found == "null":
-        advice = "give it a value, or remove it"
+        advice = "give it a value" if _is_required(error, path, root) else "give it a value, or remove it"
     if advice is None and "object" in kinds:
         example = next((one for one in _any(schema.get("examples", ())) if isinstance(one, dict)), None)
         if example is not None and isinstance(path[-1] if path else None, str):
@@ -191,6 +197,12 @@ def _wrong_type(error: ValidationError, path: Path, root: Schema) -> Iterator[Fi
         elif "properties" in schema:
             advice = accepted_values("", _properties(schema), "keys")
     yield Finding("wrong-type", f"{_name(path)} must be {expected}, not {got}", path, help=advice)
+
+
+def _is_required(error: ValidationError, path: Path, root: Schema) -> bool:
+    """Tell whether the mapping around a value needs its key."""
+    above = list(_steps(error, root))[-3:-2]
+    return bool(path and above and isinstance(above[0], dict) and path[-1] in above[0].get("required", ()))
 
 
 def _not_listed(error: ValidationError, path: Path, root: Schema) -> Iterator[Finding]:
@@ -249,7 +261,7 @@ def _out_of_range(error: ValidationError, path: Path, root: Schema) -> Iterator[
     }
     unit = error.schema.get("x-unit", "") if isinstance(error.schema, dict) else ""
     bound = f"{words[str(error.validator)]} {error.validator_value}"
-    advice = f"the unit is {unit}" if unit else None
+    advice = "1 is identical; e.g. 0.999" if "cosine" in path[-2:] else f"the unit is {unit}" if unit else None
     yield Finding("out-of-range", f"{_name(path)} must be {bound}, not {_show(error.instance)}", path, help=advice)
 
 

@@ -69,7 +69,8 @@ def select_cases(cases: Sequence[Case], selection: Selection) -> tuple[Case, ...
         left = [case for case in left if wanted.intersection(case.tags)]
         if not left:
             tags = " or ".join(f"`{tag}`" for tag in selection.tags)
-            raise NothingVerified(f"no case has the tag {tags}", help=accepted_values(selection.tags[0], known, "tags"))
+            advice = accepted_values(selection.tags[0], known, "tags") if known else "no case has any tag"
+            raise NothingVerified(f"no case has the tag {tags}", help=advice)
     if selection.keywords is not None:
         matches = compile_keywords(selection.keywords)
         left = [case for case in left if matches(_names(case))]

@@ -178,4 +178,8 @@ def test_reporters_are_closed_when_the_run_breaks_off(monkeypatch: pytest.Monkey
 
 def test_the_registry_is_listed_without_running_anything(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prove", "--list"]) == 0
-    assert "vllm#12002" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "vllm#12002" in out
+    assert out.endswith("\nAll of them are planted in models of LLaDA2's architecture alone.\n")
+    lines = [line for line in out.split("\n\n")[0].splitlines() if not line.startswith(" ")]
+    assert {(line[34], line[56]) for line in lines} == {(" ", " ")}, "no name leaves its column"

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import sys
 import venv
@@ -12,6 +13,7 @@ from specrunner.environments import doctor, inventory
 from specrunner.environments.doctor import compare_packages, examine_build, examine_driver, examine_lock
 from specrunner.environments.interpreters import MARK, Environment, environment_folder, site_folders
 from specrunner.environments.inventory import find_examinations, take_inventory
+from specrunner.environments.locks import list_locks
 from specrunner.errors import UsageError
 
 CPU = {"version": "2.0+cpu", "cuda": None, "available": False, "devices": [], "problem": ""}
@@ -221,6 +223,21 @@ class TestCommands:
         assert line.split()[:4] == ["toy", "toy-cpu", "cpu", "ready"]
         assert main(["engines", "list", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)[0]["state"] == "ready"
+
+    def test_list_calls_optional_what_an_engine_runs_without(self, lock, make_lock, engines, capsys, monkeypatch):
+        make_lock("toy-cuda", "alpha==1.0")
+        stated = Capabilities(dtypes={}, packages=("no_such_package",), environments=("toy-cpu", "toy-cuda"))
+        monkeypatch.setattr(ToyEngine, "capabilities", lambda: stated)
+        assert main(["engines", "list"]) == 0
+        ready, other = sorted(capsys.readouterr().out.splitlines()[1:])
+        assert "/bin/python (" in ready
+        assert "optional: specrunner engines install toy-cuda" in other
+
+    def test_the_help_of_install_names_every_flavour(self, capsys):
+        names = [lock.name for lock in list_locks().values()]
+        assert main(["engines", "install", "--help"]) == 0
+        words = re.findall(r"[\w-]+", capsys.readouterr().out.split("Flavours:")[1].split(".")[0])
+        assert sorted({*words} - {"and"}) == sorted(names)
 
     def test_install_of_what_is_there(self, lock, engines, capsys):
         assert main(["engines", "install", "toy"]) == 0

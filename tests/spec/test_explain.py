@@ -74,6 +74,15 @@ def explain_case(fields: dict[str, Any]) -> list[Finding]:
             False,
             "give it a value, or remove it",
         ),
+        ({"name": None}, "wrong-type", "`name` must be text, not nothing", False, "give it a value"),
+        ({"xfail": {"reason": None}}, "wrong-type", "`reason` must be text, not nothing", False, "give it a value"),
+        (
+            {"tolerance": {"logits": 0.999}},
+            "wrong-type",
+            "`logits` must be text or a mapping, not a number",
+            False,
+            "write a rule, e.g. `{cosine: 0.999}`",
+        ),
         (
             {"timeout": "5"},
             "wrong-type",
@@ -152,6 +161,20 @@ def explain_case(fields: dict[str, Any]) -> list[Finding]:
             False,
             "the unit is tokens",
         ),
+        (
+            {"tolerance": {"logits": {"cosine": 1.5}}},
+            "out-of-range",
+            "`cosine` must be at most 1, not `1.5`",
+            False,
+            "1 is identical; e.g. 0.999",
+        ),
+        (
+            {"tolerance": {"logits": {"cosine": {"min": 1.5}}}},
+            "out-of-range",
+            "`min` must be at most 1, not `1.5`",
+            False,
+            "1 is identical; e.g. 0.999",
+        ),
         # sizes
         (
             {"prompt": {}},
@@ -224,6 +247,22 @@ def test_the_whole_file_has_no_name() -> None:
     assert (found.message, found.help) == ("`version` must be `1`, not `true`", "write `1`")
     (found,) = explain(None, {"version": 1, "cases": [{}]})
     assert (found.message, found.path) == ("key `name` is missing in this case", ("cases", 0))
+
+
+def test_a_misspelt_key_is_not_missing_too() -> None:
+    (found,) = explain(None, {"version": 1, "cases": [{"nam": "one"}]})
+    assert (found.code, found.help) == ("unknown-key", "did you mean `name`?")
+    (found,) = explain("case", {"nam": "one"})
+    assert found.code == "unknown-key"
+    found, other = explain(None, {"version": 1, "cases": [{"zzz": "one"}]})
+    assert {found.code, other.code} == {"missing-key", "unknown-key"}
+
+
+def test_an_empty_value_of_a_definition_is_told() -> None:
+    (found,) = explain("case", {"name": "one", "prompt": {"messages": None}})
+    assert found.help == "give it a value, or remove it"
+    (found,) = explain("case", {"name": None})
+    assert found.help == "give it a value"
 
 
 def test_what_is_valid_needs_no_word() -> None:

@@ -142,6 +142,12 @@ def test_an_unknown_parameter_is_a_usage_error() -> None:
     assert "did you mean `dtype`?" in raised.value.help
 
 
+def test_where_no_case_has_a_tag_none_is_listed() -> None:
+    with pytest.raises(NothingVerified, match="no case has the tag `fast`") as raised:
+        select_cases([make("capital")], Selection(tags=("fast",)))
+    assert raised.value.help == "no case has any tag"
+
+
 @pytest.mark.parametrize(
     ("selection", "message", "help"),
     [
