@@ -109,7 +109,7 @@ def find_missing_evidence(checks: Sequence[CheckResult]) -> Failure | None:
     missing = [check for check in failed if check.rule == "evidence"]
     if not missing or len(missing) < len(failed):
         return None
-    return Failure("missing-evidence", f"{missing[0].subject}: {missing[0].message}")
+    return Failure("missing-evidence", missing[0].told)
 
 
 def settle_verdict(planned: PlannedCase, checks: Sequence[CheckResult], failure: Failure | None) -> Verdict:

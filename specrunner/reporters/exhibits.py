@@ -67,7 +67,7 @@ def describe_diagnosis(diagnosis: Diagnosis | None, palette: Palette) -> list[st
 def describe_trends(checks: Sequence[CheckResult], palette: Palette) -> list[str]:
     """Return what the checks that do not gate saw, one line each."""
     told = [check for check in checks if not check.gates and check.message]
-    return [f"{palette.paint('trend', 'dim')}  {escape_line(f'{one.subject}: {one.message}')}" for one in told]
+    return [f"{palette.paint('trend', 'dim')}  {escape_line(one.told)}" for one in told]
 
 
 def _window(place: int, length: int) -> int:

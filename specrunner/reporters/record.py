@@ -341,7 +341,7 @@ def _message_of(verdict: Verdict, checks: tuple[CheckResult, ...], failure: Fail
     if failure is not None:
         return f"{failure.role}: {failure.message}" if failure.role else failure.message
     first = next((check for check in checks if check.fails), None)
-    return f"{first.subject}: {first.message}" if first else str(verdict)
+    return first.told if first else str(verdict)
 
 
 def utc_text(seconds: float) -> str:
