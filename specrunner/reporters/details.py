@@ -52,12 +52,13 @@ def paint_label(verdict: Verdict, palette: Palette) -> str:
     return palette.paint(f"{LABELS[verdict]:<5}", VERDICT_STYLES[verdict])
 
 
-def describe_case(record: CaseRecord, palette: Palette = PLAIN) -> list[str]:
+def describe_case(record: CaseRecord, palette: Palette = PLAIN, *, repeats: bool = True) -> list[str]:
     """Return why a case is not green, without its heading; every line is safe to print.
 
     Args:
         record: the case.
         palette: how to paint.
+        repeats: say how many repeats failed; the case's message, where it stands above, begins with that.
     """
     lines = [f"at {escape_line(record.where)}", *describe_sides(record, palette), ""]
     if record.verdict is Verdict.XPASSED:
@@ -65,7 +66,7 @@ def describe_case(record: CaseRecord, palette: Palette = PLAIN) -> list[str]:
     elif record.failure is not None:
         lines += [*describe_failure(record.failure, palette, _LOG_LINES), ""]
     if record.first_failed is not None:
-        lines += [*describe_divergence(record, record.first_failed, palette), ""]
+        lines += [*describe_divergence(record, record.first_failed, palette, repeats=repeats), ""]
     return [*lines, f"again  {escape_line(record.command)}"]
 
 
@@ -98,13 +99,18 @@ def describe_failure(failure: Failure, palette: Palette, log_lines: int) -> list
 
 
 def describe_divergence(
-    record: CaseRecord, first: CheckResult, palette: Palette, most_rows: int = _GROWTH_ROWS
+    record: CaseRecord,
+    first: CheckResult,
+    palette: Palette,
+    most_rows: int = _GROWTH_ROWS,
+    *,
+    repeats: bool = True,
 ) -> list[str]:
     """Return the first thing in model order that went wrong, its numbers, and what came of it."""
     where = f" against the golden {first.measurements.get('golden', '')}".rstrip() if first.against == "golden" else ""
     where += f", {first.location}" if first.location else ""
     where += f", repeat {first.repeat} of {record.repeat}" if record.repeat > 1 else ""
-    told = describe_repeats(find_failed_repeats(record.checks), record.repeat)
+    told = describe_repeats(find_failed_repeats(record.checks), record.repeat) if repeats else ""
     telling = select_telling(record.checks)
     checks = select_side(telling)
     lines = [

@@ -52,7 +52,7 @@ def annotate_case(case: CaseRecord) -> str:
         "title": escape_line(case.id),
     }
     shown = ",".join(f"{name}={escape_property(text)}" for name, text in properties.items())
-    message = "\n".join([escape_line(case.message), *describe_case(case)])
+    message = "\n".join([escape_line(case.message), *describe_case(case, repeats=False)])
     return f"::error {shown}::{escape_data(message)}"
 
 

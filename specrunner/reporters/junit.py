@@ -114,7 +114,7 @@ def _build_case(case: CaseRecord) -> Any:
 
     built = junit_xml.TestCase(escape_line(case.id), classname=escape_line(_dotted(case.suite)))
     message = escape_line(case.message) or str(case.verdict)
-    body = "\n".join([message, *(f" {line}".rstrip() for line in describe_case(case))])
+    body = "\n".join([message, *(f" {line}".rstrip() for line in describe_case(case, repeats=False))])
     if case.verdict in _FAILURES:
         rule = case.first_failed.rule if case.first_failed and case.verdict is Verdict.FAILED else str(case.verdict)
         built.add_failure_info(message, body, escape_line(rule))
