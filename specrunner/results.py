@@ -70,11 +70,11 @@ class CheckResult:
         """Whether this check alone makes the case fail."""
         return self.gates and not self.passed and not self.inconclusive
 
-    @property
-    def told(self) -> str:
-        """What it says in one line: of what, against what where that is a golden, and the message."""
-        side = " against the golden" if self.against == "golden" and self.subject != "golden" else ""
-        return f"{self.subject}{side}: {self.message}"
+
+def tell_check(check: CheckResult) -> str:
+    """Return what a check says in one line: of what, against what where that is a golden, and the message."""
+    side = " against the golden" if check.against == "golden" and check.subject != "golden" else ""
+    return f"{check.subject}{side}: {check.message}"
 
 
 def find_failed_repeats(checks: Sequence[CheckResult]) -> list[int]:
@@ -212,4 +212,4 @@ class CaseResult:
             return role + self.failure.message
         check = self.first_failed or next((check for check in self.checks if check.inconclusive), None)
         told = describe_repeats(find_failed_repeats(self.checks), self.case.repeat)
-        return f"{told}{check.told}" if check else ""
+        return f"{told}{tell_check(check)}" if check else ""

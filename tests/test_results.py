@@ -15,6 +15,7 @@ from specrunner.results import (
     find_side,
     select_side,
     select_telling,
+    tell_check,
 )
 from tests.reporters.builders import make_case, make_check, make_result
 
@@ -87,4 +88,4 @@ def test_the_message_names_the_golden() -> None:
         "logits against the golden: 3 of 64 elements differ by more than the tolerance"
     )
     missing = CheckResult("golden", "evidence", False, "it is not there", {}, against="golden")
-    assert missing.told == "golden: it is not there"
+    assert tell_check(missing) == "golden: it is not there"
