@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from specrunner.engines.registry import find_engine
 from specrunner.plan.model import Plan, PlannedCase
 from specrunner.requests import Evidence
-from specrunner.results import CaseResult, Verdict, select_telling
+from specrunner.results import CaseResult, Verdict, find_side, select_side, select_telling
 from specrunner.sessions.captures import StoredCapture
 from specrunner.sessions.executor import Answer, Executor
 
@@ -61,6 +61,8 @@ class Diagnoser:
             return False
         if not result.diagnosis.growth or not isinstance(reference, StoredCapture):
             return False
+        if find_side(select_telling(result.checks)) == "golden":  # a reference with which it agrees tells nothing
+            return False
         if not self._unjudged[session] or self._asked[session] >= MOST_DIAGNOSED:
             return False
         opened = _Open(planned, result, reference)
@@ -90,7 +92,8 @@ class Diagnoser:
 
         result = opened.result
         assert result.diagnosis is not None
-        diagnosis = add_local_errors(result.diagnosis, opened.led, opened.reference, select_telling(result.checks))
+        checks = select_side(select_telling(result.checks))
+        diagnosis = add_local_errors(result.diagnosis, opened.led, opened.reference, checks)
         return opened.planned, replace(opened.result, diagnosis=diagnosis)
 
     def close(self, planned: PlannedCase) -> None:

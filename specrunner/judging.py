@@ -11,7 +11,7 @@ from typing import Any
 
 from specrunner.errors import EngineError
 from specrunner.plan.model import OWN_ROLES, PlannedCase, select_repeat, split_role
-from specrunner.results import CheckResult, Failure, Verdict, find_failed_repeats
+from specrunner.results import CheckResult, Failure, Verdict, find_failed_repeats, tell_check
 from specrunner.sessions.captures import StoredCapture
 from specrunner.spec.model import Benchmark, Case
 
@@ -109,7 +109,7 @@ def find_missing_evidence(checks: Sequence[CheckResult]) -> Failure | None:
     missing = [check for check in failed if check.rule == "evidence"]
     if not missing or len(missing) < len(failed):
         return None
-    return Failure("missing-evidence", f"{missing[0].subject}: {missing[0].message}")
+    return Failure("missing-evidence", tell_check(missing[0]))
 
 
 def settle_verdict(planned: PlannedCase, checks: Sequence[CheckResult], failure: Failure | None) -> Verdict:

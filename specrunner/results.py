@@ -71,6 +71,12 @@ class CheckResult:
         return self.gates and not self.passed and not self.inconclusive
 
 
+def tell_check(check: CheckResult) -> str:
+    """Return what a check says in one line: of what, against what where that is a golden, and the message."""
+    side = " against the golden" if check.against == "golden" and check.subject != "golden" else ""
+    return f"{check.subject}{side}: {check.message}"
+
+
 def find_failed_repeats(checks: Sequence[CheckResult]) -> list[int]:
     """Return the repeats of a case in which a check failed, ascending."""
     return sorted({check.repeat for check in checks if check.fails})
@@ -78,8 +84,22 @@ def find_failed_repeats(checks: Sequence[CheckResult]) -> list[int]:
 
 def select_telling(checks: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
     """Return the checks of one repeat, the first that failed, or else the first; and what compares all repeats."""
-    telling = next(iter(find_failed_repeats(checks)), 1)
+    telling = next((check.repeat for check in checks if check.fails), 1)
     return tuple(check for check in checks if check.repeat in (telling, ALL_REPEATS))
+
+
+def find_side(checks: Sequence[CheckResult]) -> str:
+    """Return what the first failed check was held against, `reference` or `golden`; without one, the first check."""
+    return next((check.against for check in sorted(checks, key=lambda one: not one.fails) if check.against), "")
+
+
+def select_side(checks: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
+    """Return the checks against what the first failed one was held against, and those that need no other side.
+
+    Numbers against a reference and against a golden are two comparisons, and are never told as one.
+    """
+    side = find_side(checks)
+    return tuple(check for check in checks if check.against in (side, ""))
 
 
 def describe_repeats(failed: Sequence[int], repeats: int) -> str:
@@ -192,4 +212,4 @@ class CaseResult:
             return role + self.failure.message
         check = self.first_failed or next((check for check in self.checks if check.inconclusive), None)
         told = describe_repeats(find_failed_repeats(self.checks), self.case.repeat)
-        return f"{told}{check.subject}: {check.message}" if check else ""
+        return f"{told}{tell_check(check)}" if check else ""

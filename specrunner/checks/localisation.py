@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specrunner.checks.measurements import encode_number
-from specrunner.results import CheckResult, Diagnosis
+from specrunner.results import CheckResult, Diagnosis, select_side
 from specrunner.spec.tensor_names import TEMPLATES, model_order
 
 CLEAN = 0.1
@@ -34,7 +34,7 @@ _CULPRITS = {
 
 
 def diagnose(checks: Sequence[CheckResult]) -> Diagnosis | None:
-    """Read a failing case's checks.
+    """Read a failing case's checks against what the first failed one was held against.
 
     Args:
         checks: in model order.
@@ -42,9 +42,8 @@ def diagnose(checks: Sequence[CheckResult]) -> Diagnosis | None:
     Returns:
         The diagnosis; None when no check on a tensor was made.
     """
+    checks = select_side(checks)
     tensors = [check for check in checks if model_order(check.subject)[2] < len(TEMPLATES) and check.rule != "evidence"]
-    sides = [[check for check in tensors if check.against == side] for side in ("reference", "golden")]
-    tensors = next((side for side in sides if any(check.fails for check in side)), sides[0])
     if not tensors:
         return None
     growth = _trace_growth(tensors)

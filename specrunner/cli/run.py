@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from specrunner.cli.selection import add_selection_arguments, select_cases
 from specrunner.config import Settings, load_settings
-from specrunner.errors import ConfigurationError, ExitCode, UsageError
+from specrunner.errors import ConfigurationError, ExitCode, NothingVerified, SpecError, UsageError
 from specrunner.golden.store import refuse_under_ci
 from specrunner.launch import apply_repeat, apply_timeout, join_cluster, make_options
 from specrunner.spec.model import Case
@@ -75,7 +75,12 @@ def run(options: argparse.Namespace) -> int:
     settings = load_settings(vars(options), os.environ, Path.cwd())
     if options.update_goldens:
         refuse_under_ci("`--update-goldens`", os.environ)
-    cases: Sequence[Case] = select_cases(options, settings.no_cases, settings.timeout)
+    try:
+        cases: Sequence[Case] = select_cases(options, settings.no_cases, settings.timeout)
+    except (SpecError, NothingVerified) as error:
+        if not options.plan:
+            report_refusal(settings, error)
+        raise
     nothing = ExitCode.PASSED
     if options.failed and cases:
         cases = keep_unverified(cases)
@@ -153,6 +158,32 @@ def report_nothing(settings: Settings, exit_code: ExitCode) -> int:
         reporter.handle(RunFinished(0.0, False, int(exit_code)))
         reporter.close()
     return settle_exit(exit_code, reporters)
+
+
+def report_refusal(settings: Settings, error: SpecError | NothingVerified) -> None:
+    """Tell CI why no case ran: an annotation for each problem on GitHub, and the JUnit report.
+
+    A report that cannot be written is said to be, and the exit status stays that of `error`.
+    """
+    from specrunner.files import cannot_write, write_atomically
+    from specrunner.reporters.problems import list_problems
+
+    problems = list_problems(error)
+    if settings.output_format == "github":
+        from specrunner.reporters.console import Console
+        from specrunner.reporters.github import annotate_problem
+
+        console = Console(sys.stderr if settings.json == "-" else sys.stdout)
+        for problem in problems:
+            console.print(annotate_problem(problem))
+    if settings.junit_xml:
+        from specrunner.reporters.junit import JunitReporter, render_problems
+
+        path = Path(settings.junit_xml)
+        try:
+            write_atomically(path, render_problems(problems, ("specrunner", *sys.argv[1:])))
+        except OSError as reason:
+            print(f"error: {cannot_write(path, JunitReporter.what, reason).message}", file=sys.stderr)
 
 
 def make_reporters(settings: Settings, last_run: Path | None) -> list[Reporter]:

@@ -12,6 +12,8 @@ from specrunner.reporters.evidence import (
     GrowthRow,
     count_later_failures,
     describe_facts,
+    describe_golden,
+    describe_golden_failures,
     trace_growth,
 )
 from specrunner.reporters.exhibits import describe_diagnosis, describe_exhibits, describe_trends
@@ -19,7 +21,15 @@ from specrunner.reporters.margins import describe_worst, find_margins
 from specrunner.reporters.record import CaseRecord, EngineRecord
 from specrunner.reporters.style import PLAIN, VERDICT_STYLES, Palette
 from specrunner.reporters.wording import format_number
-from specrunner.results import CheckResult, Failure, Verdict, describe_repeats, find_failed_repeats, select_telling
+from specrunner.results import (
+    CheckResult,
+    Failure,
+    Verdict,
+    describe_repeats,
+    find_failed_repeats,
+    select_side,
+    select_telling,
+)
 from specrunner.words import plural
 
 LABELS: dict[Verdict, str] = {
@@ -42,12 +52,13 @@ def paint_label(verdict: Verdict, palette: Palette) -> str:
     return palette.paint(f"{LABELS[verdict]:<5}", VERDICT_STYLES[verdict])
 
 
-def describe_case(record: CaseRecord, palette: Palette = PLAIN) -> list[str]:
+def describe_case(record: CaseRecord, palette: Palette = PLAIN, *, repeats: bool = True) -> list[str]:
     """Return why a case is not green, without its heading; every line is safe to print.
 
     Args:
         record: the case.
         palette: how to paint.
+        repeats: say how many repeats failed; the case's message, where it stands above, begins with that.
     """
     lines = [f"at {escape_line(record.where)}", *describe_sides(record, palette), ""]
     if record.verdict is Verdict.XPASSED:
@@ -55,12 +66,12 @@ def describe_case(record: CaseRecord, palette: Palette = PLAIN) -> list[str]:
     elif record.failure is not None:
         lines += [*describe_failure(record.failure, palette, _LOG_LINES), ""]
     if record.first_failed is not None:
-        lines += [*describe_divergence(record, record.first_failed, palette), ""]
+        lines += [*describe_divergence(record, record.first_failed, palette, repeats=repeats), ""]
     return [*lines, f"again  {escape_line(record.command)}"]
 
 
 def describe_sides(record: CaseRecord, palette: Palette) -> list[str]:
-    """Return model, prompt, candidate and reference, one line each."""
+    """Return model, prompt, candidate, reference and golden, one line each."""
     asked = ("prompt", describe_prompt(record.prompt))
     if record.benchmark is not None:
         asked = ("benchmark", describe_benchmark(record.benchmark))
@@ -68,6 +79,8 @@ def describe_sides(record: CaseRecord, palette: Palette) -> list[str]:
     pairs.append(("candidate", _describe_side(record.candidate)))
     if record.reference is not None:
         pairs.append(("reference", _describe_side(record.reference)))
+    golden = describe_golden(record.checks)
+    pairs += [("golden", golden)] if golden else []
     return [f"{palette.paint(f'{name:<9}', 'dim')}  {escape_line(text)}" for name, text in pairs]
 
 
@@ -86,16 +99,23 @@ def describe_failure(failure: Failure, palette: Palette, log_lines: int) -> list
 
 
 def describe_divergence(
-    record: CaseRecord, first: CheckResult, palette: Palette, most_rows: int = _GROWTH_ROWS
+    record: CaseRecord,
+    first: CheckResult,
+    palette: Palette,
+    most_rows: int = _GROWTH_ROWS,
+    *,
+    repeats: bool = True,
 ) -> list[str]:
     """Return the first thing in model order that went wrong, its numbers, and what came of it."""
-    where = f", {escape_line(first.location)}" if first.location else ""
+    where = f" against the golden {first.measurements.get('golden', '')}".rstrip() if first.against == "golden" else ""
+    where += f", {first.location}" if first.location else ""
     where += f", repeat {first.repeat} of {record.repeat}" if record.repeat > 1 else ""
-    told = describe_repeats(find_failed_repeats(record.checks), record.repeat)
-    checks = select_telling(record.checks)
+    told = describe_repeats(find_failed_repeats(record.checks), record.repeat) if repeats else ""
+    telling = select_telling(record.checks)
+    checks = select_side(telling)
     lines = [
         f"{palette.paint(escape_line(first.subject), 'bold')} is the first that went wrong"
-        f"  {palette.paint(f'({escape_line(first.rule)}{where})', 'dim')}",
+        f"  {palette.paint(f'({escape_line(first.rule + where)})', 'dim')}",
         f"  {palette.paint(escape_line(first.message), 'bad')}",
     ]
     lines = [palette.paint(told.removesuffix(": "), "bad"), *lines] if told else lines
@@ -103,12 +123,14 @@ def describe_divergence(
     numbers += [("judged", str(margin)) for margin in find_margins(first)]
     numbers.append(("worst", " · ".join(describe_worst(first.measurements))))
     lines += [f"  {line}" for line in _tabulate(numbers, palette)]
-    lines += [f"  {line}" for line in describe_token_window(first.measurements, palette)]
+    lines += [f"  {line}" for line in describe_token_window(first, palette)]
     lines += [f"  {line}" for line in describe_exhibits(first, palette)]
     failed, later = count_later_failures(checks)
     if later:
         lines.append(f"{failed} of {plural(later, 'later check')} failed too" if failed else "no later check failed")
-    lines += describe_trends(checks, palette)
+    golden = describe_golden_failures(telling)
+    lines += [golden] if golden else []
+    lines += describe_trends(telling, palette)
     findings = describe_diagnosis(record.diagnosis, palette)
     if findings:
         lines += ["", *findings]
@@ -127,8 +149,9 @@ def describe_numbers(check: CheckResult, palette: Palette) -> list[str]:
     return _tabulate(pairs, palette)
 
 
-def describe_token_window(measurements: Mapping[str, Any], palette: Palette) -> list[str]:
-    """Return the token ids around the first mismatch, candidate under reference, the mismatch marked."""
+def describe_token_window(check: CheckResult, palette: Palette) -> list[str]:
+    """Return the token ids around the first mismatch, candidate under reference or golden, the mismatch marked."""
+    measurements = check.measurements
     windows = [measurements.get(f"{side}_window") for side in ("reference", "candidate")]
     position = measurements.get("first_mismatch")
     start = measurements.get("window_start")
@@ -139,12 +162,12 @@ def describe_token_window(measurements: Mapping[str, Any], palette: Palette) -> 
     rows = [row + ["end"] * (len(row) < length) + [""] * (length - len(row) - 1) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(length)]
     lines = [palette.paint(f"token ids from position {start}", "dim")]
-    for side, row in zip(("reference", "candidate"), rows, strict=True):
+    for side, row in zip((check.against or "reference", "candidate"), rows, strict=True):
         cells = [text.rjust(width) for text, width in zip(row, widths, strict=True)]
         if 0 <= position - start < length:
             marked = position - start
-            cells[marked] = palette.paint(f"[{cells[marked]}]", "good" if side == "reference" else "bad")
-        lines.append(f"{palette.paint(side, 'dim')}  {'  '.join(cells)}".rstrip())
+            cells[marked] = palette.paint(f"[{cells[marked]}]", "bad" if side == "candidate" else "good")
+        lines.append(f"{palette.paint(f'{side:<9}', 'dim')}  {'  '.join(cells)}".rstrip())
     return lines
 
 

@@ -14,9 +14,11 @@ from specrunner.reporters.details import (
     paint_label,
 )
 from specrunner.reporters.escape import escape_line
+from specrunner.reporters.evidence import describe_golden
 from specrunner.reporters.record import CaseRecord, EngineRecord, RunRecord
 from specrunner.reporters.style import Palette
 from specrunner.reporters.wording import describe_counts, format_number, format_seconds
+from specrunner.results import CheckResult
 from specrunner.words import plural
 
 _ALL_LINES = 10_000
@@ -57,12 +59,15 @@ def describe_everything(case: CaseRecord, run: RunRecord, palette: Palette) -> l
     if case.reference is not None:
         title = f"REFERENCE {escape_line(case.reference.label)}"
         lines += _section(title, _describe_side(case.reference), palette)
+    golden = describe_golden(case.checks)
+    lines += _section("GOLDEN", [escape_line(golden)] if golden else [], palette)
     if case.failure is not None:
         lines += _section("CAUSE", describe_failure(case.failure, palette, _ALL_LINES), palette)
     first = case.first_failed
     if first is not None:
         lines += _section("FIRST DIVERGENCE", describe_divergence(case, first, palette, _ALL_LINES), palette)
-    lines += _section("CHECKS, in model order", _describe_checks(case, palette), palette)
+    for title, checks in _group_checks(case.checks):
+        lines += _section(f"CHECKS{title}, in model order", _describe_checks(case, checks, palette), palette)
     return [*lines, "", f"again  {escape_line(case.command)}"]
 
 
@@ -72,9 +77,17 @@ def _describe_run(run: RunRecord) -> str:
     return f"run of {escape_line(run.started_at)}{took}{end}: {escape_line(shlex.join(run.command))}"
 
 
-def _describe_checks(case: CaseRecord, palette: Palette) -> list[str]:
+def _group_checks(checks: Sequence[CheckResult]) -> list[tuple[str, list[CheckResult]]]:
+    """Return the checks by what the candidate was held against; one group without a title where there is no golden."""
+    if all(check.against != "golden" for check in checks):
+        return [("", list(checks))]
+    titles = {"reference": " against the reference", "golden": " against the golden", "": " of the candidate alone"}
+    return [(title, [check for check in checks if check.against == side]) for side, title in titles.items()]
+
+
+def _describe_checks(case: CaseRecord, checks: Sequence[CheckResult], palette: Palette) -> list[str]:
     lines = []
-    for check in case.checks:
+    for check in checks:
         word = (
             palette.paint("FAIL", "bad") if check.fails else palette.paint("ok  " if check.passed else "note", "good")
         )
@@ -84,9 +97,9 @@ def _describe_checks(case: CaseRecord, palette: Palette) -> list[str]:
         if check.message:
             lines.append(f"       {escape_line(check.message)}")
         lines += [f"       {line}" for line in describe_numbers(check, palette)]
-    if case.checks:
-        failed = sum(check.fails for check in case.checks)
-        lines.append(f"{failed} of {plural(len(case.checks), 'check')} failed")
+    if checks:
+        failed = sum(check.fails for check in checks)
+        lines.append(f"{failed} of {plural(len(checks), 'check')} failed")
     return lines
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from specrunner.results import CheckResult
+from specrunner.results import CheckResult, find_side
+from specrunner.words import plural
 
 _STREAM = re.compile(r"embeddings|layers\.\d+\.output|final_norm|logits|passes\.\d+\.logits")
 """Tensors that every error passes through: the residual stream after each layer, and what comes of it."""
@@ -45,11 +46,25 @@ def count_later_failures(checks: Sequence[CheckResult]) -> tuple[int, int]:
     return sum(check.fails for check in later), len(later)
 
 
+def describe_golden_failures(checks: Sequence[CheckResult]) -> str:
+    """Return how many checks against the golden failed where one against the reference failed before, or ""."""
+    kept = [check for check in checks if check.against == "golden"]
+    failed = 0 if find_side(checks) == "golden" else sum(check.fails for check in kept)
+    return f"{failed} of {plural(len(kept), 'check')} against the golden failed too" if failed else ""
+
+
+def describe_golden(checks: Sequence[CheckResult]) -> str:
+    """Return which golden a case was held against, when it was made, and whether it is another device's, or ""."""
+    found = next((check.measurements for check in checks if check.against == "golden"), {})
+    named = (found.get(name) for name in ("golden", "golden_date", "golden_fallback"))
+    return "  ".join(str(text) for text in named if text)
+
+
 def trace_growth(checks: Sequence[CheckResult], most: int) -> list[GrowthRow]:
     """Return how the error grows from the embeddings to the logits.
 
     Args:
-        checks: a case's checks in model order.
+        checks: a case's checks against one side, in model order.
         most: how many rows to keep; those around the first failure and both ends stay.
 
     Returns:

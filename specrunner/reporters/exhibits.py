@@ -8,7 +8,7 @@ from typing import Any
 from specrunner.reporters.escape import escape_line
 from specrunner.reporters.style import Palette
 from specrunner.reporters.wording import format_number
-from specrunner.results import CheckResult, Diagnosis
+from specrunner.results import CheckResult, Diagnosis, tell_check
 
 _MATRIX_SIDE = 40
 _ROWS = 4
@@ -67,7 +67,7 @@ def describe_diagnosis(diagnosis: Diagnosis | None, palette: Palette) -> list[st
 def describe_trends(checks: Sequence[CheckResult], palette: Palette) -> list[str]:
     """Return what the checks that do not gate saw, one line each."""
     told = [check for check in checks if not check.gates and check.message]
-    return [f"{palette.paint('trend', 'dim')}  {escape_line(f'{one.subject}: {one.message}')}" for one in told]
+    return [f"{palette.paint('trend', 'dim')}  {escape_line(tell_check(one))}" for one in told]
 
 
 def _window(place: int, length: int) -> int:

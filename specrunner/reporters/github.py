@@ -7,6 +7,7 @@ from specrunner.reporters.details import describe_case
 from specrunner.reporters.escape import escape_line
 from specrunner.reporters.files import FileReporter
 from specrunner.reporters.markdown import render_summary
+from specrunner.reporters.problems import Problem
 from specrunner.reporters.record import CaseRecord, RunRecord
 from specrunner.reporters.terminal import BAD, TerminalReporter
 
@@ -51,7 +52,16 @@ def annotate_case(case: CaseRecord) -> str:
         "title": escape_line(case.id),
     }
     shown = ",".join(f"{name}={escape_property(text)}" for name, text in properties.items())
-    message = "\n".join([escape_line(case.message), *describe_case(case)])
+    message = "\n".join([escape_line(case.message), *describe_case(case, repeats=False)])
+    return f"::error {shown}::{escape_data(message)}"
+
+
+def annotate_problem(problem: Problem) -> str:
+    """Return the workflow command that puts why nothing ran at the spec's line, where it is the spec's fault."""
+    place = {"file": escape_line(problem.path), "line": str(problem.line), "col": str(problem.column)}
+    properties = {**(place if problem.path else {}), "title": escape_line(problem.code)}
+    shown = ",".join(f"{name}={escape_property(text)}" for name, text in properties.items())
+    message = "\n".join(filter(None, (escape_line(problem.message), escape_line(problem.help))))
     return f"::error {shown}::{escape_data(message)}"
 
 

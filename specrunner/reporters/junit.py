@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import platform
 import shlex
+import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from specrunner.reporters.details import describe_case
 from specrunner.reporters.escape import escape_line, escape_text
 from specrunner.reporters.evidence import describe_facts
 from specrunner.reporters.files import FileReporter
-from specrunner.reporters.record import Attempt, CaseRecord, RunRecord
+from specrunner.reporters.problems import Problem
+from specrunner.reporters.record import Attempt, CaseRecord, RunRecord, utc_text
 from specrunner.results import Verdict
+from specrunner.secrets import own_redactor
 
 _FAILURES = (Verdict.FAILED, Verdict.XPASSED)
 
@@ -43,27 +46,62 @@ def render_junit(run: RunRecord) -> bytes:
     for name, cases in suites.items():
         root.append(_build_suite(name, cases, run.started_at, run_facts))
     root.set("time", _show_time(run.seconds or 0.0))
+    return _serialize(root)
+
+
+def render_problems(problems: Iterable[Problem], command: Sequence[str]) -> bytes:
+    """Return the JUnit report of a run that did not begin: one suite a spec file, one `<error>` testcase a problem.
+
+    What is no spec's fault, such as an empty selection, is an error, too: a dashboard shows a suite without a testcase
+    as green, or not at all.
+    """
+    import junit_xml
+
+    suites: dict[str, list[Any]] = {}
+    for problem in problems:
+        place = escape_line(problem.path) or "specrunner"
+        built = junit_xml.TestCase(escape_line(problem.name), classname=place)
+        built.add_error_info(escape_line(problem.message), escape_text(problem.text), escape_line(problem.code))
+        suites.setdefault(place, []).append(built)
+    root = ElementTree.Element("testsuites", {"name": "specrunner"})
+    started_at = utc_text(time.time())
+    facts = {"command": own_redactor().redact(" ".join(command))}
+    for name, built in suites.items():
+        element = _build_element(name, built, started_at, facts)
+        for timed in (element, *element.iterfind("testcase")):
+            timed.set("time", _show_time(0.0))
+        root.append(element)
+    root.set("time", _show_time(0.0))
+    return _serialize(root)
+
+
+def _serialize(root: ElementTree.Element) -> bytes:
     ElementTree.indent(root)
     document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return document + b"\n"
 
 
-def _build_suite(
-    name: str, cases: Iterable[CaseRecord], started_at: str, run_facts: Mapping[str, str]
-) -> ElementTree.Element:
+def _build_element(name: str, built: Iterable[Any], started_at: str, facts: Mapping[str, str]) -> ElementTree.Element:
+    """Return a suite as `junit-xml` writes it, without what the schema has no word for."""
     import junit_xml
 
-    cases = list(cases)
-    facts = {**run_facts, **_describe_engines(cases)}
     suite = junit_xml.TestSuite(
         escape_line(name),
-        [_build_case(case) for case in cases],
+        list(built),
         hostname=escape_line(platform.node()) or "localhost",
         timestamp=started_at,
         properties={escape_line(name): escape_line(text) for name, text in facts.items()},
     )
     element: ElementTree.Element = suite.build_xml_doc(encoding="utf-8")
     element.attrib.pop("disabled", None)
+    return element
+
+
+def _build_suite(
+    name: str, cases: Iterable[CaseRecord], started_at: str, run_facts: Mapping[str, str]
+) -> ElementTree.Element:
+    cases = list(cases)
+    element = _build_element(name, map(_build_case, cases), started_at, {**run_facts, **_describe_engines(cases)})
     element.set("time", _show_time(sum(case.seconds for case in cases)))
     for case, child in zip(cases, element.iterfind("testcase"), strict=True):
         child.set("time", _show_time(case.seconds))
@@ -77,7 +115,7 @@ def _build_case(case: CaseRecord) -> Any:
 
     built = junit_xml.TestCase(escape_line(case.id), classname=escape_line(_dotted(case.suite)))
     message = escape_line(case.message) or str(case.verdict)
-    body = "\n".join([message, *(f" {line}".rstrip() for line in describe_case(case))])
+    body = "\n".join([message, *(f" {line}".rstrip() for line in describe_case(case, repeats=False))])
     if case.verdict in _FAILURES:
         rule = case.first_failed.rule if case.first_failed and case.verdict is Verdict.FAILED else str(case.verdict)
         built.add_failure_info(message, body, escape_line(rule))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from specrunner.reporters.escape import escape_json
-from specrunner.results import CaseResult, CheckResult, Diagnosis, Failure, Verdict
+from specrunner.results import CaseResult, CheckResult, Diagnosis, Failure, Verdict, tell_check
 from specrunner.secrets import own_redactor
 from specrunner.spec.model import Case, EngineChoice
 
@@ -345,7 +345,7 @@ def _message_of(verdict: Verdict, checks: tuple[CheckResult, ...], failure: Fail
     if failure is not None:
         return f"{failure.role}: {failure.message}" if failure.role else failure.message
     first = next((check for check in checks if check.fails), None)
-    return f"{first.subject}: {first.message}" if first else str(verdict)
+    return tell_check(first) if first else str(verdict)
 
 
 def utc_text(seconds: float) -> str:

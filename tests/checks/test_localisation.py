@@ -80,6 +80,9 @@ def test_the_side_that_fails_is_the_one_that_is_read() -> None:
     assert found is not None and found.tensor == "logits"
     found = diagnose([against_reference, floored("layers.0.output", 0.002, against="golden")])
     assert found is not None and found.growth[0]["error"] == 0.001
+    tokens = CheckResult("tokens", "exact", False, "x", {})
+    found = diagnose([against_reference, tokens, against_golden])
+    assert found is not None and (found.tensor, found.growth[0]["error"]) == ("", 0.001)
 
 
 def check(rule: str, measured: Mapping[str, Any], **limits: Any) -> CheckResult:

@@ -190,6 +190,47 @@ def test_nothing_is_written_of_a_case_that_fails(workplace: Workplace) -> None:
     assert failing.case["verdict"] == "failed", "wrong numbers count for more than a missing golden"
 
 
+def test_a_failure_says_which_of_reference_and_golden_it_is_against(workplace: Workplace) -> None:
+    """The candidate changes, and each report tells one comparison: of the reference where that fails, too."""
+    reference = "    reference: {engine: wavering, dtype: float32, options: {digest: '0000000000000000'%s}}\n"
+    workplace.write(more=reference % "")
+    assert workplace.run("--update-goldens").code == 0
+    workplace.accept()
+    (slot,) = workplace.slots()
+    changed = "layer: 1, error: 1.0e-2"
+
+    workplace.write(f"{{{changed}}}", more=reference % f", {changed}")
+    code, out, _ = workplace.start("run", "specs", "--json", "r.json", "--junit-xml", "r.xml")
+    told = "layers.1.output against the golden: sqnr 40 dB at token 3 is below 80 dB"
+    assert (code, json.loads((workplace.folder / "r.json").read_text())["cases"][0]["message"]) == (1, told)
+    body = (workplace.folder / "r.xml").read_text()
+    for report in (out, body):
+        assert told in report
+        assert f"layers.1.output is the first that went wrong  (sqnr against the golden {slot.label}, specs/a" in report
+        assert f" golden     {slot.label}  20" in report
+    _, out, _ = workplace.start("run", "specs", "--output-format", "github")
+    assert told in out
+    _, out, _ = workplace.start("show", "layers")
+    titles = [line for line in out.splitlines() if line.startswith(("CHECKS", "GOLDEN"))]
+    assert titles == [
+        "GOLDEN",
+        "CHECKS against the reference, in model order",
+        "CHECKS against the golden, in model order",
+    ]
+
+    workplace.write(f"{{{changed}}}", more=reference % ", layer: 2, error: 2.0e-2")
+    code, out, _ = workplace.start("run", "specs", "--json", "r.json")
+    case = json.loads((workplace.folder / "r.json").read_text())["cases"][0]
+    assert case["message"] == told.replace(" against the golden", "")
+    (last,) = (
+        check["measurements"]["relative_l2"]
+        for check in case["checks"]
+        if check["subject"] == "logits" and check["against"] == "reference"
+    )
+    assert f"\n      logits           {last:.5g} " in out
+    assert "\n      2 of 3 later checks failed too\n      3 of 7 checks against the golden failed too\n" in out
+
+
 def test_only_what_ran_is_written(workplace: Workplace) -> None:
     workplace.write(more="  - {name: other, prompt: ho, golden: true, tolerance: {logits: {sqnr: 80}}}\n")
     assert workplace.run("--update-goldens", "-k", "other").code == 0

@@ -64,6 +64,11 @@ def test_findings_and_trends() -> None:
     assert describe_trends([trend, check("exact", {})], PLAIN) == ["trend  tokens: the free runs part at position 3"]
 
 
+def test_a_trend_against_a_golden_says_so() -> None:
+    trend = CheckResult("tokens", "exact", False, "they part", {}, gates=False, against="golden")
+    assert describe_trends([trend], PLAIN) == ["trend  tokens against the golden: they part"]
+
+
 def test_the_steps_around_a_wrong_decision_are_told() -> None:
     steps = [
         {"step": number, "accepted": [number, number + 1], "tokens": [5, 6], "confidence": [0.99, 0.5]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import io
 import json
@@ -129,6 +130,30 @@ def test_errors_come_from_the_checks_without_a_diagnosis() -> None:
     rows = trace_errors(CaseRecord.from_result(make_result(verdict=Verdict.FAILED, checks=make_layers())))
     assert [row["tensor"] for row in rows if row["failed"]] == ["layers.2.output", "layers.3.output", "logits"]
     assert rows[1]["floor"] == pytest.approx(2e-4)
+
+
+def test_errors_and_counts_are_those_of_one_comparison() -> None:
+    """What a golden says never stands in the chart of what a reference says."""
+    layers = make_layers()
+    first = next(index for index, check in enumerate(layers) if check.fails)
+    kept = [
+        dataclasses.replace(check, against="golden", measurements={"relative_l2": 9.0, "golden": "a/b@cpu"})
+        for check in layers
+    ]
+    both = CaseRecord.from_result(make_result(verdict=Verdict.FAILED, checks=(*layers, *kept)))
+    shown = describe_case(both)
+    errors = [check.measurements["relative_l2"] for check in layers]
+    assert [row["error"] for row in shown["growth"]] == pytest.approx(errors)
+    assert shown["later"].endswith(
+        f"{sum(check.fails for check in kept)} of {len(kept)} checks against the golden failed too"
+    )
+    assert (shown["side"], shown["golden"]) == ("reference", "a/b@cpu")
+
+    passing = [dataclasses.replace(check, passed=True) for check in layers]
+    shown = describe_case(CaseRecord.from_result(make_result(verdict=Verdict.FAILED, checks=(*passing, *kept))))
+    assert {row["error"] for row in shown["growth"]} == {9.0}
+    assert (shown["side"], shown["first_failed"]) == ("golden", len(layers) + first)
+    assert "against the golden" not in shown["later"]
 
 
 def test_large_runs_keep_what_was_judged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from specrunner.reporters.html.page import render_page
-from tests.reporters.builders import make_case, make_result
+from specrunner.results import Verdict
+from tests.reporters.builders import make_case, make_check, make_result
 from tests.reporters.hostile import make_rich_results
 from tests.reporters.test_html import collect
 
@@ -190,6 +191,21 @@ def test_colours_follow_the_system_and_the_button(browser: Any, rich: Path, sche
     assert brightness() > 384
     opened.page.click("#theme")
     assert brightness() < 384
+    opened.context.close()
+
+
+def test_a_long_cause_is_read_in_the_list(browser: Any, tmp_path: Path) -> None:
+    """It takes two lines of its row, and no more than the row has."""
+    message = "mean kl is between 0.0317 and 0.0421, and 0.001 is allowed, worst 0.209 at token 17, of 18 in all"
+    checks = (make_check("logits", passed=False, message=message),)
+    path = tmp_path / "r.html"
+    path.write_bytes(render_page(collect([make_result(make_case("long"), Verdict.FAILED, checks=checks)])))
+    opened = Page(browser, path, viewport={"width": 1000, "height": 860})
+    sizes = opened.page.evaluate(
+        "[...document.querySelectorAll('.row .message')].map((one) => [one.scrollWidth <= one.clientWidth,"
+        " one.scrollHeight <= one.clientHeight, one.clientHeight <= one.parentElement.clientHeight])"
+    )
+    assert sizes == [[True, True, True]]
     opened.context.close()
 
 

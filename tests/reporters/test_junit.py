@@ -168,6 +168,16 @@ def test_earlier_attempts_are_flaky_or_rerun(verdict: Verdict, tag: str) -> None
     assert (root[0].get("tests"), root[0].get("failures")) == ("1", "1" if verdict is Verdict.FAILED else "0")
 
 
+def test_how_many_repeats_failed_is_said_once() -> None:
+    case = make_case(repeat=2)
+    checks = tuple(dataclasses.replace(make_check(passed=False), repeat=repeat) for repeat in (1, 2))
+    root = ElementTree.fromstring(render(make_events([make_result(case, Verdict.FAILED, checks=checks)])))
+    body = root.find(".//failure").text
+    assert body.startswith("all 2 repeats failed: logits: ")
+    assert body.count("repeats failed") == 1
+    assert ", repeat 1 of 2)" in body
+
+
 def read_with_junitparser(path: Path) -> Counter[str]:
     """Count outcomes by looking at every case."""
     counts: Counter[str] = Counter()

@@ -11,11 +11,24 @@ from typing import Any
 
 from specrunner.reporters.details import LABELS
 from specrunner.reporters.escape import escape_line, escape_text
-from specrunner.reporters.evidence import count_later_failures, describe_facts
+from specrunner.reporters.evidence import (
+    count_later_failures,
+    describe_facts,
+    describe_golden,
+    describe_golden_failures,
+)
 from specrunner.reporters.margins import describe_worst, find_margins
 from specrunner.reporters.record import CaseRecord, EngineRecord, RunRecord
 from specrunner.reporters.wording import VERDICT_WORDS
-from specrunner.results import CheckResult, Verdict, describe_repeats, find_failed_repeats, select_telling
+from specrunner.results import (
+    CheckResult,
+    Verdict,
+    describe_repeats,
+    find_failed_repeats,
+    find_side,
+    select_side,
+    select_telling,
+)
 from specrunner.secrets import own_redactor
 from specrunner.words import plural
 
@@ -82,13 +95,17 @@ def describe_case(case: CaseRecord, *, slim: bool = False) -> dict[str, Any]:
     data["where"] = case.where
     data["checks"] = [show | _judge(check) for check, show in zip(case.checks, data["checks"], strict=True)]
     first = case.first_failed
+    telling = select_telling(case.checks)
     if first is not None:
-        failed, later = count_later_failures(select_telling(case.checks))
+        failed, later = count_later_failures(select_side(telling))
         data["flaky"] = describe_repeats(find_failed_repeats(case.checks), case.repeat).removesuffix(": ")
         data["first_failed"] = case.checks.index(first)
         data["worst"] = describe_worst(first.measurements)
-        data["later"] = f"{failed} of {plural(later, 'later check')} failed too" if failed else ""
+        told = f"{failed} of {plural(later, 'later check')} failed too" if failed else ""
+        data["later"] = " · ".join(part for part in (told, describe_golden_failures(telling)) if part)
     data["telling"] = first.repeat if first is not None else 1
+    data["side"] = find_side(telling)
+    data["golden"] = describe_golden(case.checks)
     data["growth"] = trace_errors(case)
     data["source"] = _excerpt(case)
     for side, record in (("candidate", case.candidate), ("reference", case.reference)):
@@ -104,11 +121,12 @@ def trace_errors(case: CaseRecord) -> list[dict[str, Any]]:
     Returns:
         `{tensor, error, floor, limit, failed}` each: those of the diagnosis if it has them, else of the checks.
     """
-    wrong = {check.subject for check in case.checks if check.fails}
+    checks = select_side(select_telling(case.checks))
+    wrong = {check.subject for check in checks if check.fails}
     if case.diagnosis is not None and case.diagnosis.growth:
         return [{**row, "failed": row.get("tensor") in wrong} for row in case.diagnosis.growth]
     rows: dict[str, dict[str, Any]] = {}
-    for check in select_telling(case.checks):
+    for check in checks:
         if "relative_l2" in check.measurements:
             measured = check.measurements
             rows[check.subject] = {

@@ -52,18 +52,22 @@ function tellingChecks(detail) {
   return detail.checks.filter((check) => [detail.telling, 0].includes(check.repeat));
 }
 
+function againstGolden(check) {
+  return check.against === "golden" ? " against the golden" : "";
+}
+
 function divergenceLines(detail, first) {
   const diagnosis = detail.diagnosis || {};
   const subject = diagnosis.tensor || first.subject;
   const where = isNumber(diagnosis.token) ? ` at token ${diagnosis.token}` : "";
   const size = isNumber(diagnosis.factor) ? `, ${formatNumber(diagnosis.factor)} times what is allowed` : "";
   return [
-    make("p", { class: "statement" }, make("code", {}, subject), ` is the first that went wrong${where}${size}`),
+    make("p", { class: "statement" }, make("code", {}, subject), ` is the first that went wrong${againstGolden(first)}${where}${size}`),
     detail.flaky ? make("p", {}, detail.flaky) : null,
     make("p", { class: "why" }, first.message),
     first.margins.map(marginLine),
     (diagnosis.findings || []).length ? make("ul", { class: "findings" }, diagnosis.findings.map((text) => make("li", {}, text))) : null,
-    make("p", { class: "quiet small" }, [`${first.rule}${first.location ? ", " + first.location : ""}${detail.repeat > 1 ? `, repeat ${first.repeat} of ${detail.repeat}` : ""}`, detail.later,
+    make("p", { class: "quiet small" }, [`${first.rule}${againstGolden(first)}${first.location ? ", " + first.location : ""}${detail.repeat > 1 ? `, repeat ${first.repeat} of ${detail.repeat}` : ""}`, detail.later,
       (detail.worst || []).join(" · ")].filter(Boolean).join(" · ")),
   ];
 }
@@ -72,7 +76,7 @@ function sideLines(detail) {
   const side = (name) => detail[name]
     ? [name, [`${detail[name].engine}/${detail[name].dtype}`, ...detail[name].words, describeOptions(detail[name].options)].filter(Boolean).join(" · ")]
     : [name, ""];
-  return facts([["prompt", describePrompt(detail.prompt || {})], side("candidate"), side("reference")]);
+  return facts([["prompt", describePrompt(detail.prompt || {})], side("candidate"), side("reference"), ["golden", detail.golden]]);
 }
 
 function describeOptions(options) {

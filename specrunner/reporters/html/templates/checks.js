@@ -34,11 +34,10 @@ function checkRow(check, repeats) {
   more.addEventListener("toggle", () => {
     if (more.open && more.children.length === 1) more.append(facts(numbers));
   });
-  const against = check.against && check.against !== "reference" ? ` against the ${check.against}` : "";
   const repeat = repeats > 1 && check.repeat ? `, repeat ${check.repeat}` : "";
   return make("tr", { class: check.fails ? "wrong" : "" },
     make("td", {}, make("span", { class: "badge v-" + words[1] }, words[0])),
-    make("td", {}, make("code", {}, check.subject), make("div", { class: "quiet small" }, check.rule + against + repeat)),
+    make("td", {}, make("code", {}, check.subject), make("div", { class: "quiet small" }, check.rule + againstGolden(check) + repeat)),
     make("td", {}, check.message ? make("div", { class: check.fails ? "why" : "quiet" }, check.message) : null, limits,
       numbers.length ? more : null),
     make("td", { class: "quiet small" }, check.location));

@@ -41,7 +41,7 @@ function cellMap(columns, rows, paint, describe, label) {
 
 function heatSection(detail) {
   const seen = new Map();
-  for (const check of tellingChecks(detail)) {
+  for (const check of tellingChecks(detail).filter((one) => [detail.side, ""].includes(one.against))) {
     const errors = check.measurements.token_errors;
     if (errors && errors.largest && !seen.has(check.subject)) seen.set(check.subject, errors);
   }

@@ -13,9 +13,9 @@ function windowSection(check) {
     const mark = start + index === at ? " first" : "";
     return make("td", { class: (differs ? "differs" : "same") + mark }, index < ids.length ? String(ids[index]) : "end");
   }));
-  return section(check.subject === "tokens" ? "Token ids around the first mismatch" : `Token ids of ${check.subject}`,
+  return section((check.subject === "tokens" ? "Token ids around the first mismatch" : `Token ids of ${check.subject}`) + againstGolden(check),
     table(["position", ...Array.from({ length }, (_, index) => String(start + index))],
-      [row("reference", theirs), row("candidate", ours)], { class: "tokens", label: "token ids" }));
+      [row(check.against || "reference", theirs), row("candidate", ours)], { class: "tokens", label: "token ids" }));
 }
 
 function tieSection(check) {
