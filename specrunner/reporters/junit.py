@@ -65,7 +65,7 @@ def render_problems(problems: Iterable[Problem], command: Sequence[str]) -> byte
         suites.setdefault(place, []).append(built)
     root = ElementTree.Element("testsuites", {"name": "specrunner"})
     started_at = utc_text(time.time())
-    facts = {"command": own_redactor().redact(" ".join(command))}
+    facts = {"command": own_redactor().redact(shlex.join(command))}
     for name, built in suites.items():
         element = _build_element(name, built, started_at, facts)
         for timed in (element, *element.iterfind("testcase")):
