@@ -6,17 +6,20 @@ command imports `specrunner` and its plugins anew, in its own session, folder, e
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import importlib.util
 import multiprocessing
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -82,11 +85,16 @@ class Command:
         """Wait until it ends, and return what it wrote to stdout and stderr.
 
         Raises:
-            subprocess.TimeoutExpired: it runs still.
+            subprocess.TimeoutExpired: it runs still; it is ended, and a note says where its threads were.
         """
         self._process.join(timeout)
         if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired("specrunner", timeout or 0.0)
+            expired = subprocess.TimeoutExpired("specrunner", timeout or 0.0)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGABRT)
+            self._process.join(10)
+            expired.add_note(self._files[1].read_text(encoding="utf-8", errors="replace"))
+            raise expired
         stdout, stderr = (file.read_text(encoding="utf-8") for file in self._files)
         self._forget()
         return stdout, stderr
@@ -109,6 +117,7 @@ def run_command(arguments: list[str], folder: str, environment: dict[str, str], 
         for number, mode in enumerate("rww")
     )
     sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in environment
+    faulthandler.enable(sys.stderr)  # a hang is ended by SIGABRT, and says where it was
     tempfile.tempdir = None  # the one of the environment
     sys.orig_argv = [sys.executable, "-m", "specrunner", *arguments]
     sys.argv = ["specrunner", *arguments]
