@@ -285,7 +285,7 @@ class TestFailures:
     def write_sound(self, folder: Path) -> None:
         head = (
             "model: {recipe: glass-0.8m}\nengines: [hf]\noptions: {hf: {attn_implementation: eager}}\n"
-            "reference: {engine: hf, dtype: float32}\n"
+            "reference: {engine: hf, dtype: float32, options: {attn_implementation: sdpa}}\n"
         )
         write_spec(
             folder / "sound.yaml", head, f"  - {{name: sound, prompt: {{token_ids: {ids(8)}}}, {EVERY_TENSOR}}}\n"
