@@ -30,7 +30,7 @@ if module and any("specrunner" in word for word in sys.orig_argv) and "sessions.
                 real = getattr(place, last)
                 def slow(*arguments, **named):
                     if not os.path.exists(os.environ["FAULT_HERE"]):
-                        open(os.environ["FAULT_HERE"], "w").close()
+                        os.close(os.open(os.environ["FAULT_HERE"], os.O_CREAT | os.O_WRONLY))
                         until = time.monotonic() + 600
                         while time.monotonic() < until and not os.path.exists(os.environ["FAULT_HERE"] + ".go"):
                             time.sleep(0.05)
