@@ -232,7 +232,9 @@ class SessionThreads(ABC):
             self._timings.record_load(session.key, load_seconds)
             self._publish(SessionReady(session.key, session.label, load_seconds, facts))
             self._serve_requests(planned, place, live, facts)
-            if not live.alive and self._desk.count(session.key):
+            if self._killing:  # also when that came between two requests
+                reason = "interrupted"
+            elif not live.alive and self._desk.count(session.key):
                 reason = "the process died"
         except EngineError as error:
             reason = error.message

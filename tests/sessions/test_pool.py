@@ -181,6 +181,22 @@ def test_killing_ends_a_hanging_engine_at_once(serve: Serve) -> None:
     assert [event.reason for event in served.of(SessionEnded)] == ["interrupted"]
 
 
+def test_killing_between_two_requests_interrupts_a_session(serve: Serve) -> None:
+    def kill(pool: Pool) -> None:
+        publish = pool._publish
+
+        def kill_when_ready(event: Event) -> None:
+            publish(event)
+            if isinstance(event, SessionReady):
+                pool.kill()
+
+        pool._publish = kill_when_ready
+
+    served = serve(["a", "b"], before=kill)
+    assert served.answers == {}
+    assert [event.reason for event in served.of(SessionEnded)] == ["interrupted"]
+
+
 def test_nothing_is_left_on_disk_but_captures(serve: Serve, tmp_path: Path) -> None:
     serve(["ok", "kill"])
     assert [entry.name for entry in tmp_path.iterdir()] == ["captures"]
