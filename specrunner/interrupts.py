@@ -30,7 +30,8 @@ class Interrupts:
     def handled(self) -> Iterator[None]:
         """Handle signals: the first interrupt starts nothing more, the second ends the workers, SIGTERM does both.
 
-        Reports that are being written are written whole. Outside of the main thread signals are left alone.
+        Reports that are being written are written whole. Outside of the main thread signals are left alone, and so is
+        one that the caller of the command has it ignore, as shells do with SIGINT for what a script starts with `&`.
         """
 
         def on_signal(number: int, _frame: Any) -> None:
@@ -44,7 +45,8 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        taken = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+        previous = {number: signal.signal(number, on_signal) for number in taken}
         try:
             yield
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,6 +28,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 """The hundreds of processes that tests start must not compile all of specrunner each."""
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Started in the background of a script, all that tests start would ignore Ctrl-C."""
 
 ORDER = 20261123
 """The seed of the order in which tests run, unless `--randomly-seed` states one: shuffled, and the same each time."""

@@ -32,6 +32,19 @@ def test_a_preparation_after_a_signal_does_not_begin() -> None:
     assert (interrupts.at_once, interrupts.preparing, obeyed) == (True, False, [1])
 
 
+def test_an_ignored_signal_stays_ignored() -> None:
+    """As with `nohup`, and as shells start what a script puts into the background."""
+    interrupts = Interrupts(lambda: pytest.fail("obeyed"))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupts.handled():
+            signal.raise_signal(signal.SIGINT)
+            assert interrupts.count == 0
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("error", [None, ValueError])
 def test_a_signal_after_the_preparation_is_obeyed(error: type[Exception] | None) -> None:
     obeyed: list[int] = []

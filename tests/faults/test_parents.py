@@ -16,7 +16,8 @@ from tests.workplace import Workplace, hanging_workers
 
 @pytest.mark.parametrize("stuck", ["child stubborn hang"])
 def test_no_process_outlives_the_run(workplace: Workplace, stuck: str) -> None:
-    workplace.write_spec({"first": "slow 0 a", "stuck": stuck})
+    # A capture is written while the next is made, unless that one holds the interpreter: so there are two before it.
+    workplace.write_spec({"first": "slow 0 a", "second": "slow 0 b", "stuck": stuck})
     process = workplace.start("spec.yaml", "-j", "2")
     cache = Path(workplace.environment["SPECRUNNER_CACHE"])
     wait_for(lambda: len(hanging_workers(workplace)) >= 1, "an engine is stuck")
