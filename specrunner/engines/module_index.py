@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from specrunner.engines.name_maps import HookPoint, NameMap
 from specrunner.errors import CaptureIncomplete
-from specrunner.spec.tensor_names import PASSES, match_name, model_order, select_names
+from specrunner.spec.tensor_names import PASSES, advise_unmatched, match_name, model_order, select_names
 from specrunner.words import suggest
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ def select_points(points: Sequence[HookPoint], patterns: Iterable[str]) -> list[
     by_name = {point.name: point for point in points}
     for pattern in patterns:
         if not any(match_name(pattern, name) for name in by_name):
-            raise CaptureIncomplete(f"no tensor of this model matches {pattern!r}")
+            advice = advise_unmatched(pattern, by_name)
+            raise CaptureIncomplete(f"no tensor of this model matches {pattern!r}", help=advice)
     wanted = set(select_names(patterns, by_name))
     wanted |= {
         name.removesuffix("expert_weights") + "expert_ids" for name in wanted if name.endswith("router.expert_weights")

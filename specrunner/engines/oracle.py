@@ -16,7 +16,7 @@ from specrunner.engines.prompts import encode_prompt
 from specrunner.engines.versions import describe_versions
 from specrunner.errors import CaptureIncomplete, EngineOutOfMemory, ModelUnavailable, ModelUnsupported
 from specrunner.spec.model import Decode
-from specrunner.spec.tensor_names import ROUTER_BIAS, TEMPLATES, match_name
+from specrunner.spec.tensor_names import ROUTER_BIAS, TEMPLATES, advise_unmatched, match_name
 
 if TYPE_CHECKING:
     from specrunner.models.llada2 import LLaDA2
@@ -133,8 +133,10 @@ class OracleEngine(Engine):
         """Run the prompt once; return the tensors that `patterns` select."""
         tensors: dict[str, Any] = {}
         used: set[str] = set()
+        seen: list[str] = []
 
         def keep(name: str, value: Any) -> None:
+            seen.append(name)
             matching = {pattern for pattern in patterns if match_name(pattern, name)}
             if matching:
                 used.update(matching)
@@ -143,7 +145,8 @@ class OracleEngine(Engine):
         model.forward(ids, attention=self._attention, block_length=self._block_length, on_tensor=keep, lead=self._lead)
         for pattern in patterns:
             if pattern not in used:
-                raise CaptureIncomplete(f"no tensor of this model matches {pattern!r}")
+                advice = advise_unmatched(pattern, seen)
+                raise CaptureIncomplete(f"no tensor of this model matches {pattern!r}", help=advice)
         for name in [name for name in tensors if name.endswith(".router.logits")]:
             layer = name.split(".")[1]
             tensors[ROUTER_BIAS.replace("{i}", layer)] = model.read_router_bias(int(layer)).copy()

@@ -1,7 +1,7 @@
 """The JUnit report: flat `testsuites > testsuite > testcase`, valid under the Jenkins xunit plugin's schema.
 
 Elements come from `junit-xml`; what that schema has no word for (`disabled`) is taken away, and what `junit-xml` has no
-word for (`flakyFailure`, `rerunFailure`) is added. Names hold no measured values, so a dashboard can follow a case.
+word for (`flakyError`, `rerunError`) is added. Names hold no measured values, so a dashboard can follow a case.
 The root states no counts: the schema has no `skipped` there, and readers of the others take the skipped for passed.
 """
 
@@ -19,8 +19,8 @@ from specrunner.reporters.escape import escape_line, escape_text
 from specrunner.reporters.evidence import describe_facts
 from specrunner.reporters.files import FileReporter
 from specrunner.reporters.problems import Problem
-from specrunner.reporters.record import Attempt, CaseRecord, RunRecord, utc_text
-from specrunner.results import Verdict
+from specrunner.reporters.record import CaseRecord, RunRecord, utc_text
+from specrunner.results import Failure, Verdict
 from specrunner.secrets import own_redactor
 
 _FAILURES = (Verdict.FAILED, Verdict.XPASSED)
@@ -131,17 +131,15 @@ def _build_case(case: CaseRecord) -> Any:
     return built
 
 
-def _build_attempt(case: CaseRecord, attempt: Attempt) -> ElementTree.Element:
-    """Return `flakyFailure` and the like when the case passed in the end, else `rerunFailure` and the like."""
-    prefix = "rerun" if case.verdict in (*_FAILURES, Verdict.ERROR) else "flaky"
-    suffix = "Error" if attempt.verdict is Verdict.ERROR else "Failure"
-    first = next((check for check in attempt.checks if check.fails), None)
-    kind = attempt.failure.kind if attempt.failure else first.rule if first else str(attempt.verdict)
-    element = ElementTree.Element(prefix + suffix, {"message": escape_line(attempt.message), "type": escape_line(kind)})
+def _build_attempt(case: CaseRecord, failure: Failure) -> ElementTree.Element:
+    """Return `flakyError` when the case passed in the end, else `rerunError`."""
+    tag = "rerunError" if case.verdict in (*_FAILURES, Verdict.ERROR) else "flakyError"
+    message = f"{failure.role}: {failure.message}" if failure.role else failure.message
+    element = ElementTree.Element(tag, {"message": escape_line(message), "type": escape_line(failure.kind)})
     trace = ElementTree.SubElement(element, "stackTrace")
-    trace.text = escape_text(f"{attempt.message}\nat {case.where}")
-    if attempt.failure and attempt.failure.log_tail:
-        ElementTree.SubElement(element, "system-err").text = escape_text(attempt.failure.log_tail)
+    trace.text = escape_text(f"{message}\nat {case.where}")
+    if failure.log_tail:
+        ElementTree.SubElement(element, "system-err").text = escape_text(failure.log_tail)
     return element
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from specrunner.reporters.escape import escape_json
-from specrunner.results import CaseResult, CheckResult, Diagnosis, Failure, Verdict, tell_check
+from specrunner.results import CaseResult, CheckResult, Diagnosis, Failure, Verdict
 from specrunner.secrets import own_redactor
 from specrunner.spec.model import Case, EngineChoice
 
@@ -47,20 +47,6 @@ class EngineRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """An earlier try of a case that was run again; its verdict did not count."""
-
-    verdict: Verdict
-    checks: tuple[CheckResult, ...] = ()
-    failure: Failure | None = None
-
-    @property
-    def message(self) -> str:
-        """One line that says what went wrong in this try."""
-        return _message_of(self.verdict, self.checks, self.failure)
-
-
-@dataclass(frozen=True, slots=True)
 class CaseRecord:
     """A case with its verdict and evidence, free of the spec's classes.
 
@@ -85,7 +71,7 @@ class CaseRecord:
         reference: what it is held against, likewise; None without one.
         checks: every comparison with its measurements, in model order, also of those that passed.
         failure: what cost the evidence, or None.
-        attempts: earlier tries, oldest first; empty unless a capture had to be asked for again.
+        attempts: why captures that it needs were asked for again, oldest first.
         diagnosis: where it first went wrong; None unless a check failed.
         kept: `verdict` or `captures` when these are an earlier run's, else "".
         repeat: how many times the candidate was asked; each check says which answer it judges.
@@ -110,7 +96,7 @@ class CaseRecord:
     reference: EngineRecord | None
     checks: tuple[CheckResult, ...] = ()
     failure: Failure | None = None
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[Failure, ...] = ()
     diagnosis: Diagnosis | None = None
     benchmark: Mapping[str, Any] | None = None
     kept: str = ""
@@ -166,12 +152,12 @@ class CaseRecord:
             candidate=EngineRecord.from_choice(case.candidate, result.candidate),
             reference=EngineRecord.from_choice(case.reference, result.reference) if case.reference else None,
             checks=result.checks,
-            failure=_redact_failure(result.failure),
+            failure=_redact_failure(result.failure) if result.failure is not None else None,
             diagnosis=result.diagnosis,
             benchmark=escape_json(case.benchmark),
             kept=result.kept,
             repeat=case.repeat,
-            attempts=tuple(Attempt(Verdict.ERROR, failure=failure) for failure in result.attempts),
+            attempts=tuple(map(_redact_failure, result.attempts)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -190,7 +176,7 @@ class CaseRecord:
         fields["reference"] = EngineRecord(**data["reference"]) if data["reference"] else None
         fields["checks"] = tuple(CheckResult.from_json(check) for check in data["checks"])
         fields["failure"] = Failure.from_json(data["failure"]) if data["failure"] else None
-        fields["attempts"] = tuple(_attempt_from_json(attempt) for attempt in data["attempts"])
+        fields["attempts"] = tuple(map(Failure.from_json, data["attempts"]))
         fields["diagnosis"] = Diagnosis.from_json(data["diagnosis"]) if data["diagnosis"] else None
         return cls(**fields)
 
@@ -325,27 +311,10 @@ def not_run_result(case: Case) -> CaseResult:
     return CaseResult(case, Verdict.ERROR, failure=Failure(NOT_RUN, "the run ended before this case had its turn"))
 
 
-def _redact_failure(failure: Failure | None) -> Failure | None:
-    if failure is None:
-        return None
+def _redact_failure(failure: Failure) -> Failure:
     redact = own_redactor().redact
     advice = failure.help and redact(failure.help)
     return replace(failure, message=redact(failure.message), help=advice, log_tail=redact(failure.log_tail))
-
-
-def _attempt_from_json(data: Mapping[str, Any]) -> Attempt:
-    return Attempt(
-        Verdict(data["verdict"]),
-        tuple(CheckResult.from_json(check) for check in data["checks"]),
-        Failure.from_json(data["failure"]) if data["failure"] else None,
-    )
-
-
-def _message_of(verdict: Verdict, checks: tuple[CheckResult, ...], failure: Failure | None) -> str:
-    if failure is not None:
-        return f"{failure.role}: {failure.message}" if failure.role else failure.message
-    first = next((check for check in checks if check.fails), None)
-    return tell_check(first) if first else str(verdict)
 
 
 def utc_text(seconds: float) -> str:

@@ -85,6 +85,24 @@ def is_possible(pattern: str, templates: tuple[str, ...] = TEMPLATES) -> bool:
     )
 
 
+def advise_unmatched(pattern: str, names: Iterable[str]) -> str:
+    """Say what a model has instead of the tensors that a pattern asks for and it lacks.
+
+    Args:
+        pattern: selects none of `names`.
+        names: of all tensors that the model has.
+    """
+    there = sorted(names, key=model_order)
+    elsewhere = [name for name in there if match_name(_NUMBER.sub(".*", pattern), name)]
+    if elsewhere:
+        return f"it has `{elsewhere[0]}`" + (f" to `{elsewhere[-1]}`" if len(elsewhere) > 1 else "")
+    return "it has " + (
+        ", ".join(f"`{name}`" for name in dict.fromkeys(_NUMBER.sub(".*", name) for name in there)) or "none"
+    )
+
+
+_NUMBER = re.compile(r"\.\d+(?=\.)")
+
 _RANK = {template: rank for rank, template in enumerate(TEMPLATES)}
 
 

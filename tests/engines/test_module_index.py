@@ -52,6 +52,23 @@ def test_one_layer_that_the_model_lacks_is_named_unless_it_is_optional_or_not_as
         assert [point.name for point in found] == ["layers.0.output", "layers.1.output"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "advice"),
+    [
+        ("layers.9.output", "it has `layers.0.output` to `layers.10.output`"),
+        ("layers.11.output", "it has `layers.0.output` to `layers.10.output`"),
+        ("layers.0.router.logits", "it has `layers.*.output`, `logits`"),
+    ],
+)
+def test_what_a_model_has_instead_is_said(pattern: str, advice: str) -> None:
+    points = [HookPoint(f"layers.{layer}.output", f"layers.{layer}", Entry(module="layers.{i}")) for layer in range(11)]
+    del points[9]
+    points.append(HookPoint("logits", "head", Entry(module="head")))
+    with pytest.raises(CaptureIncomplete) as caught:
+        select_points(points, [pattern])
+    assert caught.value.help == advice
+
+
 def test_an_optional_module_that_no_layer_has_matches_nothing() -> None:
     optional = index(Model(), mlp__output=Entry(module="layers.{i}.nothing", optional=True))
     with pytest.raises(CaptureIncomplete, match="no tensor of this model matches"):

@@ -121,8 +121,9 @@ def test_requests_that_cannot_be_answered(oracle: Any, request_: Request, messag
 
 
 def test_unmatched_pattern_is_incomplete(oracle: Any) -> None:
-    with pytest.raises(CaptureIncomplete):
+    with pytest.raises(CaptureIncomplete) as caught:
         oracle.capture(Request(Prompt(text=TEXT), ("layers.9.output",)))
+    assert caught.value.help == "it has `layers.0.output` to `layers.3.output`"
 
 
 @pytest.mark.parametrize("options", [{"attention": "sliding"}, {"attn_implementation": "eager"}])

@@ -350,8 +350,7 @@ class TestFailures:
         assert {name: case["verdict"] for name, case in cases.items()} == {"killed": "passed", "sound": "passed"}
         assert schedulers
         assert list_group(worker) == {}, "a process of the engine was left behind"
-        (attempt,) = cases["killed"]["attempts"]
-        failure = attempt["failure"]
+        (failure,) = cases["killed"]["attempts"]
         assert (failure["role"], failure["kind"]) == ("candidate", "worker-died")
         assert "was killed by SIGKILL" in failure["message"] and "\n" not in failure["message"]
 

@@ -18,7 +18,7 @@ from lxml import etree
 from specrunner.events import Event
 from specrunner.reporters.collector import RunCollector
 from specrunner.reporters.junit import JunitReporter, render_junit
-from specrunner.reporters.record import Attempt, RunRecord
+from specrunner.reporters.record import RunRecord
 from specrunner.results import CheckResult, Failure, Verdict
 from specrunner.spec.model import Location, Prompt, Xfail
 from tests.reporters.builders import make_all_verdicts, make_case, make_check, make_events, make_result, play
@@ -42,7 +42,7 @@ def render(events: list[Event]) -> bytes:
     return document
 
 
-def with_attempts(run: RunRecord, *attempts: Attempt) -> RunRecord:
+def with_attempts(run: RunRecord, *attempts: Failure) -> RunRecord:
     cases = tuple(dataclasses.replace(case, attempts=attempts) for case in run.cases)
     return dataclasses.replace(run, cases=cases)
 
@@ -151,20 +151,22 @@ def test_an_interrupted_run_still_counts_every_case(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("verdict", "tag"),
-    [(Verdict.PASSED, "flakyFailure"), (Verdict.FAILED, "rerunFailure"), (Verdict.ERROR, "rerunFailure")],
+    [(Verdict.PASSED, "flakyError"), (Verdict.FAILED, "rerunError"), (Verdict.ERROR, "rerunError")],
 )
 def test_earlier_attempts_are_flaky_or_rerun(verdict: Verdict, tag: str) -> None:
     run = with_attempts(
         collect(make_events([make_result(verdict=verdict)])),
-        Attempt(Verdict.FAILED, (make_check(passed=False),)),
-        Attempt(Verdict.ERROR, failure=Failure("timeout", "no answer in 5 s", None, "log \x1b[0m")),
+        Failure("worker-died", "the engine process was killed by SIGKILL", role="candidate"),
+        Failure("timeout", "no answer in 5 s", None, "log \x1b[0m"),
     )
     document = render_junit(run)
     RULES.assertValid(etree.fromstring(document))
     root = ElementTree.fromstring(document)
     outcome = [] if verdict is Verdict.PASSED else ["failure" if verdict is Verdict.FAILED else "error"]
-    assert [child.tag for child in root.find(".//testcase")] == [*outcome, tag, tag.replace("Failure", "Error")]
-    assert root.find(f".//{tag}").get("message") == "logits: 3 of 64 elements differ by more than the tolerance"
+    assert [child.tag for child in root.find(".//testcase")] == [*outcome, tag, tag]
+    first, second = root.iterfind(f".//{tag}")
+    assert first.attrib == {"message": "candidate: the engine process was killed by SIGKILL", "type": "worker-died"}
+    assert (second.get("type"), second.findtext("system-err")) == ("timeout", "log \\x1b[0m")
     assert (root[0].get("tests"), root[0].get("failures")) == ("1", "1" if verdict is Verdict.FAILED else "0")
 
 
@@ -247,7 +249,7 @@ def test_reports_are_valid_under_the_jenkins_xunit_schema(request: pytest.Fixtur
     if found is None:
         pytest.skip(f"the Jenkins xunit schema comes with the source archive of {SOURCE}, which pip could not get")
     schema = etree.XMLSchema(etree.parse(str(found)))
-    attempt = Attempt(Verdict.ERROR, failure=Failure("timeout", "no answer in 5 s", None, "log"))
+    attempt = Failure("timeout", "no answer in 5 s", None, "log")
     plain = collect(make_events(make_all_verdicts(), exit_code=1))
     hostile = collect(hostile_events("\x1b[31m ]]> \ud800 \x00 \n"))
     for run in (plain, with_attempts(plain, attempt), hostile, collect(make_events([]))):
