@@ -37,6 +37,9 @@ LIBRARIES = {
 AT_ONCE = ("golden", "checks", "models", "engines.planters.served", "engines.sglang.standins.torchvision")
 """Where torch may be imported with the module, and in planters for Transformers; elsewhere only inside a function."""
 
+STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
+"""What can hold an import: no expression does."""
+
 HF_PLANTER = r"engines\.planters\.hf_\w+"
 
 NAMING = ("catalogue.engines", "cli")
@@ -78,7 +81,8 @@ def imported(node: ast.AST, *, deferred: bool = True) -> set[str]:
         return {alias.name.partition(".")[0] for alias in node.names}
     if isinstance(node, ast.ImportFrom):
         return set() if node.level else {(node.module or "").partition(".")[0]}
-    return {name for child in ast.iter_child_nodes(node) for name in imported(child, deferred=deferred)}
+    inner = (child for child in ast.iter_child_nodes(node) if isinstance(child, STATEMENTS))
+    return {name for child in inner for name in imported(child, deferred=deferred)}
 
 
 def test_every_room_has_its_floor() -> None:

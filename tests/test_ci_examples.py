@@ -26,6 +26,7 @@ def commands(name: str) -> list[list[str]]:
     return [shlex.split(command) for command in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schema, name",
     [

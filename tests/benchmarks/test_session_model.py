@@ -31,7 +31,7 @@ from specrunner.requests import Session
 from specrunner.spec.model import Benchmark, Evaluation, Model
 from tests.benchmarks.questions import QUESTIONS
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -78,6 +78,7 @@ def verdicts(report: dict[str, Any]) -> list[str]:
     return [case["verdict"] for case in report["cases"]]
 
 
+@pytest.mark.slow
 def test_nothing_runs_again_until_something_changes(bench: Bench) -> None:
     bench.write_spec(["a", "b"])
     first = bench.run()
@@ -115,6 +116,7 @@ def test_nothing_runs_again_until_something_changes(bench: Bench) -> None:
     assert bench.run()["starts"] == 2
 
 
+@pytest.mark.slow
 def test_a_failure_is_judged_again_and_an_error_asked_again(bench: Bench) -> None:
     bench.write_spec(["wrong", "raise", "fine"])
     first = bench.run(code=1)
@@ -126,6 +128,7 @@ def test_a_failure_is_judged_again_and_an_error_asked_again(bench: Bench) -> Non
     assert again["cases"][0]["checks"] == first["cases"][0]["checks"]
 
 
+@pytest.mark.slow
 def test_what_is_damaged_is_made_again_and_said(bench: Bench) -> None:
     bench.write_spec(["a"])
     bench.run()
@@ -140,6 +143,7 @@ def test_what_is_damaged_is_made_again_and_said(bench: Bench) -> None:
     assert bench.run()["starts"] == 0
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_costs_no_verdict(bench: Bench, tmp_path: Path) -> None:
     bench.write_spec(["a"])
     shutil.rmtree(tmp_path / "cache" / "kept")
@@ -170,6 +174,7 @@ def test_what_is_exported_serves_elsewhere(bench: Bench, tmp_path: Path, remembe
     assert kept(elsewhere) == ["verdict"], [session["why"] for session in elsewhere["sessions"]]
 
 
+@pytest.mark.slow
 def test_each_repeat_keeps_its_own_answer(bench: Bench) -> None:
     bench.write_spec(["alternating"])
     first = bench.run("--repeat", "2", "--no-cache", code=1)

@@ -174,6 +174,7 @@ def test_a_gpu_of_a_kind_that_cannot_be_told_leaves_no_key(
     assert laboratory.stamp().unknown == ""
 
 
+@pytest.mark.slow
 def test_packages_on_the_callers_path_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = Environment("hf", Path(sys.executable), source="own")
     session = Session("hf", "hf-d1", Model(recipe="tiny-llada2"), "float32", "cpu")
@@ -194,6 +195,7 @@ def patched(laboratory: Laboratory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["configured", "installed", "own"])
 def test_packages_on_the_path_that_the_project_states_come_first(
     laboratory: Laboratory, patched: Path, monkeypatch: pytest.MonkeyPatch, source: Any
@@ -425,6 +427,7 @@ def test_a_change_during_the_run_is_noticed(laboratory: Laboratory) -> None:
     assert not stamper.refresh(laboratory.session.key)
 
 
+@pytest.mark.slow
 def test_a_benchmarks_data_counts(laboratory: Laboratory, tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     request = Request(Prompt(), evaluation=Evaluation(("gsm8k",), file=str(data)))

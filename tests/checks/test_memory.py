@@ -67,12 +67,14 @@ def grow(how: str, *paths: Path) -> int:
     return grown - sum(path.stat().st_size for path in paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(4096, 2048), (1, 1 << 23), (1 << 20, 8)])
 def test_a_triple_of_32_mb_needs_little_beyond_it(tmp_path: Path, shape: tuple[int, int]) -> None:
     paths = [write(tmp_path / f"{number}.safetensors", shape, number * 1e-6) for number in (2, 0, 1)]
     assert grow("pieces", *paths) < 24 * MEGABYTE
 
 
+@pytest.mark.slow
 def test_the_same_measurement_sees_a_comparison_of_whole_tensors(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{number}.safetensors", (4096, 2048), number * 1e-6) for number in (1, 0)]
     assert grow("whole", *paths) > 30 * MEGABYTE

@@ -22,6 +22,7 @@ cases:
 """
 
 
+@pytest.mark.slow
 def test_wide_limits_are_narrowed_to_what_the_noise_supports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

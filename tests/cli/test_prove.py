@@ -55,6 +55,7 @@ def test_a_spec_that_sees_everything_proves_itself(folder: Path, capsys: pytest.
     assert all(entry["share"] < 0.1 for row in report["variants"] for entry in row["entries"])
 
 
+@pytest.mark.slow
 def test_a_spec_that_looks_at_one_layer_misses_what_comes_after(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from specrunner.spec.schema import find_schema
 from tests.editors.language_client import LanguageClient
 from tests.npm_packages import install_packages
 
-pytestmark = pytest.mark.editors
+pytestmark = [pytest.mark.editors, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 VERSION = "1.25.0"
 SPECS = sorted(file.relative_to(ROOT).as_posix() for file in ROOT.glob("specs/**/*.yaml"))

@@ -302,6 +302,7 @@ def test_own_code_exists_for_some_architectures_alone(copy: Path, tmp_path: Path
         load(copy, tmp_path, specrunner_code="own")
 
 
+@pytest.mark.slow
 def test_num_threads(copy: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:

@@ -81,6 +81,7 @@ def sum_over_masks(engine: MixingEngine, tokens: list[int], start: int, end: int
     return sum(sizes) / span
 
 
+@pytest.mark.slow
 def test_the_mean_is_the_bound_over_every_mask() -> None:
     engine = MixingEngine()
     context, continuation = [1, 2, 0, 3, 4], [2, 2, 1, 4, 0, 3]

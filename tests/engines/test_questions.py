@@ -100,6 +100,7 @@ def test_a_generation_takes_its_length_from_the_question_and_its_way_from_the_ca
     assert [decode for _, decode in engine.decodes] == [Decode(9), Decode(9, "low_confidence", 32, 0.9)]
 
 
+@pytest.mark.slow
 def test_a_generation_ends_behind_its_stop_text(start: Start) -> None:
     engine = start(HfEngine, "glass-0.8m")
     assert isinstance(engine, HfEngine)

@@ -68,6 +68,7 @@ def load(home: Path, endpoint: str, options: dict[str, Any] | None = None, **env
     return dict(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 def test_the_first_load_sees_what_every_later_one_sees(repository: Path, tmp_path: Path) -> None:
     """The hub gives its files to who has the token; they are kept where the options say."""
     home, cache = tmp_path / "home", tmp_path / "elsewhere"

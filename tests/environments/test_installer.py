@@ -15,6 +15,8 @@ from specrunner.errors import EngineMissing
 from tests.environments.conftest import write_wheel
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.slow  # each makes an environment
+
 
 @pytest.fixture
 def lock(cache, wheels, make_lock, bare_environment):

@@ -14,6 +14,8 @@ from tests.faults.keeping import wait_until_alone
 from tests.waiting import press, wait_for
 from tests.workplace import Workplace, find_processes
 
+pytestmark = pytest.mark.slow
+
 CUSTOM = """\
 import sys
 if any("specrunner" in word for word in sys.orig_argv):

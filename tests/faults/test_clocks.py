@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.workplace import Workplace
 
 JUMP = """\
@@ -18,6 +20,7 @@ time.time_ns = lambda: real_ns() + shift() * 10**9
 """A `sitecustomize` under which the clock is now, 400 days ahead and 400 days behind, for half a second each."""
 
 
+@pytest.mark.slow
 def test_the_clock_jumps_by_400_days_twice_a_second(workplace: Workplace, tmp_path: Path) -> None:
     custom = tmp_path / "custom"
     custom.mkdir()

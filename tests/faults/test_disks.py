@@ -48,6 +48,7 @@ def test_no_room_for_captures(workplace: Workplace, tmp_path: Path, mount: Mount
     assert list(small.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_no_room_in_the_cache(workplace: Workplace, tmp_path: Path, mount: Mount) -> None:
     cache = mount(tmp_path / "cache", "-t", "tmpfs", "-o", "size=256k", "tmpfs")
     workplace.write_spec({"large": "slow 0 a", "small": "b"})
@@ -74,6 +75,7 @@ def test_no_room_for_the_report(workplace: Workplace, tmp_path: Path, mount: Mou
     assert sorted(file.name for file in small.iterdir()) == ["ballast", "r.xml"]
 
 
+@pytest.mark.slow
 def test_a_read_only_cache_is_read(workplace: Workplace, tmp_path: Path, mount: Mount) -> None:
     cache = Path(workplace.environment["SPECRUNNER_CACHE"])
     workplace.write_spec({"bad": "wrong"})
@@ -90,6 +92,7 @@ def test_a_read_only_cache_is_read(workplace: Workplace, tmp_path: Path, mount: 
     assert "Read-only file system" in outcome.stderr
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_a_file(workplace: Workplace) -> None:
     cache = Path(workplace.environment["SPECRUNNER_CACHE"])
     shutil.rmtree(cache / "kept")

@@ -30,6 +30,7 @@ ctypes.PyDLL(None).sleep(600)
 """A module `transformers` that never lets go of the interpreter's lock: no thread of the evaluator can run."""
 
 
+@pytest.mark.slow
 def test_an_evaluator_that_is_stuck_ends_with_its_run(workplace: Workplace, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed")
     (workplace.folder / "spec.yaml").write_text(SPEC)

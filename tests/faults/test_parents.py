@@ -36,6 +36,7 @@ def test_no_process_outlives_the_run(workplace: Workplace, stuck: str) -> None:
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_workspaces_of_a_killed_run_with_a_long_folder_are_removed(workplace: Workplace, tmp_path: Path) -> None:
     """Sockets of engines need short paths, so that their workspaces lie elsewhere than the run's directory."""
     long = tmp_path / ("t" * LONGEST_FOLDER)

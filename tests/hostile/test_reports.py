@@ -167,6 +167,7 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_a_browser_runs_and_loads_nothing_of_the_text(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "report.html"

@@ -166,6 +166,7 @@ def test_a_broken_capture_is_refused(
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_read_is_mapped_and_not_copied(tmp_path: Path) -> None:
     """A sparse file of 512 MB is opened and compared in their first rows with far less memory."""
     header = json.dumps({"logits": {"dtype": "F32", "shape": [1 << 17, 1024], "data_offsets": [0, 512 << 20]}}).encode()

@@ -109,6 +109,7 @@ def test_short_values_are_no_secrets() -> None:
     assert Redactor({"USE_TOKEN": "1", "KEY": "false"}).redact("1 false") == "1 false"
 
 
+@pytest.mark.slow
 def test_no_report_of_a_run_tells_a_secret(tmp_path: Path) -> None:
     """The engine prints and states its whole environment, fails with a token in its message, and dies."""
     plugin = tmp_path / "plugin"

@@ -43,6 +43,7 @@ def test_every_tensor_agrees_in_float32(attention, tokens, masked, held_out, loa
             np.testing.assert_array_equal(values[name], references[name])
 
 
+@pytest.mark.slow
 def test_both_decode_the_same_tokens(held_out, oracle, load_hf):
     import torch
 

@@ -103,6 +103,7 @@ def test_the_chat_template_writes_turns(tiny, tasks):
     assert ids == tasks.encode("<|user|>1+1=<|end|><|assistant|>")
 
 
+@pytest.mark.slow
 def test_the_answers_of_the_held_out_prompts_are_mostly_found(held_out, oracle):
     """A checkpoint that learned nothing would agree with anything: the README's accuracy is not an empty claim."""
     right = 0
@@ -112,6 +113,7 @@ def test_the_answers_of_the_held_out_prompts_are_mostly_found(held_out, oracle):
     assert right >= 14
 
 
+@pytest.mark.slow
 def test_some_margins_are_low(held_out, oracle):
     """Where two tokens nearly tie, engines may differ: the fixture has to bring such cases along."""
     smallest = np.inf

@@ -103,6 +103,7 @@ def test_a_fault_goes_away_with_its_request(engines: dict[str, Engine], engine: 
     assert decoded[0] == decoded[2]
 
 
+@pytest.mark.slow
 def test_variants_are_as_right_as_the_model(engines: dict[str, Engine], healthy: np.ndarray) -> None:
     for variant in VARIANTS:
         for engine in variant.engines:

@@ -16,6 +16,8 @@ import pytest
 import specrunner
 from specrunner.environments.interpreters import site_folders
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 PLUGIN = HERE / "specrunner-echo"
 PAGE = HERE.parents[1] / "docs" / "plugin-engine.md"

@@ -16,7 +16,7 @@ from tests.reporters.builders import make_case, make_check, make_result
 from tests.reporters.hostile import make_rich_results
 from tests.reporters.test_html import collect
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 

@@ -15,7 +15,7 @@ from specrunner.reporters.junit import JunitReporter
 from tests.npm_packages import install_packages
 from tests.reporters.builders import make_all_verdicts, make_events, play
 
-pytestmark = pytest.mark.npm
+pytestmark = [pytest.mark.npm, pytest.mark.slow]
 VERSIONS = {"test-results-parser": "0.4.6", "junit2json": "4.0.0", "junit-to-ctrf": "0.0.14", "ajv": "8.20.0"}
 SCHEMA = Path(__file__).parents[2] / "schema" / "report.schema.json"
 

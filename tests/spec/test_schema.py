@@ -257,6 +257,7 @@ def spots(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from spots(value)
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=400, deadline=None)
 def test_predicates_agree_with_jsonschema_on_broken_examples(data: st.DataObject) -> None:

@@ -79,6 +79,7 @@ def test_every_verdict_has_its_outcome(place: Any) -> None:
     assert "flaky: 1 of 2 repeats failed (repeat 2)" in outcomes["flaky"][1]
 
 
+@pytest.mark.slow
 def test_workers_of_xdist_share_one_load(place: Any) -> None:
     for name in "abcd":
         place.write(f"{name}.yaml", *(f"name: case-{index}, prompt: a" for index in range(4)))
@@ -89,6 +90,7 @@ def test_workers_of_xdist_share_one_load(place: Any) -> None:
     assert len(place.loads.read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_the_first_failure_ends_the_engines(place: Any) -> None:
     place.write("a.yaml", "name: bad, prompt: wrong", "name: stuck, prompt: hang")
     started = time.monotonic()
@@ -98,6 +100,7 @@ def test_the_first_failure_ends_the_engines(place: Any) -> None:
     assert time.monotonic() - started < 300
 
 
+@pytest.mark.slow
 def test_strict_makes_a_skip_an_error(place: Any) -> None:
     place.write("a.yaml", "name: gpu, prompt: a, requires: {packages: [no_such_package]}")
     assert place.pytest("a.yaml").returncode == 0
@@ -151,6 +154,7 @@ def test_settings_that_are_wrong_are_told(place: Any) -> None:
     assert "Fatal Python error" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_stated_timeout_stands_above_cases(place: Any) -> None:
     place.write("a.yaml", "name: stuck, prompt: hang, timeout: 60")
     done = place.pytest("a.yaml", SPECRUNNER_TIMEOUT="2")
@@ -158,6 +162,7 @@ def test_a_stated_timeout_stands_above_cases(place: Any) -> None:
     assert "longer than 2 s" in done.stdout
 
 
+@pytest.mark.slow
 def test_max_fail_ends_the_run(place: Any) -> None:
     place.write("a.yaml", "name: bad, prompt: wrong", *(f"name: slow-{i}, prompt: slow 0.5 {i}" for i in range(60)))
     stated = {"SPECRUNNER_MAX_FAIL": "1", "SPECRUNNER_NO_CACHE": "1", "SPECRUNNER_JOBS": "2"}
@@ -168,6 +173,7 @@ def test_max_fail_ends_the_run(place: Any) -> None:
     assert "not run: stopped after the failures that --max-fail allows" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_executor_that_is_stated_serves(place: Any) -> None:
     place.write("a.yaml", "name: one, prompt: a")
     done = place.pytest("a.yaml", SPECRUNNER_EXECUTOR="ray", SPECRUNNER_RAY_ADDRESS="127.0.0.1:1")

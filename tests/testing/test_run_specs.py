@@ -26,6 +26,7 @@ def run(place: Any, monkeypatch: pytest.MonkeyPatch) -> SpecRun:
     return run_specs("a.yaml", cwd=place.folder, tags=["by-tag"], parameters={"engine": ["misbehaving"]})
 
 
+@pytest.mark.slow
 def test_verify(run: SpecRun) -> None:
     assert [case.name for case in run.verify("good or known")] == ["good", "known"]
     with pytest.raises(AssertionError, match=r"FAIL  a.yaml::bad\[engine=misbehaving\]\n      at a.yaml:9\n"):

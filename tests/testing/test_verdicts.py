@@ -27,6 +27,7 @@ def node_id(name: str) -> str:
     return f"a.yaml::{name}[engine=misbehaving]"
 
 
+@pytest.mark.slow
 def test_one_takes_over_when_the_keeper_goes_away(place: Any, ask: Any, tmp_path: Path) -> None:
     keeper, other = ask("one", "stuck"), ask("one", "last")
     assert keeper.wait_for(node_id("one")).verdict == "passed"
