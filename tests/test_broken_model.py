@@ -55,9 +55,6 @@ BREAKS = {
     ),
 }
 
-FAST = ("causal mask",)
-"""One of them; the others take as long, and so does the file as it is, which passes in specs/llada2, too."""
-
 FINDINGS = {
     "causal mask": ("layers 0-3 are wrong without help, first at layers.0.attention.output", "suspect RoPE, the mask"),
     "expert bias ignored": ("replayed, layers.3.mlp.output is clean: the router is at fault", "suspect the choice"),
@@ -70,10 +67,9 @@ FINDINGS = {
 """What the report must say of each."""
 
 
+@pytest.mark.slow
 @pytest.mark.engine
-@pytest.mark.parametrize(
-    "broken", [*FAST, *(pytest.param(key, marks=pytest.mark.slow) for key in BREAKS if key not in FAST)]
-)
+@pytest.mark.parametrize("broken", BREAKS)
 def test_a_broken_line_turns_cases_red_at_the_right_tensor(tmp_path: Path, broken: str) -> None:
     model = tmp_path / "model"
     shutil.copytree(CHECKPOINT, model)

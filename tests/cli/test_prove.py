@@ -41,6 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_spec_that_sees_everything_proves_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "good.yaml").write_text(SPEC.replace("LAYER", '"layers.*.output"'))
     chosen = ["--fault", "mask-causal", "--fault", "routing-softmax", "--fault", "sampler-leftmost"]

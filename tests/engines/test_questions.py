@@ -116,6 +116,7 @@ def test_a_generation_ends_behind_its_stop_text(start: Start) -> None:
     assert engine.generate(prompt, Decode(48)) == whole, "a stop text outlives its question"
 
 
+@pytest.mark.slow
 def test_block_diffusion_ends_behind_the_block_of_its_stop_text(start: Start) -> None:
     engine = start(HfEngine, "tiny-llada2")
     assert isinstance(engine, HfEngine)

@@ -37,6 +37,7 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_no_room_for_captures(workplace: Workplace, tmp_path: Path, mount: Mount) -> None:
     small = mount(tmp_path / "small", "-t", "tmpfs", "-o", "size=256k", "tmpfs")
     workplace.environment["TMPDIR"] = str(small)
@@ -59,6 +60,7 @@ def test_no_room_in_the_cache(workplace: Workplace, tmp_path: Path, mount: Mount
     check_cache(cache)
 
 
+@pytest.mark.slow
 def test_no_room_for_the_report(workplace: Workplace, tmp_path: Path, mount: Mount) -> None:
     small = mount(tmp_path / "small", "-t", "tmpfs", "-o", "size=16k", "tmpfs")
     report = small / "r.xml"

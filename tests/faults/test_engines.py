@@ -26,6 +26,7 @@ def test_each_accident_costs_its_own_case(workplace: Workplace) -> None:
     assert count_junit(outcome.junit) == (5, 0, 3, 0)
 
 
+@pytest.mark.slow
 def test_a_hang_that_holds_the_interpreter_ends_by_its_timeout(workplace: Workplace) -> None:
     workplace.write_spec({"stuck": "child stubborn hang", "last": "b"})
     outcome = workplace.run("spec.yaml", "--timeout", "2")
@@ -34,7 +35,9 @@ def test_a_hang_that_holds_the_interpreter_ends_by_its_timeout(workplace: Workpl
     assert "longer than 2 s" in outcome.stdout
 
 
-@pytest.mark.parametrize("megabytes", [100, pytest.param(1000, marks=pytest.mark.endurance)])
+@pytest.mark.parametrize(
+    "megabytes", [pytest.param(100, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.endurance)]
+)
 def test_a_flood_on_stdout_is_cut(workplace: Workplace, megabytes: int) -> None:
     workplace.write_spec({"loud": f"flood {megabytes}", "stuck": "hang here, not in the reference"})
     process = workplace.start("spec.yaml", "-j", "1")

@@ -37,6 +37,7 @@ def keep_golden(place: Workplace) -> None:
     assert accepted.returncode == 0, accepted.stderr
 
 
+@pytest.mark.slow
 def test_random_kills_cost_no_verdict(workplace: Workplace) -> None:
     expected = write_suite(workplace, 15, "a")
     process = workplace.start("spec.yaml", "--retries", "100", "-j", "2")

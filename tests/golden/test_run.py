@@ -97,6 +97,7 @@ def workplace(
     sys.modules.pop("wavering", None)
 
 
+@pytest.mark.slow
 def test_the_life_of_a_golden(workplace: Workplace) -> None:
     workplace.write()
     missing = workplace.run()
