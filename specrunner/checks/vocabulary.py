@@ -114,6 +114,17 @@ def _largest_columns(values: torch.Tensor, k: int) -> torch.Tensor:
     return columns[:, :k]
 
 
+def share_common(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Return how many of a row's ids are in the same row of both, of all of its ids: |A n B| / k, [rows] float64.
+
+    Args:
+        ours: [rows, k] integers, different ones in each row.
+        theirs: likewise.
+    """
+    shared = torch.cat((ours, theirs), -1).sort(dim=-1).values
+    return (shared[:, 1:] == shared[:, :-1]).sum(-1).double() / ours.shape[-1]
+
+
 class Overlap:
     """The share of the reference's k largest logits that are also among the candidate's k largest: |A n B| / k.
 
@@ -148,7 +159,6 @@ class Overlap:
         if ours is None or theirs is None:
             return
         self.top_1 += int((ours[:, 0] == theirs[:, 0]).sum())
-        shared = torch.cat((ours, theirs), -1).sort(dim=-1).values
-        share = (shared[:, 1:] == shared[:, :-1]).sum(-1).double() / ours.shape[-1]
+        share = share_common(ours, theirs)
         self.total += float(share.sum())
         self.worst.update(-share, row)

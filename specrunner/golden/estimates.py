@@ -12,6 +12,7 @@ from specrunner.checks.extremes import HighPercentile
 from specrunner.checks.measure import signal_to_noise
 from specrunner.checks.measurements import encode_number
 from specrunner.checks.sources import TensorSource
+from specrunner.checks.vocabulary import share_common
 from specrunner.golden.projections import CONFIDENCE, bound_factor
 from specrunner.golden.sketch import Sketch
 
@@ -150,7 +151,7 @@ def estimate(
     top_1 = None
     if golden.top_ids is not None and candidate.top_ids is not None:
         kept = min(golden.top_ids.shape[-1], candidate.top_ids.shape[-1])
-        overlaps = {k: _overlap(candidate.top_ids[:, :k], golden.top_ids[:, :k]) for k in top_k if k <= kept}
+        overlaps = {k: share_common(candidate.top_ids[:, :k], golden.top_ids[:, :k]) for k in top_k if k <= kept}
         top_1 = float((candidate.top_ids[:, 0] == golden.top_ids[:, 0]).double().mean())
     return Estimates(
         shape=golden.shape,
@@ -168,11 +169,6 @@ def estimate(
         top_1=top_1,
         non_finite=int((~torch.isfinite(candidate.norms)).sum()),
     )
-
-
-def _overlap(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    shared = torch.cat((ours, theirs), -1).sort(dim=-1).values
-    return (shared[:, 1:] == shared[:, :-1]).sum(-1).double() / ours.shape[-1]
 
 
 def _bound_kl(source: TensorSource, golden: Sketch, bound: torch.Tensor) -> torch.Tensor:
