@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from specrunner.reporters.details import (
@@ -87,12 +89,14 @@ def _group_checks(checks: Sequence[CheckResult]) -> list[tuple[str, list[CheckRe
 
 def _describe_checks(case: CaseRecord, checks: Sequence[CheckResult], palette: Palette) -> list[str]:
     lines = []
-    for check in checks:
+    for check, repeats in _fold_repeats(checks):
         word = (
             palette.paint("FAIL", "bad") if check.fails else palette.paint("ok  " if check.passed else "note", "good")
         )
         where = palette.paint(escape_line(check.location), "dim")
-        rule = escape_line(check.rule) + (f"  repeat {check.repeat}" if case.repeat > 1 and check.repeat else "")
+        rule = escape_line(check.rule)
+        if case.repeat > 1 and check.repeat:
+            rule += f"  repeat{'s' * (len(repeats) > 1)} {', '.join(map(str, repeats))}"
         lines.append(f"{word} {palette.paint(escape_line(check.subject), 'bold')}  {rule}  {where}")
         if check.message:
             lines.append(f"       {escape_line(check.message)}")
@@ -101,6 +105,15 @@ def _describe_checks(case: CaseRecord, checks: Sequence[CheckResult], palette: P
         failed = sum(check.fails for check in checks)
         lines.append(f"{failed} of {plural(len(checks), 'check')} failed")
     return lines
+
+
+def _fold_repeats(checks: Sequence[CheckResult]) -> list[tuple[CheckResult, list[int]]]:
+    """Return each check once with the repeats that found the same to the last digit, in the order of the first."""
+    folded: dict[str, tuple[CheckResult, list[int]]] = {}
+    for check in checks:
+        key = json.dumps([getattr(check, field.name) for field in fields(check) if field.name != "repeat"])
+        folded.setdefault(key, (check, []))[1].append(check.repeat)
+    return list(folded.values())
 
 
 def _describe_side(side: EngineRecord) -> list[str]:

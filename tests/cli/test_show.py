@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from specrunner.cli import main
 from specrunner.reporters.json import LAST_RUN, JsonReporter
 from specrunner.results import CheckResult, Verdict
-from tests.reporters.builders import make_all_verdicts, make_case, make_events, make_result, play
+from tests.reporters.builders import make_all_verdicts, make_case, make_check, make_events, make_result, play
 
 
 @pytest.fixture
@@ -162,3 +163,22 @@ def test_the_report_of_an_older_version_is_one_diagnostic(
         f"error: {LAST_RUN} is not a JSON report that this version can read: it lacks 'diagnosis'",
         "  help: run the specs again",
     ]
+
+
+def test_repeats_that_found_the_same_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = [1.0, 2.0, 1.0]
+    checks = tuple(
+        replace(make_check(passed=value < 2, max_abs=value), repeat=repeat) for repeat, value in enumerate(found, 1)
+    )
+    play(
+        make_events([make_result(make_case(repeat=3), Verdict.FAILED, checks=checks)], exit_code=1),
+        JsonReporter(LAST_RUN),
+    )
+    assert main(["show", "capital"]) == 0
+    out = capsys.readouterr().out
+    told = [line.partition("allclose  ")[2].partition("  ")[0] for line in out.splitlines() if "allclose  r" in line]
+    assert told == ["repeats 1, 3", "repeat 2"]
+    assert "1 of 3 checks failed" in out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -234,4 +235,23 @@ def test_five_thousand_cases_are_drawn_a_screen_at_a_time(browser: Any, tmp_path
     opened.page.wait_for_selector("a.row:has-text('case-2000')")
     opened.page.fill("#search", "case-4321")
     opened.counts("a.row", 1)
+    opened.context.close()
+
+
+def test_repeats_that_found_the_same_are_one_row(browser: Any, tmp_path: Path) -> None:
+    checks = tuple(
+        replace(make_check(passed=value < 2, max_abs=value), repeat=repeat)
+        for repeat, value in enumerate([1.0, 2.0, 1.0], 1)
+    )
+    path = tmp_path / "report.html"
+    path.write_bytes(render_page(collect([make_result(make_case("waver", repeat=3), Verdict.FAILED, checks=checks)])))
+    opened = Page(browser, path)
+    text = opened.open_case("waver")
+    assert "Checks: 1 of 3 failed" in text
+    assert opened.page.locator("table.checks td:nth-child(2) .small").all_inner_texts() == [
+        "allclose, repeats 1, 3",
+        "allclose, repeat 2",
+    ]
+    opened.page.click("section:has(table.checks) input[type=checkbox]")
+    opened.counts("table.checks tbody tr", 1)
     opened.context.close()

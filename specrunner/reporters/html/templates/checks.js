@@ -25,6 +25,22 @@ function describeShare(share) {
   return `${formatNumber(Number((100 * share).toPrecision(3)))} % of what the limit allows`;
 }
 
+// One row for what several repeats of a case found alike, to the last digit, with the numbers of all of them.
+function foldRepeats(checks) {
+  const rows = new Map();
+  for (const check of checks) {
+    const key = JSON.stringify({ ...check, repeat: null });
+    if (rows.has(key)) rows.get(key).repeats.push(check.repeat);
+    else rows.set(key, { ...check, repeats: [check.repeat] });
+  }
+  return [...rows.values()];
+}
+
+function nameRepeats(check, repeats) {
+  if (repeats === 1 || !check.repeat) return "";
+  return `, repeat${check.repeats.length > 1 ? "s" : ""} ${check.repeats.join(", ")}`;
+}
+
 function checkRow(check, repeats) {
   const words = check.fails ? ["FAIL", "failed"] : check.passed ? ["ok", "passed"] : ["trend", "skipped"];
   const limits = check.margins.length ? check.margins.map(marginLine)
@@ -34,10 +50,9 @@ function checkRow(check, repeats) {
   more.addEventListener("toggle", () => {
     if (more.open && more.children.length === 1) more.append(facts(numbers));
   });
-  const repeat = repeats > 1 && check.repeat ? `, repeat ${check.repeat}` : "";
   return make("tr", { class: check.fails ? "wrong" : "" },
     make("td", {}, make("span", { class: "badge v-" + words[1] }, words[0])),
-    make("td", {}, make("code", {}, check.subject), make("div", { class: "quiet small" }, check.rule + againstGolden(check) + repeat)),
+    make("td", {}, make("code", {}, check.subject), make("div", { class: "quiet small" }, check.rule + againstGolden(check) + nameRepeats(check, repeats))),
     make("td", {}, check.message ? make("div", { class: check.fails ? "why" : "quiet" }, check.message) : null, limits,
       numbers.length ? more : null),
     make("td", { class: "quiet small" }, check.location));
@@ -48,11 +63,12 @@ function checksSection(detail) {
   const failed = detail.checks.filter((check) => check.fails);
   const body = make("div");
   const most = 60;
-  const show = (checks, all) => {
+  const show = (judged, all) => {
+    const checks = foldRepeats(judged);
     const shown = all ? checks : checks.slice(0, most);
     body.replaceChildren(table(["", "what", "measured, and its limit", "rule at"], shown.map((check) => checkRow(check, detail.repeat)), { class: "checks", label: "checks" }));
     if (shown.length < checks.length) {
-      body.append(make("button", { type: "button", onclick: () => show(checks, true) }, `show all ${checks.length}`));
+      body.append(make("button", { type: "button", onclick: () => show(judged, true) }, `show all ${checks.length}`));
     }
   };
   const some = failed.length > 0 && failed.length < detail.checks.length;
