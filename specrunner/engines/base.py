@@ -38,6 +38,7 @@ class Capabilities:
             while the next request is worked on; False is safe for tensors that are views of the engine's buffers.
         model_options: options that say what the spec's `model` says, with its field: a spec cannot set them. Dotted
             where they are keys of a mapping. `revision`, `trust_remote_code` and the like are refused of every engine.
+        case_options: options that say what a case says, with its field: a spec cannot set them.
         checkpoint_options: options that name further checkpoints, with the option that states their revision ("" where
             there is none): what holds for the model's files and its pinning holds for theirs.
         code_options: options that take code from a hub where their value is `owner/name` or true: the model has to be
@@ -53,6 +54,7 @@ class Capabilities:
     batches: bool = False
     lasting: bool = False
     model_options: Mapping[str, str] = field(default_factory=dict)
+    case_options: Mapping[str, str] = field(default_factory=dict)
     checkpoint_options: Mapping[str, str] = field(default_factory=dict)
     code_options: tuple[str, ...] = ()
 
@@ -125,6 +127,16 @@ class Engine(ABC):
     @classmethod
     def tensor_templates(cls, architecture: str) -> tuple[str, ...] | None:
         """Return the tensor name templates that can be captured for `architecture`, or None when it has no name map."""
+        return None
+
+    @classmethod
+    def decode_algorithms(cls, architecture: str, options: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """Return the algorithms by which models of `architecture` decode, or None where loading them has to show it.
+
+        Args:
+            architecture: the class in the checkpoint's `architectures`.
+            options: the session's options, which may change how the model attends.
+        """
         return None
 
     @classmethod

@@ -196,6 +196,12 @@ def unpack_own_maps(engine: str, maps: Mapping[str, bytes], folder: Path) -> dic
     return {NAME_MAPS: str(folder)}
 
 
+def decode_algorithms(engine: str, architecture: str) -> tuple[str, ...] | None:
+    """Return the algorithms that an engine's map states for `architecture`, or None when it has no map."""
+    name_map = load_maps(engine).get(architecture)
+    return name_map.algorithms if name_map is not None else None
+
+
 def tensor_templates(engine: str, architecture: str) -> tuple[str, ...] | None:
     """Return the name templates `engine` can capture for `architecture`, or None without a map."""
     name_map = load_maps(engine).get(architecture)

@@ -90,7 +90,7 @@ def _list_options(value: Any, names: tuple[str, ...], path: tuple[Step, ...], *,
 
 
 def find_refusals(options: Mapping[str, Any], model: Model, capabilities: Capabilities) -> list[Refusal]:
-    """Return the options that would have the engine load something else than `model` allows."""
+    """Return the options that would have the engine load something else than the case says and `model` allows."""
     stated = list(list_options(options))
     set_names = {option.name for option in stated if option.value is not None}
     pins = {pin for name, pin in capabilities.checkpoint_options.items() if name in set_names}
@@ -106,6 +106,9 @@ def find_refusals(options: Mapping[str, Any], model: Model, capabilities: Capabi
         elif field is not None:
             advice = f"write `model: {{…, {field}: …}}`"
             found.append(Refusal("conflicting-keys", f"`{option.name}` belongs to the model", advice, option.path))
+        elif option.name in capabilities.case_options:
+            advice = f"write `{capabilities.case_options[option.name]}: …` in the case, or under `reference`"
+            found.append(Refusal("conflicting-keys", f"`{option.name}` belongs to the case", advice, option.path))
         elif option.word in _HUBS and option.value not in (None, False, 0, "0"):
             message = f"`{option.name}` names another hub, where a commit may stand for other files"
             advice = "set the variable where specrunner is started"

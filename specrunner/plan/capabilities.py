@@ -21,6 +21,12 @@ from specrunner.spec.merge import Marks
 from specrunner.spec.model import Benchmark, Case, Decode, EngineChoice, Model
 from specrunner.spec.tensor_names import is_possible
 
+_ADVICE = {
+    "greedy": "e.g. `decode: {max_new_tokens: 16}`",
+    "low_confidence": "e.g. `decode: {algorithm: low_confidence, block_length: 32, threshold: 0.95}`",
+}
+"""How to decode by the algorithm that a model knows."""
+
 FindEngine = Callable[[str], type[Engine]]
 
 
@@ -79,6 +85,8 @@ class _Checker:
             message = f"engine `{choice.engine}` cannot decode by `{case.decode.algorithm}`"
             advice = accepted_values("", capabilities.algorithms, "it can")
             self._report(case, "impossible-algorithm", message, advice, "decode.algorithm")
+        elif case.decode is not None and case.benchmark is None:
+            self._check_algorithm(case, case.decode, choice, engine)
         if case.decode is not None and case.decode.algorithm == "low_confidence" and case.benchmark is None:
             self._check_sampler(case, case.decode, choice, engine, prefix)
         if case.batch and not prefix and not capabilities.batches:
@@ -88,6 +96,14 @@ class _Checker:
             self._check_tensors(case, choice, engine)
         if case.benchmark is not None and not prefix:
             self._check_benchmark(case, case.benchmark)
+
+    def _check_algorithm(self, case: Case, decode: Decode, choice: EngineChoice, engine: type[Engine]) -> None:
+        architecture = architecture_of(case.model)
+        known = engine.decode_algorithms(architecture, choice.options) if architecture is not None else None
+        if known is None or decode.algorithm in known:
+            return
+        message = f"{case.model.label} decodes by {' or '.join(known)}, and the case by `{decode.algorithm}`"
+        self._report(case, "impossible-algorithm", message, _ADVICE[known[0]], "decode")
 
     def _check_sampler(
         self, case: Case, decode: Decode, choice: EngineChoice, engine: type[Engine], prefix: str
@@ -195,8 +211,7 @@ class _Checker:
             case.decode is None or case.decode.algorithm not in known.algorithms
         ):
             message = f"{case.model.label} decodes by {' or '.join(known.algorithms)}, and the case by `greedy`"
-            advice = "e.g. `decode: {algorithm: low_confidence, block_length: 32, threshold: 0.95}`"
-            self._report(case, "impossible-algorithm", message, advice, "benchmark.task")
+            self._report(case, "impossible-algorithm", message, _ADVICE["low_confidence"], "benchmark.task")
 
     def _check_tensors(self, case: Case, choice: EngineChoice, engine: type[Engine]) -> None:
         architecture = architecture_of(case.model)

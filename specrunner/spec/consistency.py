@@ -23,7 +23,7 @@ from specrunner.spec.golden_rules import find_unjudgeable
 from specrunner.spec.merge import Fields, Layers
 from specrunner.spec.model import REFERENCE_DTYPES, Case, EngineChoice
 from specrunner.spec.revisions import MODEL_WORDS, find_variable, is_commit, resolve_revision
-from specrunner.spec.tensor_names import is_possible
+from specrunner.spec.tensor_names import EXPERT_IDS, TEMPLATES, is_possible
 from specrunner.spec.tree import Map
 
 _ONE_MODEL = "state exactly one of `id`, `path` and `recipe`"
@@ -281,6 +281,7 @@ class CaseChecker:
             fine = self._check_possible(layers, pattern, "tensors", index) and fine
         for pattern in rules:
             fine = self._check_possible(layers, pattern, "tolerance", pattern, at_key=True) and fine
+            fine = self._check_kind(layers, pattern, fields["tolerance"][pattern]) and fine
         if not fine or not tensors:
             return fine
         uncovered = find_uncovered(tensors, rules) if listed else {}
@@ -313,6 +314,23 @@ class CaseChecker:
         advice = accepted_values(pattern, vocabulary(), "names")
         message = f"no tensor name can match `{pattern}`"
         return self._report(layers, "impossible-pattern", message, advice, *path, at_key=at_key)
+
+    def _check_kind(self, layers: Layers, pattern: str, rules: str | Fields) -> bool:
+        """Ids of experts are integers, which `exact` and `routing` judge, and `routing` judges nothing else."""
+        fine = True
+        ids = is_possible(pattern, (EXPERT_IDS,))
+        only_ids = ids and not is_possible(pattern, tuple(name for name in TEMPLATES if name != EXPERT_IDS))
+        for rule in () if isinstance(rules, str) else rules:
+            if rule == "routing" and not ids:
+                message = f"`routing` does not apply to `{pattern}`"
+                advice = f"it judges the choice of experts: `{EXPERT_IDS.replace('{i}', '*')}`"
+            elif rule not in ("exact", "routing") and only_ids:
+                message = f"`{rule}` does not apply to `{pattern}`, whose values are integers"
+                advice = "write `exact`, or `routing: {decisive: 1.0}`"
+            else:
+                continue
+            fine = self._report(layers, "impossible-rule", message, advice, "tolerance", pattern, rule, at_key=True)
+        return fine
 
     def _check_idle(self, layers: Layers, tensors: tuple[str, ...], rules: tuple[str, ...]) -> bool:
         """Report rules written beside the tensors they miss, or below a rule of the same mapping that hides them."""

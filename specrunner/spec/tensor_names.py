@@ -42,6 +42,9 @@ TEMPLATES: tuple[str, ...] = (
 PASSES = "passes."
 """How the names begin that a decode alone has."""
 
+EXPERT_IDS = "layers.{i}.router.expert_ids"
+"""The one whose values are integers."""
+
 ROUTER_BIAS = "layers.{i}.router.expert_bias"
 """A constant that comes with a reference's router logits: [experts], added to the scores for the choice alone. It is
 evidence for the rule `routing`, not a tensor of the vocabulary: no pattern selects it."""

@@ -386,6 +386,31 @@ def test_options_say_nothing_that_the_model_says(
     assert marked.replace("-", "_") == name.rpartition(".")[2]
 
 
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize(
+    ("engine", "name", "field"),
+    [
+        ("hf", "dtype", "dtype"),
+        ("hf", "torch_dtype", "dtype"),
+        ("vllm", "dtype", "dtype"),
+        ("sglang", "dtype", "dtype"),
+        ("sglang", "device", "device"),
+    ],
+)
+def test_options_say_nothing_that_the_case_says(
+    tmp_path: Path, engine: str, name: str, field: str, reference: bool
+) -> None:
+    """A report would say `bfloat16` of what ran in float32."""
+    assert validate(tmp_path, engine, f"{{{name}: float32}}", reference=reference) == [
+        (
+            "conflicting-keys",
+            f"`{name}` belongs to the case",
+            f"write `{field}: …` in the case, or under `reference`",
+            name,
+        )
+    ]
+
+
 @pytest.mark.parametrize(("engine", "options", "name", "marked"), CODE_OF_OTHERS)
 def test_options_name_no_code(tmp_path: Path, engine: str, options: str, name: str, marked: str) -> None:
     assert validate(tmp_path, engine, options) == [
@@ -587,6 +612,7 @@ def test_without_permission_a_further_checkpoint_needs_no_pin() -> None:
         ("sglang", {"model_path": "evil/repo"}, "`model_path` belongs to the model"),
         ("sglang", {"tokenizer_path": "evil/repo"}, "'evil/repo' is not fixed at a commit"),
         ("hf", {"code_revision": "main"}, "`code_revision` belongs to the model"),
+        ("sglang", {"dtype": "float32"}, "`dtype` belongs to the case"),
         ("hf", {"auto_map": {"AutoModel": "evil/repo--m.M"}}, "`auto_map` belongs to the checkpoint"),
     ],
 )

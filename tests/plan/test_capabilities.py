@@ -45,6 +45,14 @@ class Both(Cpu):
         )
 
 
+class Knowing(Both):
+    """Knows how Llamas decode, unless an option says that it attends otherwise."""
+
+    @classmethod
+    def decode_algorithms(cls, architecture: str, options: Mapping[str, Any]) -> tuple[str, ...] | None:
+        return ("greedy",) if architecture == "LlamaForCausalLM" and not options.get("other") else None
+
+
 class Fixed(Both):
     """Has a sampler of its own, which `hidden: true` keeps to itself."""
 
@@ -57,7 +65,7 @@ class Fixed(Both):
         return not options.get("hidden")
 
 
-ENGINES: dict[str, type[Engine]] = {"cpu": Cpu, "both": Both, "fixed": Fixed}
+ENGINES: dict[str, type[Engine]] = {"cpu": Cpu, "both": Both, "knowing": Knowing, "fixed": Fixed}
 HEAD = "version: 1\nmodel: {recipe: glass-0.8m}\nreference: {engine: both, device: cuda}\n"
 
 
@@ -109,6 +117,23 @@ def test_an_algorithm_that_an_engine_lacks(tmp_path: Path) -> None:
     assert shown(diagnostic) == ("impossible-algorithm", "low_confidence")
     assert diagnostic.message == "engine `cpu` cannot decode by `low_confidence`"
     assert diagnostic.help == "it can: `greedy`"
+
+
+def test_an_algorithm_that_a_model_lacks(tmp_path: Path) -> None:
+    (diagnostic,) = check(tmp_path, f"engines: [knowing]\n{DIFFUSION}")
+    assert diagnostic.code == "impossible-algorithm"
+    assert diagnostic.message == "glass-0.8m decodes by greedy, and the case by `low_confidence`"
+    assert diagnostic.help == "e.g. `decode: {max_new_tokens: 16}`"
+    assert check(tmp_path, f"engines: [knowing]\noptions: {{knowing: {{other: true}}}}\n{DIFFUSION}") == ()
+    assert check(tmp_path, "engines: [knowing]\ndecode: {max_new_tokens: 4}\ntokens: exact") == ()
+
+
+@pytest.mark.parametrize("engine", ["hf", "sglang"])
+def test_built_in_engines_know_how_llada2_decodes(engine: str) -> None:
+    known = registry.find_engine(engine).decode_algorithms
+    assert known("LLaDA2MoeModelLM", {}) == ("low_confidence",)
+    assert known("LlamaForCausalLM", {}) == ("greedy",)
+    assert known("NobodyForCausalLM", {}) is None
 
 
 def test_an_architecture_without_names(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from specrunner.engines.hf.batches import (
     pad_prompts,
 )
 from specrunner.engines.hf.checkpoint import (
+    CASE_OPTIONS,
     CODE_OPTIONS,
     MODEL_OPTIONS,
     choose_device,
@@ -30,7 +31,7 @@ from specrunner.engines.hf.checkpoint import (
 )
 from specrunner.engines.hooks import Geometry, Recorder, finish_tensors
 from specrunner.engines.module_index import ModuleIndex
-from specrunner.engines.name_maps import Entry, NameMap, describe_router, load_maps, tensor_templates
+from specrunner.engines.name_maps import Entry, NameMap, decode_algorithms, describe_router, load_maps, tensor_templates
 from specrunner.engines.prompts import encode_prompt
 from specrunner.engines.versions import describe_versions
 from specrunner.errors import ModelUnsupported
@@ -69,6 +70,7 @@ class HfEngine(Engine):
             batches=True,
             lasting=True,
             model_options=MODEL_OPTIONS,
+            case_options=CASE_OPTIONS,
             code_options=CODE_OPTIONS,
         )
 
@@ -76,6 +78,11 @@ class HfEngine(Engine):
     def tensor_templates(cls, architecture: str) -> tuple[str, ...] | None:
         """Return what the architecture's name map knows."""
         return tensor_templates(cls.name, architecture)
+
+    @classmethod
+    def decode_algorithms(cls, architecture: str, options: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """Return what the architecture's name map says."""
+        return decode_algorithms(cls.name, architecture)
 
     @classmethod
     def worker_environment(cls, session: Session, workspace: Path) -> dict[str, str]:

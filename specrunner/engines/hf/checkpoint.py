@@ -35,6 +35,9 @@ MODEL_OPTIONS: Mapping[str, str] = {
 }
 """Options that say what a spec's `model` says, and its field (see `Capabilities`)."""
 
+CASE_OPTIONS: Mapping[str, str] = {"dtype": "dtype", "torch_dtype": "dtype"}
+"""Options that say what a case says, and its field."""
+
 CODE_OPTIONS = ("attn_implementation", "experts_implementation", "use_kernels", "kernel_config", "allow_all_kernels")
 """Options under which Transformers runs kernels from a hub: `owner/name`, or true for those that it chooses."""
 

@@ -14,13 +14,14 @@ from specrunner.engines.checkpoint_files import has_tokenizer
 from specrunner.engines.denoising import PassLog
 from specrunner.engines.facts import describe_device, make_plain
 from specrunner.engines.hf.checkpoint import check_device, resolve_folder
-from specrunner.engines.name_maps import tensor_templates
+from specrunner.engines.name_maps import decode_algorithms, tensor_templates
 from specrunner.engines.prompts import encode_prompt
 from specrunner.engines.sglang.failures import translate_failures
 from specrunner.engines.sglang.models import check_model_class, use_model_alone
 from specrunner.engines.sglang.notes import Note, Order, SeenPass, assemble_tensors, check_notes, raise_failure
 from specrunner.engines.sglang.options import (
     ALGORITHMS,
+    CASE_OPTIONS,
     CHECKPOINT_OPTIONS,
     MASK_ID,
     MODEL_OPTIONS,
@@ -78,6 +79,7 @@ class SglangEngine(Engine):
             batches=True,
             lasting=True,
             model_options=MODEL_OPTIONS,
+            case_options=CASE_OPTIONS,
             checkpoint_options=CHECKPOINT_OPTIONS,
         )
 
@@ -96,6 +98,11 @@ class SglangEngine(Engine):
     def tensor_templates(cls, architecture: str) -> tuple[str, ...] | None:
         """Read them off the architecture's name map."""
         return tensor_templates(cls.name, architecture)
+
+    @classmethod
+    def decode_algorithms(cls, architecture: str, options: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """Return what the architecture's name map says."""
+        return decode_algorithms(cls.name, architecture)
 
     @classmethod
     def worker_environment(cls, session: Session, workspace: Path) -> dict[str, str]:

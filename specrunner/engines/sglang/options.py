@@ -34,6 +34,9 @@ MODEL_OPTIONS: Mapping[str, str] = {
 }
 """Options that say what a spec's `model` says, and its field (see `Capabilities`)."""
 
+CASE_OPTIONS: Mapping[str, str] = {"dtype": "dtype", "device": "device"}
+"""Options that say what a case says, and its field."""
+
 CHECKPOINT_OPTIONS: Mapping[str, str] = {
     "tokenizer_path": "",
     "speculative_draft_model_path": "speculative_draft_model_revision",

@@ -17,6 +17,7 @@ from specrunner.engines.name_maps import load_maps, tensor_templates
 from specrunner.engines.prompts import encode_prompt
 from specrunner.engines.vllm.failures import translate_failures
 from specrunner.engines.vllm.options import (
+    CASE_OPTIONS,
     CHECKPOINT_OPTIONS,
     MODEL_OPTIONS,
     EngineSetup,
@@ -69,6 +70,7 @@ class VllmEngine(Engine):
             batches=True,
             lasting=True,
             model_options=MODEL_OPTIONS,
+            case_options=CASE_OPTIONS,
             checkpoint_options=CHECKPOINT_OPTIONS,
         )
 

@@ -30,6 +30,9 @@ OWN_OPTIONS = ("specrunner_attention", "specrunner_block_length", "specrunner_en
 MODEL_OPTIONS: Mapping[str, str] = {"model": "id", "model_weights": "path", "hf_config_path": "path"}
 """Options that say what a spec's `model` says, and its field (see `Capabilities`)."""
 
+CASE_OPTIONS: Mapping[str, str] = {"dtype": "dtype"}
+"""Options that say what a case says, and its field."""
+
 CHECKPOINT_OPTIONS: Mapping[str, str] = {
     "tokenizer": "tokenizer_revision",
     "speculative_config.model": "speculative_config.revision",
