@@ -32,7 +32,7 @@ import specrunner.models
 from specrunner.engines.base import Capture
 from specrunner.engines.hf import HfEngine
 from specrunner.engines.planters import plant
-from specrunner.faults.catalogue import find_faults, find_variants
+from specrunner.faults.catalogue import check_patterns, find_faults, find_variants
 from specrunner.faults.model import Fault
 from specrunner.models.recipes import ensure_model
 from specrunner.requests import Request, Session
@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--dtype", action="append", default=[])
     parser.add_argument("--fault", action="append", default=[], help="names, patterns or areas; none is all")
     options = parser.parse_args()
+    check_patterns(options.fault)
     torch.set_num_threads(1)
     prompts = json.loads(HELD_OUT.read_text(encoding="utf-8"))["prompts"][: options.prompts]
     for dtype in options.dtype or ["float32", "bfloat16"]:

@@ -63,6 +63,20 @@ class _Parser(argparse.ArgumentParser):
         help_text = super().format_help()
         return f"{self.examples}\n{help_text}" if self.examples else help_text
 
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse as argparse does, and let a list of words go on after an option: `a.yaml -t x b.yaml`.
+
+        argparse ends the list at the first option, and its `parse_intermixed_args` knows no commands.
+        """
+        options, rest = super().parse_known_args(args, namespace)
+        listed = next((action.dest for action in self._actions if action.nargs in ("*", "+")), None)
+        if listed is None or "--" in rest:
+            return options, rest
+        getattr(options, listed).extend(word for word in rest if not word.startswith("-"))
+        return options, [word for word in rest if word.startswith("-")]
+
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print usage and the message, with the word that was probably meant, and exit 4."""
         self.print_usage(sys.stderr)

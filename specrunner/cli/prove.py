@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from specrunner.launch import apply_timeout, join_cluster
 
 if TYPE_CHECKING:
     from specrunner.proof.proving import ProgressReporter
+    from specrunner.spec.model import Case
 
 EXAMPLES = """\
 examples:
@@ -52,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    check_engines(options.engine)
     if options.list:
         return list_faults(options)
     if options.prompts < 0:
@@ -65,10 +68,10 @@ def run(options: argparse.Namespace) -> int:
     settings = load_settings({"jobs": options.jobs}, os.environ, Path.cwd())
     selected = select_cases(options, settings.no_cases, settings.timeout)
     cases = [case for case in apply_timeout(selected, settings) if not case.expected_to_fail]
-    if options.engine:
-        cases = [case for case in cases if case.candidate.engine in options.engine]
     if not cases:
         raise NothingVerified("no case is left: cases that are expected to fail prove nothing")
+    if options.engine:
+        cases = keep_engines(cases, options.engine)
     trials = plan_trials(
         cases,
         options.faults,
@@ -92,6 +95,36 @@ def run(options: argparse.Namespace) -> int:
     if options.report is not None:
         write_report(options.report, matrix.to_json())
     return matrix.exit_code
+
+
+def check_engines(names: Sequence[str]) -> None:
+    """Make sure that there are engines of these names.
+
+    Raises:
+        UsageError: there is none of a name.
+    """
+    from specrunner.catalogue.engines import engine_names
+    from specrunner.words import did_you_mean
+
+    known = engine_names()
+    for name in names:
+        if name not in known:
+            advice = did_you_mean(name, known) or f"engines: {', '.join(known)}"
+            raise UsageError(f"unknown engine `{name}`", help=advice)
+
+
+def keep_engines(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
+    """Keep the cases that test one of these engines.
+
+    Raises:
+        NothingVerified: none does; the message names the engines that they test.
+    """
+    kept = [case for case in cases if case.candidate.engine in names]
+    if not kept:
+        asked = " or ".join(f"`{name}`" for name in names)
+        tested = ", ".join(f"`{name}`" for name in dict.fromkeys(case.candidate.engine for case in cases))
+        raise NothingVerified(f"no case tests {asked}; engines of these cases: {tested}")
+    return kept
 
 
 def show_progress() -> ProgressReporter:

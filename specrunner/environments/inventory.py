@@ -110,8 +110,9 @@ def find_examinations(names: Sequence[str]) -> Iterator[tuple[str, Examine]]:
         elif name in locks:
             yield name, partial(examine_lock, locks[name])
         else:
-            known = [*engine_names(), *locks]
-            raise UsageError(f"no engine or environment {name!r}", help=did_you_mean(name, known) or f"known: {known}")
+            known = list(dict.fromkeys((*engine_names(), *locks)))
+            advice = did_you_mean(name, known) or f"known: {', '.join(known)}"
+            raise UsageError(f"no engine or environment {name!r}", help=advice)
 
 
 def _examine_absent(name: str, table: EngineTable, locks: dict[str, Lock]) -> Iterator[tuple[str, Examine]]:

@@ -17,9 +17,6 @@ def find_faults(engine: str, patterns: Iterable[str] = ()) -> tuple[Fault, ...]:
     Args:
         engine: the engine's name.
         patterns: shell patterns of names or areas (`routing-*`, `mask`); none selects all.
-
-    Raises:
-        UsageError: a pattern selects nothing in any engine.
     """
     return _select(FAULTS, engine, patterns)
 
@@ -29,12 +26,29 @@ def find_variants(engine: str, patterns: Iterable[str] = ()) -> tuple[Fault, ...
     return _select(VARIANTS, engine, patterns)
 
 
+def check_patterns(patterns: Iterable[str], *, faults: bool = True, variants: bool = True) -> None:
+    """Make sure that every pattern selects something, in whatever engine.
+
+    Args:
+        patterns: as for `find_faults`.
+        faults: whether bugs can be selected.
+        variants: whether legitimate variants can be.
+
+    Raises:
+        UsageError: a pattern selects nothing.
+    """
+    registry = (*(FAULTS if faults else ()), *(VARIANTS if variants else ()))
+    for pattern in patterns:
+        if any(_matches(fault, pattern) for fault in registry):
+            continue
+        if not faults:
+            raise UsageError(f"no variant is called {pattern!r}", help="`specrunner prove --list` names the variants")
+        areas = ", ".join(dict.fromkeys(fault.area for fault in FAULTS))
+        raise UsageError(f"no fault is called {pattern!r}", help=f"name a fault, a pattern, or an area: {areas}")
+
+
 def _select(registry: Iterable[Fault], engine: str, patterns: Iterable[str]) -> tuple[Fault, ...]:
     patterns = tuple(patterns)
-    for pattern in patterns:
-        if not any(_matches(fault, pattern) for fault in (*FAULTS, *VARIANTS)):
-            areas = ", ".join(dict.fromkeys(fault.area for fault in FAULTS))
-            raise UsageError(f"no fault is called {pattern!r}", help=f"name a fault, a pattern, or an area: {areas}")
     chosen = [fault for fault in registry if engine in fault.engines]
     return tuple(fault for fault in chosen if not patterns or any(_matches(fault, p) for p in patterns))
 

@@ -9,7 +9,7 @@ from specrunner.config import Settings
 from specrunner.errors import ExitCode
 from specrunner.events import CaseFinished, Event
 from specrunner.faults.bugs import FAULTS
-from specrunner.faults.catalogue import find_faults, find_variants
+from specrunner.faults.catalogue import check_patterns, find_faults, find_variants
 from specrunner.faults.model import Fault
 from specrunner.faults.variants import VARIANTS
 from specrunner.launch import make_options
@@ -73,7 +73,11 @@ def plan_trials(
         variants: whether legitimate variants are.
         draws: held-out prompts a case, on which the variants and the engine as it is run, too.
         seed: of the draws.
+
+    Raises:
+        UsageError: a pattern selects nothing of what is to be planted.
     """
+    check_patterns(patterns, faults=faults, variants=variants)
     trials = [Trial(case, case) for case in cases]
     for case in cases:
         engine = case.candidate.engine

@@ -45,3 +45,15 @@ def test_wide_limits_are_narrowed_to_what_the_noise_supports(
     assert narrowed.partition("tolerance")[0] == SPEC.partition("tolerance")[0]
     assert narrowed.endswith("# wide\n")
     assert main(["validate", "a.yaml"]) == 0
+
+
+@pytest.mark.parametrize("pattern", ["nope", "mask-causal"])
+def test_only_a_variant_can_be_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pattern: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text(SPEC)
+    assert main(["calibrate", "a.yaml", "--variant", pattern]) == 4
+    assert capsys.readouterr().err == (
+        f"error: no variant is called '{pattern}'\n  help: `specrunner prove --list` names the variants\n"
+    )

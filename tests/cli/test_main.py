@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from specrunner.cli import COMMANDS, main
+from specrunner.cli import COMMANDS, main, make_parser
 
 HEAVY = {"torch", "transformers", "numpy", "safetensors"}
 
@@ -59,6 +59,37 @@ def test_a_misspelt_word_is_guessed(
     told = capsys.readouterr().err
     assert ("did you mean" in told) == (meant is not None)
     assert meant is None or f"  help: did you mean {meant}?" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "meant"),
+    [
+        (["run", "--plan", "a.yaml", "-t", "x", "b.yaml", "--failed", "c.yaml"], "paths", "a.yaml b.yaml c.yaml"),
+        (["golden", "accept", "zzz", "--reason", "x", "a.yaml"], "paths", "a.yaml"),
+        (["golden", "accept", "--reason", "x", "zzz", "a.yaml"], "paths", "a.yaml"),
+        (["engines", "doctor", "hf", "--json", "vllm"], "names", "hf vllm"),
+        (["engines", "install", "hf", "--reinstall", "vllm"], "names", "hf vllm"),
+    ],
+)
+def test_words_of_a_list_may_stand_on_both_sides_of_an_option(arguments: list[str], name: str, meant: str) -> None:
+    options = make_parser(arguments[0]).parse_args(arguments)
+    assert getattr(options, name) == meant.split()
+    assert getattr(options, "pattern", "zzz") == "zzz"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unknown"),
+    [
+        (["run", "a.yaml", "--no-such-flag", "b.yaml"], "--no-such-flag"),
+        (["show", "a", "--no-such-flag", "b"], "--no-such-flag b"),
+        (["completion", "zsh", "bash"], "bash"),
+    ],
+)
+def test_what_belongs_to_no_list_is_refused(
+    arguments: list[str], unknown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 4
+    assert f"error: unrecognized arguments: {unknown}\n" in capsys.readouterr().err
 
 
 def test_a_bug_of_ours_exits_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

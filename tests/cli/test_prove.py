@@ -78,6 +78,30 @@ def test_what_cannot_be_proven_is_said(folder: Path, capsys: pytest.CaptureFixtu
     assert main(["prove", "bad.yaml"]) == 4
 
 
+@pytest.mark.parametrize(
+    "wrong, help", [("vlm", "did you mean `vllm`?"), ("nothing-like-it", "engines: hf, oracle, vllm, sglang")]
+)
+@pytest.mark.parametrize("more", [["good.yaml"], ["--list"]])
+def test_an_engine_that_does_not_exist_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], wrong: str, help: str, more: list[str]
+) -> None:
+    (folder / "good.yaml").write_text(SPEC.replace("LAYER", "logits"))
+    assert main(["prove", "--engine", "hf", "--engine", wrong, *more]) == ExitCode.USAGE
+    assert f"error: unknown engine `{wrong}`\n  help: {help}" in capsys.readouterr().err
+
+
+def test_an_engine_that_no_case_tests_is_told_from_cases_that_are_expected_to_fail(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "good.yaml").write_text(SPEC.replace("LAYER", "logits"))
+    chosen = ["--engine", "vllm", "--engine", "oracle"]
+    assert main(["prove", "good.yaml", *chosen]) == ExitCode.NOTHING_VERIFIED
+    assert capsys.readouterr().err == "error: no case tests `vllm` or `oracle`; engines of these cases: `hf`\n"
+    (folder / "failing.yaml").write_text(SPEC.replace("LAYER", "logits") + "    xfail: {reason: known}\n")
+    assert main(["prove", "failing.yaml", *chosen]) == ExitCode.NOTHING_VERIFIED
+    assert "cases that are expected to fail prove nothing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["prove", "calibrate"])
 @pytest.mark.parametrize("stated, seconds", [("SPECRUNNER_TIMEOUT", 7.0), (None, 60.0)])
 def test_a_stated_timeout_stands_above_cases(

@@ -199,6 +199,13 @@ class TestInventory:
             list(find_examinations(["toi"]))
         assert caught.value.help == "did you mean `toy`?"
 
+    def test_a_name_that_is_like_none_is_answered_with_all_of_them(self, make_lock, engines):
+        make_lock("toy-cpu", "alpha==1.0")
+        make_lock("toy", "alpha==1.0")
+        with pytest.raises(UsageError) as caught:
+            list(find_examinations(["nope"]))
+        assert caught.value.help == "known: toy, toy-cpu"
+
 
 class TestCommands:
     def test_doctor(self, lock, engines, capsys):

@@ -8,7 +8,7 @@ import pytest
 
 from specrunner.errors import UsageError
 from specrunner.faults.bugs import FAULTS
-from specrunner.faults.catalogue import find_faults, find_variants
+from specrunner.faults.catalogue import check_patterns, find_faults, find_variants
 from specrunner.faults.model import AREAS
 from specrunner.faults.variants import VARIANTS
 
@@ -41,8 +41,20 @@ def test_patterns_select_names_and_areas() -> None:
     assert {fault.area for fault in find_faults("hf", ["routing"])} == {"routing"}
     assert [fault.name for fault in find_faults("hf", ["mask-caus*"])] == ["mask-causal"]
     assert find_faults("oracle", ["mask-zero-one"]) == ()
-    with pytest.raises(UsageError, match="no fault is called 'rooting'"):
-        find_faults("hf", ["rooting"])
+
+
+def test_a_pattern_that_selects_nothing_of_what_can_be_planted_is_refused() -> None:
+    check_patterns(["routing", "mask-caus*", "variant-padded"])
+    check_patterns(["variant-padded", "variant"], faults=False)
+    with pytest.raises(UsageError, match="no fault is called 'rooting'") as caught:
+        check_patterns(["mask", "rooting"])
+    assert caught.value.help == f"name a fault, a pattern, or an area: {', '.join(AREAS)}"
+    with pytest.raises(UsageError, match="no fault is called 'variant-padded'"):
+        check_patterns(["variant-padded"], variants=False)
+    for pattern in ("nope", "mask-causal"):
+        with pytest.raises(UsageError, match=f"no variant is called '{pattern}'") as caught:
+            check_patterns([pattern], faults=False)
+        assert caught.value.help == "`specrunner prove --list` names the variants"
 
 
 def test_only_a_reason_hides_a_fault() -> None:
