@@ -32,8 +32,8 @@ class CheckResult:
     """One comparison under one rule; measurements are recorded also when it passes.
 
     Attributes:
-        subject: what was compared: a tensor's name, `tokens`, `tokenization`, `attention`, `golden`, a benchmark or one
-            of its tasks, or what of a trajectory was looked at.
+        subject: what was compared: a tensor's name or pattern, `tokens`, `tokenization`, `attention`, `golden`,
+            `trajectory`, `repeats`, a benchmark or one of its tasks, or `case` where nothing can be compared.
         rule: the rule's name, e.g. `allclose`.
         passed: whether the rule holds.
         message: what is wrong, one line without line breaks, lower case; "" when it passed.

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
+import specrunner
 from specrunner.errors import ConfigurationError
 from specrunner.reporters import create_reporters
 from specrunner.reporters import record as recording
 from specrunner.reporters.json import JsonReporter, read_run
 from specrunner.reporters.record import CaseRecord, RunRecord
-from specrunner.results import CaseResult, Failure, Verdict
+from specrunner.results import CaseResult, CheckResult, Failure, Verdict
 from specrunner.spec.model import Decode, Prompt
 from tests.reporters.builders import make_all_verdicts, make_case, make_events, make_result, play
 
@@ -37,6 +39,19 @@ def test_the_schema_is_a_schema_and_closed() -> None:
     for name in ("session", "case", "side", "check", "failure"):
         assert SCHEMA["$defs"][name]["additionalProperties"] is False
         assert set(SCHEMA["$defs"][name]["required"]) == set(SCHEMA["$defs"][name]["properties"])
+
+
+def test_every_subject_that_is_no_name_of_a_tensor_or_task_is_told() -> None:
+    written = re.compile(
+        r'''(?:\b(?:CheckResult|_fail)\(\s*|\bsubject(?:: str)? ?= ?|^SUBJECT = )"(\w+)"''', re.MULTILINE
+    )
+    files = Path(specrunner.__file__).parent.rglob("*.py")
+    subjects = {name for file in files for name in written.findall(file.read_text(encoding="utf-8"))}
+    assert subjects > {"attention", "case", "golden", "tokenization", "trajectory"}
+    for text in (SCHEMA["$defs"]["check"]["properties"]["subject"]["description"], CheckResult.__doc__ or ""):
+        told = re.sub(r"\s+", " ", text)
+        assert [name for name in sorted(subjects - {"benchmark"}) if f"`{name}`" not in told] == []
+        assert "a tensor's name or pattern" in told and "a benchmark or one of its tasks" in told
 
 
 def test_all_verdicts_are_counted_and_described(tmp_path: Path) -> None:
