@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import pytest
 
 from specrunner import cli
+from specrunner.catalogue.extras import install_command
 from specrunner.cli import run as cli_run
 from specrunner.config import Settings, find_project_table, is_ci, load_settings
 from specrunner.errors import ConfigurationError, UsageError
@@ -231,7 +232,7 @@ def test_a_run_without_torch_says_so(monkeypatch):
     monkeypatch.setattr(cli_run, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match="torch and safetensors") as caught:
         cli_run.require_numerics()
-    assert "specrunner[hf]" in caught.value.help
+    assert caught.value.help == f"run: {install_command('hf')}"
 
 
 CI_VALUES = {

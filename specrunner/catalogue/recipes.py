@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from specrunner.catalogue.extras import install_command
 from specrunner.errors import ConfigurationError
 
 
@@ -41,7 +42,7 @@ class Recipe:
 
 
 _RANDOM = ("numpy", "safetensors")
-_INSTALL_HF = "pip install 'specrunner[hf]'"
+_INSTALL_HF = install_command("hf")
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe

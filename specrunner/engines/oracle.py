@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specrunner.catalogue.extras import install_command
 from specrunner.engines.base import Capabilities, Capture, Engine, list_forward_patterns
 from specrunner.engines.checkpoint_digest import describe_checkpoint
 from specrunner.engines.denoising import DEFAULT_THRESHOLD, OWN_LOOP, PassLog, rule_options
@@ -46,7 +47,7 @@ class OracleEngine(Engine):
             dtypes={"cpu": ("float64",)},
             algorithms=("low_confidence",),
             packages=("numpy", "tokenizers"),
-            install_hint="pip install 'specrunner[hf]'",
+            install_hint=install_command("hf"),
             led=True,
             lasting=True,
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specrunner.catalogue.extras import install_command
 from specrunner.engines.base import Capabilities, Capture, Engine, list_forward_patterns
 from specrunner.engines.checkpoint_digest import start_describing
 from specrunner.engines.denoising import OWN_LOOP, PassLog
@@ -65,7 +66,7 @@ class HfEngine(Engine):
             dtypes={"cpu": dtypes, "cuda": dtypes},
             algorithms=("greedy", "low_confidence"),
             packages=("torch", "transformers"),
-            install_hint="pip install 'specrunner[hf]'",
+            install_hint=install_command("hf"),
             led=True,
             batches=True,
             lasting=True,

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from specrunner.catalogue.extras import install_command
 from specrunner.errors import CapabilityMissing, ConfigurationError
 from specrunner.sessions.places import Need
 
 PATIENCE = 10.0
 """Seconds to wait for the head of a cluster to take a connection."""
-
-INSTALL = "run: pip install 'specrunner[ray]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ def connect(address: str | None) -> None:
         ConfigurationError: Ray is not installed, or there is no cluster at `address`, or its versions are others.
     """
     if find_spec("ray") is None:
-        raise ConfigurationError("the executor ray needs the package ray", help=INSTALL)
+        raise ConfigurationError("the executor ray needs the package ray", help=f"run: {install_command('ray')}")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a session without GPUs keeps the caller's view
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
