@@ -1,4 +1,4 @@
-"""Write docs/spec-reference.md from schema/spec.schema.json, and docs/python-api.md from the docstrings.
+"""Write docs/spec-reference.md from the schema and the names of tensors, and docs/python-api.md from the docstrings.
 
 python tools/generate_docs.py            write it
 python tools/generate_docs.py --check    exit 1 if one is out of date
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ TARGET = ROOT / "docs" / "spec-reference.md"
 API = ROOT / "docs" / "python-api.md"
 
 INTRODUCTION = """\
-<!-- Written by tools/generate_docs.py from schema/spec.schema.json; change those instead. -->
+<!-- Written by tools/generate_docs.py from schema/spec.schema.json and spec/tensor_names.py; change those instead. -->
 
 # Spec reference
 
@@ -58,6 +59,28 @@ cases:
   candidate compares nothing and is an error; exclude it.
 """
 
+TENSOR_NAMES = """\
+## Tensor names
+
+A tensor has the same name on every engine. `{i}` is a number from 0: of a layer, or of a denoising pass. The rows are
+the tokens of the input (for a model with a canvas, of the canvas), without a batch axis. A model has those of these
+tensors that it computes: one without a mixture of experts has no `router`.
+
+| name | shape | what it is |
+| --- | --- | --- |
+"""
+
+PATTERNS = """
+`tensors` and `tolerance` take names and patterns of names:
+
+- `*` stands for any part of one segment, the text between two dots: `layers.*.output` is the output of every layer, and
+  not `layers.0.mlp.output`.
+- `**` stands for any run of segments: `layers.**` is everything of the layers.
+- Passes are those of a `low_confidence` decode. Choose them by names or patterns that begin with `passes.`.
+- A pattern has at most four wildcards.
+- A name or pattern of `tensors` (without it, of `tolerance`) that chooses no tensor of the model is an error.
+"""
+
 SECTIONS = (
     *("case", "defaults", "variant", "model", "reference", "peer", "prompt", "decode", "tokens", "attention"),
     *("trajectory", "at", "batch"),
@@ -75,16 +98,25 @@ def load() -> dict[str, Any]:
 def render(schema: Mapping[str, Any]) -> str:
     """Return the page."""
     definitions = schema["$defs"]
-    parts = [INTRODUCTION, "## Spec\n", f"{schema['description']}\n", render_table(schema, definitions)]
+    parts = [INTRODUCTION, render_tensor_names(), "## Spec\n", f"{schema['description']}\n"]
+    parts.append(render_table(schema, definitions))
     for name in SECTIONS:
         parts += render_section(name, definitions)
     return "\n".join(parts)
 
 
+def render_tensor_names() -> str:
+    """Return the section of the tensors' vocabulary."""
+    from specrunner.spec.tensor_names import TENSORS
+
+    rows = [f"| `{name}` | `{shape}` | {meaning} |\n" for name, (shape, meaning) in TENSORS.items()]
+    return TENSOR_NAMES + "".join(rows) + PATTERNS
+
+
 def render_section(name: str, definitions: Mapping[str, Any]) -> list[str]:
     """Return the section of one definition of the schema."""
     definition = definitions[name]
-    parts = [f"## {name}\n", f"{definition['description']}\n"]
+    parts = [f"## {name}\n", f"{link_pages(definition['description'])}\n"]
     if name in ("defaults", "variant"):
         missing = [f"`{key}`" for key in definitions["case"]["properties"] if key not in definition["properties"]]
         return [*parts, f"The keys are those of a [case](#case), without {', '.join(missing)}.\n"]
@@ -102,22 +134,55 @@ def render_section(name: str, definitions: Mapping[str, Any]) -> list[str]:
 
 def render_table(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     """Return the table of a mapping's keys."""
-    rows = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
+    rows = ["| key | value | default | meaning |", "| --- | --- | --- | --- |", *list_rows(schema, definitions)]
+    return "\n".join(rows) + "\n"
+
+
+def list_rows(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return a row for each key of a mapping, followed by those of the mappings in it that have no section.
+
+    Args:
+        schema: of the mapping.
+        definitions: of the whole schema.
+        prefix: what leads to the mapping, `near_tie.`, or `messages[].` where it is an item of a list.
+    """
+    rows = []
     required = schema.get("required", ())
     for key, part in schema["properties"].items():
-        target = part["$ref"].rsplit("/", 1)[-1] if "$ref" in part else None
-        part = definitions[target] if target else part
+        target, part = resolve(part, definitions)
+        item_target, item = resolve(part.get("items", {}), definitions)
+        section = next((name for name in (target, item_target) if name in SECTIONS), None)
         default = "required" if key in required else f"`{flow(part['default'])}`" if "default" in part else ""
-        value = f"[{name_type(part)}](#{target})" if target in SECTIONS else name_type(part)
-        rows.append(f"| `{key}` | {value} | {default} | {describe(part)} |")
-    return "\n".join(rows) + "\n"
+        value = f"[{name_type(part)}](#{section})" if section else name_type(part)
+        rows.append(f"| `{prefix}{key}` | {value} | {default} | {describe(part)} |")
+        for nested, suffix in ((part, "."), (item, "[].")):
+            if section is None and "properties" in nested:
+                rows += list_rows(nested, definitions, f"{prefix}{key}{suffix}")
+    return rows
+
+
+def resolve(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
+    """Return the name of the definition that a field refers to, or None, and the field's own schema."""
+    target = part["$ref"].rsplit("/", 1)[-1] if "$ref" in part else None
+    return target, definitions[target] if target else part
 
 
 def describe(part: Mapping[str, Any]) -> str:
     """Return what a field means, with its unit and range."""
     unit = f" Unit: {part['x-unit']}." if "x-unit" in part else ""
     bounds = " Range: " + limits(part) + "." if limits(part) else ""
-    return (part["description"] + unit + bounds).replace("|", "\\|")
+    return (link_pages(part["description"]) + unit + bounds).replace("|", "\\|")
+
+
+def link_pages(text: str) -> str:
+    """Make links of the pages that a description names as an editor can show them: `docs/PAGE.md#SECTION`."""
+
+    def link(named: re.Match[str]) -> str:
+        page, section = named.groups()
+        target = ("" if page == TARGET.stem else f"{page}.md") + (f"#{section}" if section else "")
+        return f"[{(section or page).replace('-', ' ')}]({target})"
+
+    return re.sub(r"docs/([a-z-]+)\.md(?:#([a-z-]+))?", link, text)
 
 
 def limits(part: Mapping[str, Any]) -> str:

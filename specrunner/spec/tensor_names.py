@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-TEMPLATES: tuple[str, ...] = (
-    "embeddings",
-    "layers.{i}.attention.query",
-    "layers.{i}.attention.key",
-    "layers.{i}.attention.value",
-    "layers.{i}.attention.output",
-    "layers.{i}.router.logits",
-    "layers.{i}.router.expert_ids",
-    "layers.{i}.router.expert_weights",
-    "layers.{i}.mlp.output",
-    "layers.{i}.output",
-    "final_norm",
-    "logits",
-    "passes.{i}.logits",
-)
-"""Every name a capture may hold, in model order; `{i}` is a number from 0.
+TENSORS: Mapping[str, tuple[str, str]] = {
+    "embeddings": ("[tokens, hidden]", "of the tokens, scaled where the model scales them"),
+    "layers.{i}.attention.query": ("[tokens, heads * head_dim]", "what enters RoPE: after a per-head norm"),
+    "layers.{i}.attention.key": ("[tokens, kv_heads * head_dim]", "what enters RoPE: after a per-head norm"),
+    "layers.{i}.attention.value": ("[tokens, kv_heads * head_dim]", "the values that attention adds up"),
+    "layers.{i}.attention.output": (
+        "[tokens, hidden]",
+        "after the output projection (and a norm behind it), before the residual is added",
+    ),
+    "layers.{i}.router.logits": ("[tokens, experts]", "the router's, before any score function"),
+    "layers.{i}.router.expert_ids": ("[tokens, experts per token]", "int64, ascending within a token"),
+    "layers.{i}.router.expert_weights": (
+        "[tokens, experts per token]",
+        "in the order of `expert_ids`, normalised and scaled",
+    ),
+    "layers.{i}.mlp.output": (
+        "[tokens, hidden]",
+        "of the MLP or the experts (and a norm behind it), before the residual is added",
+    ),
+    "layers.{i}.output": ("[tokens, hidden]", "the residual stream after layer i"),
+    "final_norm": ("[tokens, hidden]", "after the norm behind the last layer"),
+    "logits": ("[tokens, vocabulary]", "of each token of the input"),
+    "passes.{i}.logits": ("[block_length, vocabulary]", "of the current block at denoising pass i of a decode"),
+}
+"""Shape and meaning of every name a capture may hold, in model order; `{i}` is a number from 0."""
 
-    embeddings                          [tokens, hidden]
-    layers.{i}.attention.query          [tokens, heads * head_dim], what enters RoPE: after a per-head norm
-    layers.{i}.attention.key            [tokens, kv_heads * head_dim], likewise
-    layers.{i}.attention.value          [tokens, kv_heads * head_dim]
-    layers.{i}.attention.output         [tokens, hidden], after the output projection, before the residual is added
-    layers.{i}.router.logits            [tokens, experts], before any score function
-    layers.{i}.router.expert_ids        [tokens, experts per token] int64, ascending within a token
-    layers.{i}.router.expert_weights    [tokens, experts per token], in the order of expert_ids, normalised and scaled
-    layers.{i}.mlp.output               [tokens, hidden], before the residual is added
-    layers.{i}.output                   [tokens, hidden], the residual stream after layer i
-    final_norm                          [tokens, hidden]
-    logits                              [tokens, vocabulary]
-    passes.{i}.logits                   [block_length, vocabulary], the current block at denoising pass i of a decode
-"""
-
+TEMPLATES: tuple[str, ...] = tuple(TENSORS)
+"""Every name a capture may hold, in model order."""
 
 PASSES = "passes."
 """How the names begin that a decode alone has."""
