@@ -75,7 +75,7 @@ def list_importable(folder: Path) -> list[Path]:
     return []
 
 
-def stamp_options(options: Any, digests: Digests) -> tuple[list[Any], bool]:
+def stamp_options(options: Any, digests: Digests) -> tuple[list[str], bool]:
     """Digest the files, the directories and the models of the hub that an engine's options name.
 
     A worker starts in a folder of its own, so that a relative path leads to no file of the user's.
@@ -87,7 +87,7 @@ def stamp_options(options: Any, digests: Digests) -> tuple[list[Any], bool]:
     Returns:
         A digest for each, and whether all that looks like a name on the hub is on this machine.
     """
-    found: list[Any] = []
+    found: list[str] = []
     complete = True
     for text in dict.fromkeys(list_texts(options)):
         path = Path(text).expanduser() if text.startswith("~/") else Path(text)

@@ -49,7 +49,7 @@ class Stamp:
 
     Attributes:
         identity: the session as people see it: engine, model, dtype, device and options.
-        parts: by the names in `PART_NAMES`, a digest or a short text.
+        parts: by the names in `PART_NAMES`, a digest or a short text; of `options`, a digest for each file.
         unknown: what cannot be told before the engine has loaded, so that nothing is kept; "" when all can.
     """
 
@@ -65,6 +65,20 @@ class Stamp:
     def find_changes(self, earlier: Mapping[str, str]) -> list[str]:
         """Name the parts that differ from those of an earlier run."""
         return [name for part, name in PART_NAMES.items() if earlier.get(part) != self.parts.get(part)]
+
+    def confirms(self, earlier: Stamp) -> bool:
+        """Tell whether what an earlier stamp of the session states still holds.
+
+        What was not there then may have come since, be it the model or a file that its options name, and nothing else.
+        """
+        if self.unknown or not earlier.unknown:
+            return not self.unknown and self.key == earlier.key
+        fixed = PART_NAMES.keys() - {"model", "options"}
+        return (
+            all(self.parts.get(part) == earlier.parts.get(part) for part in fixed)
+            and earlier.parts.get("model", "") in ("", self.parts.get("model", ""))
+            and set(earlier.parts.get("options", "").split()) <= set(self.parts.get("options", "").split())
+        )
 
 
 class Stamper:
@@ -108,11 +122,11 @@ class Stamper:
         before = self.stamp(session)
         self._digests.forget()
         now = stamp_session(self._sessions[session], self._environments[session], self._threads, self._digests)
-        if before.unknown and not now.unknown:
+        confirmed = now.confirms(before)
+        if confirmed and before.unknown:
             self._stamps[session] = now
             self._keys = {evidence: key for evidence, key in self._keys.items() if key is not None}
-            return True
-        return not now.unknown and now.key == before.key
+        return confirmed
 
     def add(self, evidence: Evidence, request: Request) -> None:
         """Take in a request that was not planned."""
@@ -175,7 +189,7 @@ def stamp_session(session: Session, environment: Environment, threads: int, dige
     if name_maps is not None:
         parts["names"] = digests.of(name_maps / session.engine)
     if named:
-        parts["options"] = digest_of(named)
+        parts["options"] = " ".join(named)
     identity = digest_of([session.engine, asdict(session.model), session.dtype, session.device, dict(session.options)])
     reasons = (
         (folder is None, f"{PART_NAMES['model']} are not on this machine yet"),

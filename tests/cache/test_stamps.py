@@ -418,6 +418,58 @@ def test_a_model_that_is_not_here_has_no_key_until_it_is(laboratory: Laboratory,
     assert stamper.key_of(evidence) == make_stamper(laboratory, request).key_of(evidence)
 
 
+MEANWHILE: dict[str, tuple[bool, Callable[[Laboratory], None]]] = {
+    "the code of the engine": (False, lambda lab: lab.write(lab.source / "engine" / "attention.py", "sigmoid")),
+    "a package": (False, lambda lab: lab.write(lab.site / "new-1.dist-info" / "METADATA", "")),
+    "a file that an option names": (False, lambda lab: lab.write(lab.folder / "algorithm.yaml", "block_size: 8")),
+    "the model that is an adapter's base": (
+        True,
+        lambda lab: lab.write(
+            lab.folder / "later" / "adapter_config.json", json.dumps({"base_model_name_or_path": str(lab.model)})
+        ),
+    ),
+    "a model of the hub that an option names": (
+        True,
+        lambda lab: lab.write(lab.folder / "hub" / "models--someone--draft" / "refs" / "main", "1"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MEANWHILE)
+def test_while_a_model_is_fetched_nothing_else_may_change_but_what_was_missing(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    harmless, change = MEANWHILE[what]
+    monkeypatch.setenv("HF_HUB_CACHE", str(laboratory.folder / "hub"))
+    laboratory.write(laboratory.folder / "algorithm.yaml", "block_size: 4")
+    options = {"config": str(laboratory.folder / "algorithm.yaml")}
+    if "hub" in what:
+        options["draft"] = "someone/draft"
+    laboratory.session = replace(
+        laboratory.session, model=Model(path=str(laboratory.folder / "later")), options=options
+    )
+    stamper = make_stamper(laboratory)
+    assert stamper.stamp(laboratory.session.key).unknown
+    laboratory.write(laboratory.folder / "later" / "config.json", "{}")
+    change(laboratory)
+    assert stamper.refresh(laboratory.session.key) is harmless
+    assert (stamper.stamp(laboratory.session.key).unknown == "") is harmless
+
+
+def test_a_model_that_is_here_may_not_change_while_another_is_fetched(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(laboratory.folder / "hub"))
+    laboratory.session = replace(laboratory.session, options={"draft": "someone/draft"})
+    stamper = make_stamper(laboratory)
+    assert stamper.stamp(laboratory.session.key).unknown
+    laboratory.write(laboratory.folder / "hub" / "models--someone--draft" / "refs" / "main", "1")
+    laboratory.write(laboratory.model / "model.safetensors", "weightz")
+    assert not stamper.refresh(laboratory.session.key)
+    laboratory.write(laboratory.model / "model.safetensors", "weights")
+    assert stamper.refresh(laboratory.session.key)
+
+
 def test_a_change_during_the_run_is_noticed(laboratory: Laboratory) -> None:
     request = Request(Prompt(text="a"), ("logits",))
     stamper = make_stamper(laboratory, request)
