@@ -47,7 +47,7 @@ class CachingExecutor:
 
     Attributes:
         kept: the evidence that came from the store.
-        stored: by session, the keys of what was put there.
+        stored: the evidence that was put there, with its keys.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class CachingExecutor:
         self._keeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keeper")
         self._killed = False
         self._trusted: dict[str, bool] = {}
-        self.stored: dict[str, list[str]] = {}
+        self.stored: dict[Evidence, str] = {}
 
     def start(self, planned: PlannedSession, *, stays_open: bool = False) -> Future[None]:
         """Answer the requests of a session that are kept, and queue the others."""
@@ -120,18 +120,24 @@ class CachingExecutor:
         """Wait for all sessions to end; forget what was made while its sources changed, and note the rest."""
         self._behind.shutdown()
         self._keeper.shutdown()
-        for session, keys in self.stored.items():
-            if self._trusted[session] and self._stamper.refresh(session):
+        for session in {evidence.session for evidence in self.stored}:
+            self._trusted[session] = self._trusted[session] and self._stamper.refresh(session)
+            if self._trusted[session]:
                 stamp = self._stamper.stamp(session)
                 self._store.keep_record(SESSIONS, stamp.identity, {"parts": dict(stamp.parts)})
-                continue
-            self._trusted[session] = False
-            for key in keys:
+        for evidence, key in self.stored.items():
+            if not self.is_trusted(evidence):
                 self._store.drop_capture(key)
 
     def is_trusted(self, evidence: Evidence) -> bool:
-        """Tell, after `shutdown`, whether a capture comes from what its session's stamp says."""
-        return evidence in self.kept or self._trusted.get(evidence.session, False)
+        """Tell whether a capture, and whatever led it, comes from what its session's stamp says.
+
+        That is settled after `shutdown`; before, it is what is known so far.
+        """
+        if evidence in self.kept or not self._trusted.get(evidence.session, False):
+            return evidence in self.kept
+        leader = self._stamper.find_leader(evidence)
+        return leader is None or self.is_trusted(leader)
 
     def _fetch(self, session: str, request: Request) -> Kept | None:
         key = self._stamper.key_of(Evidence(session, request.key))
@@ -167,9 +173,10 @@ class CachingExecutor:
         """Keep a fresh capture, unless what it comes from has changed since the run began."""
         if session not in self._trusted:
             self._trusted[session] = self._stamper.refresh(session)
-        key = self._stamper.key_of(Evidence(session, request)) if self._trusted[session] else None
+        evidence = Evidence(session, request)
+        key = self._stamper.key_of(evidence) if self.is_trusted(evidence) else None
         if key is not None:
-            self.stored.setdefault(session, []).append(key)
+            self.stored[evidence] = key
             self._store.keep_capture(key, self._place(session, request), facts, seconds)
 
     def _place(self, session: str, request: str) -> Path:

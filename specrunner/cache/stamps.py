@@ -132,6 +132,10 @@ class Stamper:
         """Take in a request that was not planned."""
         self._requests[evidence] = request
 
+    def find_leader(self, evidence: Evidence) -> Evidence | None:
+        """Return the evidence that a request follows, if it follows any."""
+        return self._requests[evidence].follow
+
     def key_of(self, evidence: Evidence) -> str | None:
         """Return the key of a capture, or None when it cannot be kept."""
         if evidence not in self._keys:

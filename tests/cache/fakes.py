@@ -115,6 +115,7 @@ class World:
         self.folder = folder
         self.store = Store(folder / "kept")
         self.parts: dict[str, str] = {"engine": "1", "machine": "a"}
+        self.own: dict[str, dict[str, str]] = {}  # by session, parts that differ from those of the others
         self.unknown = ""
         self.unreadable = False
         self._runs = 0
@@ -122,7 +123,7 @@ class World:
     def stamp(self, session: Session, *_: Any) -> Stamp:
         if self.unreadable:
             raise OSError(5, "Input/output error")
-        return Stamp(session.key, dict(self.parts), self.unknown)
+        return Stamp(session.key, {**self.parts, **self.own.get(session.key, {})}, self.unknown)
 
     def plan(self, *requests: Request, cases: tuple[PlannedCase, ...] = ()) -> Plan:
         return Plan(cases, (PlannedSession(SESSION, requests), PlannedSession(OTHER, requests)))

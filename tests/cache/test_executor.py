@@ -141,6 +141,42 @@ def test_what_was_kept_of_sources_that_changed_later_is_dropped(world: World) ->
     assert not run.executor.is_trusted(evidence(A))
 
 
+LED = ask("led", follow=evidence(A, OTHER), lead="tokens")
+LED_BY_LED = ask("led by led", follow=evidence(LED), lead="tokens")
+
+
+@pytest.mark.parametrize("when", ["before the leader's answer", "after the followers' answers"])
+def test_what_was_led_by_sources_that_changed_is_dropped_with_them(world: World, when: str) -> None:
+    requests = A, B, LED, LED_BY_LED
+    run = world.run(*requests)
+    for session in (SESSION, OTHER):
+        run.stamper.stamp(session.key)
+    if when.startswith("before"):
+        world.own[OTHER.key] = {"engine": "2"}
+    run.start(A, session=OTHER)
+    run.start(B, LED, LED_BY_LED)
+    world.own[OTHER.key] = {"engine": "2"}
+    run.executor.shutdown()
+    assert [run.executor.is_trusted(evidence(request)) for request in (B, LED, LED_BY_LED)] == [True, False, False]
+    world.own.clear()
+    again = world.run(*requests)
+    again.start(A, session=OTHER)
+    assert again.start(B, LED, LED_BY_LED).kept == 1
+    assert set(again.engine.asked) == {"a", "led", "led by led"}
+
+
+def test_what_was_led_by_a_kept_capture_is_kept(world: World) -> None:
+    first = world.run(A, LED)
+    first.start(A, session=OTHER)
+    first.executor.shutdown()
+    run = world.run(A, LED)
+    assert run.start(A, session=OTHER).kept == 1
+    run.start(LED)
+    run.executor.shutdown()
+    assert run.executor.is_trusted(evidence(LED))
+    assert world.run(A, LED).start(LED).kept == 1
+
+
 def test_what_a_session_came_from_is_noted_at_the_end(world: World) -> None:
     run = world.run(A)
     run.start(A)
