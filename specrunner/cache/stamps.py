@@ -39,8 +39,8 @@ PART_NAMES = {
 }
 """Parts of a stamp, in the order in which they are told, with their names for people."""
 
-LIBRARIES = ("lm_eval", "datasets")
-"""What builds the prompts and the scores of a benchmark."""
+LIBRARIES = ("lm_eval", "datasets", "transformers", "tokenizers", "sentencepiece", "tiktoken", "jinja2")
+"""What builds the prompts and the scores of a benchmark under our own interpreter, and what renders and tokenises."""
 
 
 @dataclass(frozen=True, slots=True)

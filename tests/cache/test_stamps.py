@@ -418,6 +418,23 @@ def test_a_model_that_is_not_here_has_no_key_until_it_is(laboratory: Laboratory,
     assert stamper.key_of(evidence) == make_stamper(laboratory, request).key_of(evidence)
 
 
+@pytest.mark.parametrize("package", ["lm_eval", "transformers", "tokenizers", "jinja2"])
+def test_what_makes_a_benchmarks_prompts_counts_also_beside_another_engine(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str
+) -> None:
+    """The engine has an interpreter of its own; questions are rendered and tokenised under ours."""
+    monkeypatch.setattr(stamps, "find_places", lambda name: [tmp_path / "ours" / name])
+    monkeypatch.setattr(stamps, "find_spec", lambda name: object())
+    laboratory.write(tmp_path / "data.jsonl", "one")
+    request = Request(Prompt(), evaluation=Evaluation(("gsm8k",), file=str(tmp_path / "data.jsonl")))
+    evidence = Evidence(laboratory.session.key, request.key)
+    keys = []
+    for version in ("1", "1", "2"):
+        laboratory.write(tmp_path / "ours" / package / "__init__.py", version)
+        keys.append(make_stamper(laboratory, request).key_of(evidence))
+    assert keys[0] == keys[1] != keys[2]
+
+
 MEANWHILE: dict[str, tuple[bool, Callable[[Laboratory], None]]] = {
     "the code of the engine": (False, lambda lab: lab.write(lab.source / "engine" / "attention.py", "sigmoid")),
     "a package": (False, lambda lab: lab.write(lab.site / "new-1.dist-info" / "METADATA", "")),
