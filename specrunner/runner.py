@@ -15,6 +15,7 @@ from typing import Any
 
 from specrunner.arrangement import find_executor, find_timeouts, let_threads_sleep, order_sessions
 from specrunner.cache.keeping import CacheChoice, RunCache
+from specrunner.cache.watch import watch_sources
 from specrunner.diagnoser import Diagnoser
 from specrunner.environments.interpreters import Environment
 from specrunner.errors import SKIPPING, EngineError, ExitCode, FollowedMissing
@@ -121,7 +122,7 @@ class Run:
         self._interrupts = Interrupts(self._obey_interrupts)
         self._executor: Executor | None = None
         self.goldens = Keeper(options.update_goldens)
-        self.answers = AnswerShelf(answers_folder() if options.keep_answers else None)
+        self.answers = AnswerShelf(answers_folder() if options.keep_answers else None, watch_sources)
         self.cache: RunCache | None = None
         self._timings = Timings(timings_file())
         self._retries = Retries(options.retries)

@@ -189,7 +189,7 @@ def stamp_session(session: Session, environment: Environment, threads: int, dige
         "threads": str(session.options.get("num_threads", threads)),
         "variables": digest_of(sorted(variables.items())),
     }
-    name_maps = find_name_maps(os.environ, Path.cwd())
+    name_maps = find_name_maps({**os.environ, **environment.env}, Path.cwd())
     if name_maps is not None:
         parts["names"] = digests.of(name_maps / session.engine)
     if named:

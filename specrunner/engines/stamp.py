@@ -1,18 +1,10 @@
-"""A stamp of everything on disk that an engine's answers come from, to tell whether they could still be the same."""
+"""What of a machine an engine's answers may come from: packages, environment variables, the processor."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from specrunner.config import find_name_maps
-
-if TYPE_CHECKING:
-    from specrunner.engines.base import Engine
 
 COMMON = (
     *("specrunner", "torch", "transformers", "tokenizers", "numpy"),
@@ -53,29 +45,6 @@ Where files lie is told by their content, the device by itself, and how threads 
 CPU = Path("/proc/cpuinfo")
 
 
-def stamp_sources(engine: Engine) -> str:
-    """Stamp an engine in the process that has loaded it.
-
-    Returns:
-        SHA-256 over names, sizes and times of change of every file of its packages, of specrunner, of the checkpoint's
-        directory and of the project's own name maps, and over the processor's name and abilities. Code that is edited
-        in place has another stamp, also where its version stays.
-    """
-    names = {*COMMON, type(engine).__module__.partition(".")[0], *type(engine).capabilities().packages}
-    digest = hashlib.sha256()
-    for name in sorted(names):
-        for place in find_places(name):
-            stamp_folder(digest, name, place)
-    if Path(engine.model_path).is_dir():
-        stamp_folder(digest, "checkpoint", Path(engine.model_path))
-    name_maps = find_name_maps(os.environ, Path.cwd())
-    if name_maps is not None:
-        stamp_folder(digest, "name maps", name_maps)
-    for line in describe_processor():
-        digest.update(line.encode())
-    return digest.hexdigest()
-
-
 def find_places(package: str) -> list[Path]:
     """Return the folders, or the file, of a package without importing it; nothing when it is not there."""
     try:
@@ -86,23 +55,6 @@ def find_places(package: str) -> list[Path]:
         return []
     folders = [Path(place) for place in spec.submodule_search_locations or ()]
     return folders or ([Path(spec.origin)] if spec.origin else [])
-
-
-def stamp_folder(digest: hashlib._Hash, name: str, place: Path) -> None:
-    """Add all files below a place to a digest, byte code left out."""
-    entries: list[tuple[str, Path]] = []
-    if place.is_file():
-        entries.append((place.name, place))
-    for folder, below, files in os.walk(place):
-        below[:] = [entry for entry in below if entry != "__pycache__"]
-        entries += [(os.path.relpath(Path(folder, file), place), Path(folder, file)) for file in files]
-    digest.update(f"{name}\0{len(entries)}\0".encode())
-    for relative, path in sorted(entries):
-        try:
-            state = path.stat()
-        except OSError:  # a link to nowhere
-            continue
-        digest.update(f"{relative}\0{state.st_size}\0{state.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
 
 
 def select_variables(variables: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Answers to a benchmark's questions, kept as they come, so that a run that was interrupted can go on.
 
-A book holds what one session answered under one stamp (`engines.stamp`), fault and way of decoding: a JSONL file in the
-user's cache that only grows, one line an answer with its question's digest and a checksum. A line that is cut or
+A book holds what one session answered under one stamp (a `Watch` makes it), fault and way of decoding: a JSONL file in
+the user's cache that only grows, one line an answer with its question's digest and a checksum. A line that is cut or
 damaged counts as not there. When a run has all its evidence its books are deleted: the next run measures anew. Books
 that nobody comes back to are deleted by the runs that follow, when they are old or too large together.
 """
@@ -14,15 +14,23 @@ import math
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from specrunner.environments.interpreters import Environment
 from specrunner.folders import cache_folder, hold_lock
 from specrunner.requests import Request, Session
 from specrunner.words import plural
+
+Tell = Callable[[], str | None]
+"""Returns a digest of everything that a loaded session's answers come from; None where it changed since the load."""
+
+Watch = Callable[[Session, Environment, int], Tell]
+"""Takes a session, its interpreter and its threads before the engine loads; a function that another process can import.
+"""
 
 LOCK = "lock"
 
@@ -78,21 +86,34 @@ class AnswerShelf:
 
     Args:
         folder: where books are; None keeps nothing and finds nothing.
+        watch: stamps a session.
 
     Attributes:
         folder: the same.
         unfinished: whether a benchmark of the run did not come to its end, so that its books stay.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, watch: Watch | None = None) -> None:
         self.folder = folder
+        self._watch = watch
         self.unfinished = False
         self._books: dict[str, AnswerBook] = {}
         self._lock = threading.Lock()
 
-    def open(self, session: Session, facts: Mapping[str, Any], stamp: str, request: Request) -> AnswerBook | None:
-        """Open the book of a session for one benchmark; None when nothing is kept, or the checkpoint has no digest."""
-        if self.folder is None or not facts.get("model_digest"):
+    def watch_for(self, requests: Iterable[Request]) -> Watch | None:
+        """Return what stamps the session of these requests; None where no answer to them is kept."""
+        asked = any(request.evaluation is not None for request in requests)
+        return self._watch if asked and self.folder is not None else None
+
+    def open(
+        self, session: Session, facts: Mapping[str, Any], stamp: str | None, request: Request
+    ) -> AnswerBook | None:
+        """Open the book of a session for one benchmark.
+
+        Returns:
+            None when nothing is kept, the checkpoint has no digest, or what the session computes with has no stamp.
+        """
+        if self.folder is None or stamp is None or not facts.get("model_digest"):
             return None
         stated = {name: value for name, value in facts.items() if name not in CHANGING}
         decode = None if request.decode is None else asdict(request.decode)

@@ -15,7 +15,7 @@ from specrunner.errors import ENGINE_ERRORS, CaptureIncomplete, EngineError, Eng
 from specrunner.folders import join_import_path
 from specrunner.requests import Request, Session
 from specrunner.secrets import Redactor
-from specrunner.sessions.answers import AnswerBook, AnswerShelf
+from specrunner.sessions.answers import AnswerBook, AnswerShelf, Tell
 from specrunner.sessions.captures import BENCHMARK_FILE, write_capture
 from specrunner.sessions.logs import Log
 from specrunner.sessions.process import Cancelled, end_tree, start_child
@@ -46,6 +46,7 @@ def run_evaluation(
     facts: Mapping[str, Any],
     timeout: float,
     shelf: AnswerShelf,
+    stamp: Tell,
     stopped: Callable[[], bool],
     cancelled: Callable[[], bool],
     progress: Callable[[int, int], None],
@@ -61,6 +62,7 @@ def run_evaluation(
         facts: of the session, for the record.
         timeout: seconds that one batch of questions may take.
         shelf: of the answers that earlier runs got.
+        stamp: tells what the session's answers come from, where some are kept.
         stopped: whether no further batch is to be asked; what was answered is kept.
         cancelled: polled ten times a second.
         progress: called with the questions answered and their number.
@@ -79,10 +81,7 @@ def run_evaluation(
         "record": str(directory / BENCHMARK_FILE),
         "facts": {"engine": session.engine, "dtype": session.dtype, "device": session.device, **facts},
     }
-    book = None
-    if shelf.folder is not None:
-        stamp = worker.ask({"type": "stamp"}, timeout=timeout, cancelled=cancelled)["stamp"]
-        book = shelf.open(session, facts, stamp, request)
+    book = shelf.open(session, facts, stamp(), request) if shelf.folder is not None else None
     evaluator = _Evaluator(worker.workspace)
     try:
         evaluator.send(message)

@@ -74,6 +74,7 @@ class Pool(SessionThreads):
             variables={"CUDA_VISIBLE_DEVICES": gpus} if gpus else {},
             checkpoints=self._checkpoints,
             shelf=self._shelf,
+            watch=self._shelf.watch_for(planned.requests),
         )
         return LiveSession(planned.session, surroundings, stopped=self._is_stopping, cancelled=self._is_killing)
 

@@ -73,7 +73,7 @@ class WorkerProcess:
         """Send a message and wait for its answer.
 
         Args:
-            message: of the type `load`, `answer` or `stamp`.
+            message: of the type `load` or `answer`.
             timeout: seconds to wait.
             cancelled: polled ten times a second.
 

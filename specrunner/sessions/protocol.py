@@ -5,7 +5,6 @@ Engines write to stdout and stderr as they like; nothing they print can reach th
     {"type": "load", "engine": "module:Class", "session": {...}, "model_path": str, "workspace": str}
     {"type": "capture", "request": {...}, "directory": str, "followed": str | null}
     {"type": "answer", "request": {...}, "questions": [...]}
-    {"type": "stamp"}
     {"type": "close"}
 
 and from it:

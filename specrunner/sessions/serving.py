@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from specrunner.environments.interpreters import Environment
 from specrunner.environments.own_imports import PATH, inherit_path
 from specrunner.errors import EngineError, FollowedMissing
 from specrunner.requests import Request, Session
-from specrunner.sessions.answers import AnswerShelf
+from specrunner.sessions.answers import AnswerShelf, Tell, Watch
 from specrunner.sessions.captures import CAPTURE_FILE, locate_capture, read_capture
 from specrunner.sessions.checkpoints import Checkpoints
 from specrunner.sessions.evaluator import run_evaluation
@@ -48,6 +48,7 @@ class Surroundings:
         variables: to set for its processes, over the caller's.
         checkpoints: of the run.
         shelf: of the answers to benchmarks that earlier runs got.
+        watch: stamps the session; None where no answer of it is kept.
     """
 
     directory: Path
@@ -56,6 +57,7 @@ class Surroundings:
     variables: Mapping[str, str] = field(default_factory=dict)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     shelf: AnswerShelf = field(default_factory=lambda: AnswerShelf(None))
+    watch: Watch | None = None
 
 
 class LiveSession:
@@ -82,6 +84,7 @@ class LiveSession:
         self._cancelled = cancelled
         self._worker: WorkerProcess | None = None
         self._facts: dict[str, Any] = {}
+        self._tell: Tell | None = None
         self._elsewhere = ExitStack()
         directory = surroundings.directory
         if len(str(directory)) > LONGEST_FOLDER:
@@ -112,6 +115,9 @@ class LiveSession:
             **self._surroundings.variables,
             **join_variables(engine.worker_environment(session, self._workspace), environment),
         }
+        if self._surroundings.watch is not None:
+            watched = replace(environment, env={**self._surroundings.variables, **environment.env})
+            self._tell = self._surroundings.watch(session, watched, self._surroundings.threads)
         mark = f"{os.getpid()}-{self._workspace.name}"
         self._worker = WorkerProcess(environment.python, self._workspace, variables, mark)
         message = {
@@ -128,6 +134,10 @@ class LiveSession:
             raise
         self._facts = {**facts, "environment": environment.name, "python": str(environment.python)}
         return self._facts
+
+    def stamp(self) -> str | None:
+        """Tell what the session's answers come from; None where that changed since it was loaded, or nobody asked."""
+        return self._tell() if self._tell is not None else None
 
     def answer(self, request: Request, timeout: float, progress: Callable[[int, int], None], settle: Settle) -> None:
         """Have a request answered, and return when the engine is free for the next.
@@ -204,6 +214,7 @@ class LiveSession:
             facts=self._facts,
             timeout=timeout,
             shelf=self._surroundings.shelf,
+            stamp=self.stamp,
             stopped=self._stopped,
             cancelled=self._cancelled,
             progress=progress,

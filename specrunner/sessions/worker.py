@@ -23,7 +23,6 @@ from specrunner.engines.contract import hold_to_contract
 from specrunner.engines.memory import is_out_of_memory
 from specrunner.engines.planters import plant
 from specrunner.engines.questions import answer_questions
-from specrunner.engines.stamp import stamp_sources
 from specrunner.engines.trust import check_trust
 from specrunner.errors import EngineError, EngineOutOfMemory, WorkerDied
 from specrunner.requests import Request, Session
@@ -162,9 +161,6 @@ def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
                     with plant(engine, request.fault):
                         answers = answer_questions(engine, message["questions"], decode)
                     answer = {"type": "done", "facts": {"answers": answers}}
-                elif message["type"] == "stamp":
-                    assert engine is not None, "a stamp was asked for before the load"
-                    answer = {"type": "done", "facts": {"stamp": stamp_sources(engine)}}
                 else:
                     assert engine is not None, "a request came before the load"
                     request = Request.from_json(message["request"])

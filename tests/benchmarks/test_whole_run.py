@@ -53,7 +53,9 @@ cases:
 """
 
 
-def run(folder: Path, *arguments: str, interrupt: bool = False) -> tuple[int, dict[str, dict[str, Any]], str]:
+def run(
+    folder: Path, *arguments: str, interrupt: bool = False, **variables: str
+) -> tuple[int, dict[str, dict[str, Any]], str]:
     """Run a spec; with `interrupt`, only until the first batch of answers is kept. Returns status, cases and stderr."""
     root = str(Path(__file__).parents[2])
     environment = {
@@ -62,6 +64,7 @@ def run(folder: Path, *arguments: str, interrupt: bool = False) -> tuple[int, di
         "HF_HUB_OFFLINE": "1",
         "SPECRUNNER_CACHE": str(folder / "cache"),
         "SPECRUNNER_NO_CACHE": "0",
+        **variables,
     }
     command = [sys.executable, "-m", "specrunner", "run", *arguments, "--json", "out.json"]
     process = subprocess.Popen(
@@ -93,6 +96,8 @@ def test_a_benchmark_from_the_command_line(tmp_path: Path) -> None:
     assert (status, {case["verdict"] for case in cases.values()}) == (ExitCode.INTERRUPTED, {"error"})
     kept, asked = kept_answers(tmp_path), 15 * sum(len(row["choices"]["text"]) for row in QUESTIONS)
     assert 0 < kept < asked
+    _, cases, stderr = run(tmp_path, "s.yaml", "-k", "too-few", ATEN_CPU_CAPABILITY="default")
+    assert "interrupted run" not in stderr, "other kernels answer"
     status, cases, stderr = run(tmp_path, "s.yaml")
     (check,) = cases["measured"]["checks"]
     assert check["measurements"]["kept_answers"] == kept

@@ -92,6 +92,16 @@ def test_another_question_is_asked(folder: Path, question: dict[str, Any]) -> No
     assert open_book(folder).find(question) is None
 
 
+def test_only_sessions_whose_answers_are_kept_are_stamped(tmp_path: Path) -> None:
+    def watch(*_: object) -> Any:
+        raise NotImplementedError
+
+    plain = Request(Prompt(text="a"), ("logits",))
+    assert AnswerShelf(tmp_path, watch).watch_for([plain, REQUEST]) is watch
+    assert AnswerShelf(tmp_path, watch).watch_for([plain]) is None
+    assert AnswerShelf(None, watch).watch_for([REQUEST]) is None
+
+
 def test_other_questions_of_the_same_session_share_its_book(folder: Path) -> None:
     other = dataclasses.replace(REQUEST, evaluation=Evaluation(("arc_easy",), samples=2))
     assert open_book(folder, request=other).find(QUESTIONS[0]) == ANSWERS[0]
@@ -175,6 +185,7 @@ def test_books_go_when_a_run_has_come_to_its_end(folder: Path) -> None:
 def test_nothing_is_kept_where_nothing_can_be(tmp_path: Path) -> None:
     assert AnswerShelf(None).open(SESSION, FACTS, "s", REQUEST) is None
     assert AnswerShelf(tmp_path).open(SESSION, {"versions": {}}, "s", REQUEST) is None
+    assert AnswerShelf(tmp_path).open(SESSION, FACTS, None, REQUEST) is None
     (tmp_path / "file").write_text("", encoding="utf-8")
     book = open_book(tmp_path / "file")
     book.keep(QUESTIONS, ANSWERS)

@@ -32,6 +32,7 @@ from specrunner.errors import (
     WorkerDied,
 )
 from specrunner.requests import Request, Session
+from specrunner.sessions.answers import Tell, Watch
 from specrunner.sessions.captures import pack_capture, read_capture, unpack_capture, write_capture
 from specrunner.sessions.places import Need
 from specrunner.sessions.ray import cluster
@@ -159,10 +160,10 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     name = f"{environment.name}-{environment.digest}"
     started: list[NodeSession] = []
 
-    def start_session(version: str = specrunner.__version__, **options: Any) -> NodeSession:
+    def start_session(version: str = specrunner.__version__, watch: Watch | None = None, **options: Any) -> NodeSession:
         node = NodeSession(Session("misbehaving", name, Model(path="."), "float32", "cpu", options))
         started.append(node)
-        found = node.prepare(version, environment, 1, {})
+        found = node.prepare(version, environment, 3, {"own.yaml": b"map"}, watch)
         if isinstance(found, EngineError):
             raise found
         assert found["id"] == "this node"
@@ -193,10 +194,24 @@ def test_a_node_serves_a_session_and_leaves_nothing(start: Start, tmp_path: Path
     assert isinstance(facts, dict)
     unpack_capture(tmp_path / "here", capture(node, "ok"))
     assert read_capture(tmp_path / "here").facts == {"pid": facts["pid"]}
-    stamp, _ = node.ask({"type": "stamp"}, 60)
-    assert "stamp" in stamp
+    assert node.stamp() is None, "nobody has asked for one"
     node.end(at_once=False)
     assert [entry.name for entry in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_node_stamps_its_session_before_the_load(start: Start) -> None:
+    seen: list[tuple[Session, str, int, bool]] = []
+
+    def watch(session: Session, environment: Environment, threads: int) -> Tell:
+        maps = Path(environment.env["SPECRUNNER_NAME_MAPS"]) / "misbehaving" / "own.yaml"
+        seen.append((session, maps.read_text(), threads, node._is_alive()))
+        return lambda: f"stamp {len(seen)}"
+
+    node = start(watch=watch)
+    assert seen == [], "the model need not be there yet"
+    node.load()
+    assert seen == [(node._session, "map", 3, False)]
+    assert node.stamp() == "stamp 1"
 
 
 def test_a_node_returns_the_errors_of_its_engine(start: Start) -> None:

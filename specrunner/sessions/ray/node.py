@@ -17,6 +17,7 @@ from specrunner.engines.registry import find_engine
 from specrunner.environments.interpreters import Environment, find_configured, find_environment, find_own
 from specrunner.errors import ConfigurationError, EngineError, EngineMissing, WorkerDied
 from specrunner.requests import Request, Session
+from specrunner.sessions.answers import Watch
 from specrunner.sessions.captures import StoredCapture, locate_capture, pack_capture, unpack_capture
 from specrunner.sessions.executor import Answer
 from specrunner.sessions.process import Cancelled
@@ -45,7 +46,12 @@ class NodeSession:
         self._ended = False
 
     def prepare(
-        self, version: str, environment: Environment, threads: int, name_maps: Mapping[str, bytes]
+        self,
+        version: str,
+        environment: Environment,
+        threads: int,
+        name_maps: Mapping[str, bytes],
+        watch: Watch | None = None,
     ) -> dict[str, str] | EngineError:
         """Find the session's environment on this node.
 
@@ -54,6 +60,7 @@ class NodeSession:
             environment: the session's on the caller's machine.
             threads: for computing on the CPU.
             name_maps: the caller's own, of the session's engine.
+            watch: stamps the session by what is on this node; None where no answer of it is kept.
 
         Returns:
             Ray's id of the node and its host name; or what is missing here.
@@ -74,7 +81,7 @@ class NodeSession:
             except ConfigurationError as error:
                 return EngineError(f"on the node {host}, {error.message}", help=error.help)
             variables = unpack_own_maps(self._session.engine, name_maps, self._directory / "names")
-            surroundings = Surroundings(self._directory, found, threads=threads, variables=variables)
+            surroundings = Surroundings(self._directory, found, threads=threads, variables=variables, watch=watch)
             ending = self._ending.is_set
             self._live = LiveSession(self._session, surroundings, stopped=ending, cancelled=ending)
         return place
@@ -83,6 +90,11 @@ class NodeSession:
         """Load the engine and return the session's facts."""
         facts: dict[str, Any] | EngineError = self._do(lambda live: live.load())
         return facts
+
+    def stamp(self) -> str | EngineError | None:
+        """Tell what the session's answers come from, as `LiveSession` does."""
+        stamp: str | EngineError | None = self._do(lambda live: live.stamp())
+        return stamp
 
     def answer(self, request: Request, followed: Mapping[str, bytes] | None, timeout: float) -> bool:
         """Have a request answered that is not a benchmark, and return when the engine is free for the next.

@@ -107,6 +107,7 @@ class RayPool(SessionThreads):
                 threads=self._cores,
                 checkpoints=self._checkpoints,
                 shelf=self._shelf,
+                watch=self._shelf.watch_for(planned.requests),
             )
             remote = RemoteSession(
                 session, surroundings, demand, node, stopped=self._is_stopping, cancelled=self._is_killing

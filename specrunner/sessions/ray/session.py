@@ -121,7 +121,9 @@ class RemoteSession:
         environment: Environment = self._surroundings.environment
         name_maps = pack_own_maps(self._session.engine)
         found = self._wait(
-            self._actor.prepare.remote(specrunner.__version__, environment, self._surroundings.threads, name_maps),
+            self._actor.prepare.remote(
+                specrunner.__version__, environment, self._surroundings.threads, name_maps, self._surroundings.watch
+            ),
             self._stopped,
             self._require_room,
         )
@@ -243,6 +245,7 @@ class RemoteSession:
             facts=self._facts,
             timeout=timeout,
             shelf=self._surroundings.shelf,
+            stamp=lambda: raise_error(self._wait(self._actor.stamp.remote(), self._cancelled)),
             stopped=self._stopped,
             cancelled=self._cancelled,
             progress=progress,
