@@ -89,15 +89,22 @@ class Recorder:
         index: of the model.
         points: what to read where, as the index chose them.
         geometry: sizes for fused projections.
+
+    Raises:
+        CaptureIncomplete: a module lacks the method that its entry names; no hook stays.
     """
 
     def __init__(self, index: ModuleIndex, points: Iterable[HookPoint], geometry: Geometry) -> None:
         self._geometry = geometry
         self._records: dict[str, list[torch.Tensor]] = {}
         self._undo: list[Callable[[], None]] = []
-        for point in points:
-            if point.entry.parameter is None:
-                self._install(index, point)
+        try:
+            for point in points:
+                if point.entry.parameter is None:
+                    self._install(index, point)
+        except BaseException:
+            self.remove()
+            raise
 
     def _install(self, index: ModuleIndex, point: HookPoint) -> None:
         module = index.modules[point.module]
@@ -120,9 +127,15 @@ class Recorder:
             self._undo.append(module.register_forward_hook(after, with_kwargs=True).remove)
 
     def _wrap_method(self, module: Any, point: HookPoint) -> None:
-        *path, name = (point.entry.method or "").split(".")
-        owner = functools.reduce(getattr, path, module)
-        original = getattr(owner, name)
+        method = point.entry.method or ""
+        *path, name = method.split(".")
+        try:
+            owner = functools.reduce(getattr, path, module)
+            original = getattr(owner, name)
+        except AttributeError:
+            raise CaptureIncomplete(
+                f"module {point.module} has no method {method}, where the name map looks for {point.name}"
+            ) from None
 
         @functools.wraps(original)
         def wrapped(*args: Any, **kwargs: Any) -> Any:

@@ -110,6 +110,23 @@ def test_methods_are_wrapped_and_given_back(model: Model) -> None:
     assert recorder.take() == {}
 
 
+@pytest.mark.parametrize("method", ["choose", "linear.choose", "gone.route"])
+def test_a_method_that_is_not_there_leaves_no_hook(model: Model, method: str) -> None:
+    points = [
+        point("layers.0.output", module="layers.0", index=0),
+        point("layers.0.input", module="layers.0", of="input", index=0),
+        point("layers.0.router.expert_ids", module="layers.0", method="route", index=1),
+        point("layers.1.router.expert_ids", module="layers.1", method=method, index=1),
+    ]
+    said = f"module layers.1 has no method {method}, where the name map looks for layers.1.router.expert_ids"
+    with pytest.raises(CaptureIncomplete) as caught:
+        Recorder(index_of(model), points, GEOMETRY)
+    assert caught.value.message == said
+    layer = model.layers[0]
+    assert (len(layer._forward_hooks), len(layer._forward_pre_hooks)) == (0, 0)
+    assert not hasattr(layer.route, "__wrapped__")
+
+
 def test_removed_hooks_record_nothing(model: Model) -> None:
     recorder = Recorder(index_of(model), [point("layers.0.output", module="layers.0", index=0)], GEOMETRY)
     recorder.remove()
