@@ -111,6 +111,7 @@ class Runner:
             request.extend_end = len(prompt)
             request.logprob_start_len = 0 if request.return_logprob else -1
             requests.append(request)
+        self._notes.clear()  # a request that failed may have left some
         self._order = order
         try:
             with torch.inference_mode():
