@@ -378,6 +378,10 @@ def test_a_plugins_scheduler_worker_and_model_are_used(serve: Serve, plugin: Cal
     assert facts["worker"] == "toy_dllm_parts.PluginWorker"
     assert facts["scheduler"] == "toy_dllm_parts.PluginScheduler"
     assert (facts["attention"], facts["patches"]) == ("engine", [])
+    assert facts["plugin_decode"] == {"threshold": 0.9, "block_length": BLOCK}
+    with pytest.raises(ModelUnsupported, match="the plugin's scheduler with 0.9"):
+        served.ask(numbers(4, 250), decode=Decode(4, "low_confidence", BLOCK, 0.95))
+    assert served.ask(numbers(4, 250), decode=Decode(4, "low_confidence", BLOCK, 0.9)).output_token_ids
     assert len(served.ask(numbers(4, 250), decode=greedy(4)).output_token_ids or ()) > 0
     assert set(served.tensors(numbers(4, 250), ("layers.1.router.*",)))
 

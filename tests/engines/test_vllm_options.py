@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from specrunner.engines.base import Capture
 from specrunner.engines.vllm import VllmEngine
-from specrunner.engines.vllm.options import KV_CACHE_BYTES, EngineSetup, plan_environment, plan_setup
+from specrunner.engines.vllm.options import KV_CACHE_BYTES, EngineSetup, PluginRule, plan_environment, plan_setup
 from specrunner.errors import ConfigurationError, ModelUnsupported
 from specrunner.requests import Session
-from specrunner.spec.model import Model
+from specrunner.spec.model import Decode, Model
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -118,8 +119,41 @@ def test_a_batch_gives_each_request_a_block_at_a_time() -> None:
 def test_a_plugins_scheduler_brings_its_own_rule() -> None:
     plugin = {"scheduler_cls": "vllm_dllm_plugin.scheduler:DllmScheduler"}
     assert VllmEngine.decode_rules({}) == {}
-    assert VllmEngine.decode_rules(plugin)["fallback"] == ("near_best",)
+    rules = VllmEngine.decode_rules(plugin)
+    assert rules["fallback"] == ("near_best",)
+    assert (rules["threshold"], rules["steps"]) == ((0.9,), (None,))
+    assert VllmEngine.decode_rules(plugin | {"specrunner_threshold": 0.95})["threshold"] == (0.95,)
     assert [VllmEngine.reveals_passes(options) for options in ({}, plugin)] == [True, False]
+
+
+def test_what_a_plugin_decodes_by_is_stated_and_reaches_no_engine() -> None:
+    assert setup(LLADA2).plugin is None
+    made = setup(LLADA2, scheduler_cls="a.B")
+    assert (made.block_length, made.plugin) == (None, PluginRule(0.9, 16))
+    made = setup(LLADA2, scheduler_cls="a.B", specrunner_threshold=0.5, specrunner_block_length=8)
+    assert made.plugin == PluginRule(0.5, 8)
+    assert not [name for name in made.keywords if name.startswith("specrunner")]
+
+
+@pytest.mark.parametrize(
+    ("decode", "said"),
+    [
+        (Decode(8, "low_confidence", 16, 0.95), "threshold 0.95, and the plugin's scheduler with 0.9"),
+        (Decode(8, "low_confidence", 32, 0.9), "block_length 32, and the plugin's scheduler with 16"),
+    ],
+)
+def test_a_request_that_a_plugin_would_not_follow_is_refused(tmp_path: Path, decode: Decode, said: str) -> None:
+    engine = VllmEngine(session(), "m", tmp_path)
+    engine._setup = setup(LLADA2, scheduler_cls="a.B")
+    generated: list[Decode] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_generate", lambda _capture, decode, *_rest: generated.append(decode))
+        patch.setattr(engine, "eos_ids", set)
+        with pytest.raises(ModelUnsupported, match=said):
+            engine._decode(Capture(prompt_token_ids=[1]), decode, (), ())
+        followed = Decode(8, "low_confidence", 16, 0.9)
+        engine._decode(Capture(prompt_token_ids=[1]), followed, (), ())
+    assert generated == [followed]
 
 
 def test_llada2_can_be_asked_to_be_causal() -> None:
@@ -159,6 +193,10 @@ def test_a_users_overrides_are_kept_beside_ours() -> None:
         {"specrunner_block_length": 0},
         {"specrunner_block_length": "many"},
         {"specrunner_attention": "block_causal", "scheduler_cls": "a.B"},
+        {"scheduler_cls": "a.B", "specrunner_threshold": "high"},
+        {"scheduler_cls": "a.B", "specrunner_threshold": 1.5},
+        {"scheduler_cls": "a.B", "specrunner_threshold": True},
+        {"scheduler_cls": "a.B", "specrunner_block_length": 0},
         {"worker_extension_cls": "a.B"},
         {"hf_overrides": "x"},
     ],

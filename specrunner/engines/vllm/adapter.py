@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ from specrunner.engines.vllm.options import (
     CASE_OPTIONS,
     CHECKPOINT_OPTIONS,
     MODEL_OPTIONS,
+    PLUGIN_THRESHOLD,
     EngineSetup,
+    check_rule,
     has_plugin,
     plan_environment,
     plan_setup,
@@ -76,10 +79,15 @@ class VllmEngine(Engine):
 
     @classmethod
     def decode_rules(cls, options: Mapping[str, Any]) -> Mapping[str, tuple[Any, ...]]:
-        """Leave everything to our own loop; a plugin's scheduler decodes under the rule of the dLLM plugin."""
+        """Leave everything to our own loop; a plugin's scheduler decodes under the rule of the dLLM plugin.
+
+        Its threshold is fixed, too: the option `specrunner_threshold` states what the plugin was built to do.
+        """
         if not has_plugin(options):
             return {}
         return {
+            "threshold": (options.get("specrunner_threshold", PLUGIN_THRESHOLD),),
+            "steps": (None,),
             "accept": ("ge",),
             "fallback": ("near_best",),
             "exclude_mask_id": (True,),
@@ -146,6 +154,7 @@ class VllmEngine(Engine):
             "attention_backend": ",".join(described["attention_backends"]),
             "attention": setup.attention,
             "block_length": setup.block_length,
+            "plugin_decode": None if setup.plugin is None else asdict(setup.plugin),
             "attention_windows": described["attention_windows"],
             "runner": described["runner"],
             "worker": described["worker"],
@@ -299,6 +308,8 @@ class VllmEngine(Engine):
             raise ModelUnsupported("low_confidence decoding needs specrunner_attention: block_causal, or a plugin")
         if decode.algorithm != "low_confidence" and self._setup.attention == "block_causal":
             raise ModelUnsupported(f"{decode.algorithm} decoding needs specrunner_attention: causal")
+        if decode.algorithm == "low_confidence" and self._setup.plugin is not None:
+            check_rule(decode, self._setup.plugin)
         if self._setup.attention == "block_causal":
             from specrunner.engines.vllm.denoising import denoise_blocks
 

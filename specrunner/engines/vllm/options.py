@@ -6,7 +6,10 @@ Every option of the spec goes to `vllm.LLM` as it is (`max_num_seqs` is 1 unless
     specrunner_attention      `causal`, or `block_causal`: a block sees itself and every earlier block. The default is
                               the engine's own (causal), and block_causal for a block-diffusion model that runs on its
                               causal parent's code
-    specrunner_block_length   tokens in a block under block_causal; default: `block_length` of the model's config, or 32
+    specrunner_block_length   tokens in a block under block_causal, or of the plugin whose scheduler decodes; default:
+                              `block_length` of the model's config, or 32
+    specrunner_threshold      the threshold at which that plugin was built to decode; default: 0.9, the dLLM plugin's.
+                              It reaches no engine: a request that decodes at another one is an error
     specrunner_environment    environment variables of the engine, e.g. {VLLM_PLUGINS: dllm}
     num_threads               OpenMP threads
 """
@@ -24,8 +27,15 @@ from specrunner.devices import resolve_device
 from specrunner.errors import ConfigurationError, ModelUnsupported
 from specrunner.folders import hub_folder, hub_home
 from specrunner.requests import DTYPE_BYTES, Session
+from specrunner.spec.model import Decode
 
-OWN_OPTIONS = ("specrunner_attention", "specrunner_block_length", "specrunner_environment", "num_threads")
+OWN_OPTIONS = (
+    "specrunner_attention",
+    "specrunner_block_length",
+    "specrunner_threshold",
+    "specrunner_environment",
+    "num_threads",
+)
 
 MODEL_OPTIONS: Mapping[str, str] = {"model": "id", "model_weights": "path", "hf_config_path": "path"}
 """Options that say what a spec's `model` says, and its field (see `Capabilities`)."""
@@ -47,9 +57,24 @@ STANDINS: Mapping[str, str] = {"LLaDA2MoeModelLM": "BailingMoeV2ForCausalLM"}
 EXTENSION = "specrunner.engines.vllm.worker.CaptureExtension"
 DEFAULT_MODEL_LENGTH = 4096
 DEFAULT_BLOCK_LENGTH = 32
+PLUGIN_THRESHOLD = 0.9
+"""Confidence from which on the dLLM plugin accepts a position."""
 LONGEST_SOCKET_FOLDER = 107 - len("/00000000-0000-0000-0000-000000000000")
 """Characters of a folder in which vLLM can put its Unix sockets, each named by a UUID."""
 KV_CACHE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class PluginRule:
+    """What a plugin's scheduler decodes by, which no request can change.
+
+    Attributes:
+        threshold: confidence from which on a masked position is accepted.
+        block_length: tokens in a block.
+    """
+
+    threshold: float
+    block_length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +86,14 @@ class EngineSetup:
         attention: `causal`, `block_causal`, or `engine` where a scheduler or worker of a plugin decides.
         block_length: tokens in a block under `block_causal`, else None.
         standin: the architecture whose code runs instead of the checkpoint's, or None.
+        plugin: how block diffusion decodes where a plugin decides, else None.
     """
 
     keywords: Mapping[str, Any]
     attention: str
     block_length: int | None
     standin: str | None
+    plugin: PluginRule | None = None
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -105,6 +132,9 @@ def plan_setup(
     standin = STANDINS.get(architecture) if architecture not in supported else None
     attention = choose_attention(session.options, options, standin)
     block_length = choose_block_length(session.options, config) if attention == "block_causal" else None
+    plugin = None
+    if attention == "engine":
+        plugin = PluginRule(choose_threshold(session.options), choose_block_length(session.options, config))
     longest = text_config(config).get("max_position_embeddings") or DEFAULT_MODEL_LENGTH
     length = options.get("max_model_len") or min(int(longest), DEFAULT_MODEL_LENGTH)
     # A block of the KV cache holds up to 256 tokens, and vLLM keeps one for itself.
@@ -147,7 +177,7 @@ def plan_setup(
         if not isinstance(overrides, Mapping):
             raise ConfigurationError("the option hf_overrides of vllm has to be a mapping")
         keywords["hf_overrides"] = {"architectures": [standin], **overrides}
-    return EngineSetup(keywords, attention, block_length, standin)
+    return EngineSetup(keywords, attention, block_length, standin, plugin)
 
 
 def has_plugin(options: Mapping[str, Any]) -> bool:
@@ -178,6 +208,29 @@ def choose_block_length(own: Mapping[str, Any], config: Mapping[str, Any]) -> in
     if not isinstance(length, int) or length < 1:
         raise ConfigurationError(f"the option specrunner_block_length is a positive number, not {length!r}")
     return length
+
+
+def choose_threshold(own: Mapping[str, Any]) -> float:
+    """Return the threshold of a plugin's scheduler: as stated, or the dLLM plugin's."""
+    threshold = own.get("specrunner_threshold", PLUGIN_THRESHOLD)
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise ConfigurationError(f"the option specrunner_threshold is a number from 0 to 1, not {threshold!r}")
+    return float(threshold)
+
+
+def check_rule(decode: Decode, plugin: PluginRule) -> None:
+    """Refuse what a plugin's scheduler would do in its own way without a word.
+
+    Raises:
+        ModelUnsupported: another threshold or block length than the plugin's.
+    """
+    for name in ("threshold", "block_length"):
+        asked, fixed = getattr(decode, name), getattr(plugin, name)
+        if asked is not None and asked != fixed:
+            raise ModelUnsupported(
+                f"the request decodes with {name} {asked}, and the plugin's scheduler with {fixed}",
+                help=f"state {name}: {fixed}, or specrunner_{name}: {asked} if the plugin was built to do that",
+            )
 
 
 def refuse_broken_blocks(options: Mapping[str, Any], block_length: int) -> None:
