@@ -191,7 +191,18 @@ def test_refusals_of_the_full_engine_cost_no_other_request(serve: Serve) -> None
     ):
         with pytest.raises(kind):
             served.ask(prompt, tensors)
+    with pytest.raises(ModelUnsupported, match="100 prompt tokens and 27 new ones are more than sglang's room for 128"):
+        served.ask(numbers(100), decode=Decode(27, ignore_eos=True))
+    assert len(served.ask(numbers(100), decode=Decode(26, ignore_eos=True)).output_token_ids or ()) == 26
     assert set(served.tensors(numbers(3), ("logits",))) == {"logits"}
+
+
+def test_tokens_that_a_limit_of_sglangs_own_cuts_off_are_an_error(serve: Serve) -> None:
+    limit = {"SGLANG_MAX_NEW_TOKENS_LIMIT": "4"}
+    served = serve("glass-0.8m", specrunner_mode="engine", specrunner_environment=limit)
+    assert len(served.ask(numbers(8), decode=Decode(4, ignore_eos=True)).output_token_ids or ()) == 4
+    with pytest.raises(CaptureIncomplete, match="sglang ended at 4 tokens of 8"):
+        served.ask(numbers(8), decode=Decode(8, ignore_eos=True))
 
 
 def test_an_engine_without_work_takes_no_processor(serve: Serve) -> None:
@@ -361,6 +372,16 @@ class TestLlada2:
         (early,) = served.answer([question], decode)
         assert early["token_ids"] == whole[: len(early["token_ids"])] != whole
         assert (len(prompt) + len(early["token_ids"])) % BLOCK == 0
+
+    @pytest.mark.parametrize(("cache", "most"), [(82, 31)])
+    def test_a_decode_goes_on_to_the_last_block_that_fits(
+        self, serve: Serve, unscaled: Model, cache: int, most: int
+    ) -> None:
+        served, prompt = serve(unscaled, max_total_tokens=cache), numbers(32, 250)
+        decode = Decode(most, "low_confidence", BLOCK, 0.0, ignore_eos=True)
+        assert len(served.ask(prompt, decode=decode, timeout=60).output_token_ids or ()) == most
+        with pytest.raises(ModelUnsupported, match=f"room for {cache}"):
+            served.ask(prompt, decode=Decode(most + 1, "low_confidence", BLOCK, 0.0, ignore_eos=True))
 
     def test_another_block_length_is_refused(self, serve: Serve, unscaled: Model) -> None:
         with pytest.raises(ModelUnsupported, match="sglang runs blocks of 16"):

@@ -136,7 +136,7 @@ class SglangEngine(Engine):
                 from specrunner.engines.sglang.server import Server
 
                 mask_id = setup.mask_id if setup.mask_id != MASK_ID else None
-                self._driver = Server(keywords, self.workspace, label, mask_id, setup.algorithm is not None)
+                self._driver = Server(keywords, self.workspace, label, mask_id, setup.block_length)
             else:
                 from specrunner.engines.sglang.runner import Runner
 

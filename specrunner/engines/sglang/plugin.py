@@ -309,6 +309,7 @@ def describe_model(runner: Any) -> dict[str, Any]:
         "vocabulary": runner.model_config.vocab_size,
         "context_length": runner.model_config.context_len,
         "max_total_tokens": runner.max_total_num_tokens,
+        "page_size": runner.token_to_kv_pool_allocator.page_size,
         "eos_token_ids": sorted(eos or ()),
         "kv_cache_dtype": str(runner.kv_cache_dtype).removeprefix("torch."),
         "kv_heads": runner.model_config.get_total_num_kv_heads(),

@@ -8,7 +8,7 @@ from typing import Any
 
 from specrunner.engines.sglang.notes import Note, Order
 from specrunner.engines.sglang.plugin import Observer, describe_model, install_hooks
-from specrunner.errors import ModelUnsupported
+from specrunner.engines.sglang.room import check_room
 
 
 class Runner:
@@ -90,14 +90,9 @@ class Runner:
         from sglang.srt.managers.schedule_batch import Req
         from sglang.srt.sampling.sampling_params import SamplingParams
 
-        room = min(self.described["max_total_tokens"], self.described["context_length"])
-        longest, every = max(map(len, (ids, *companions))), sum(map(len, (ids, *companions)))
-        needed = every + (1 + len(companions)) * max_new_tokens
-        if longest + max_new_tokens > room or needed > self.described["max_total_tokens"]:
-            raise ModelUnsupported(
-                f"{every} prompt tokens and {max_new_tokens} new ones are more than sglang's room for {room} "
-                f"(context of {self.described['context_length']}, cache of {self.described['max_total_tokens']})"
-            )
+        lengths = [len(prompt) for prompt in (ids, *companions)]
+        needed = sum(lengths) + len(lengths) * max_new_tokens
+        check_room(self.described, sum(lengths), max_new_tokens, max(lengths) + max_new_tokens, needed)
         requests = []
         for number, prompt in enumerate((ids, *companions)):
             request = Req(

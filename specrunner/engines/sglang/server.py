@@ -18,6 +18,7 @@ from specrunner.engines.sglang.plugin import (
     MODEL_FILE,
     PLUGIN_VARIABLE,
 )
+from specrunner.engines.sglang.room import check_served, check_whole
 from specrunner.errors import EngineOutOfMemory, ModelUnsupported, WorkerDied
 from specrunner.words import describe_exit
 
@@ -36,21 +37,21 @@ class Server:
         workspace: folder for the plugin, orders and notes.
         label: the model's name, for messages.
         mask_id: the checkpoint's mask token, or None to keep SGLang's.
-        diffusion: whether the model decodes by block diffusion.
+        block_length: tokens in a block of a model that decodes by block diffusion, else None.
 
     Attributes:
         described: what was loaded, see `plugin.describe_model`.
     """
 
     def __init__(
-        self, keywords: Mapping[str, Any], workspace: Path, label: str, mask_id: int | None, diffusion: bool
+        self, keywords: Mapping[str, Any], workspace: Path, label: str, mask_id: int | None, block_length: int | None
     ) -> None:
         self._folder = workspace / "sglang"
         (self._folder / NOTES_FOLDER).mkdir(parents=True)
         self._mailbox = Mailbox(self._folder)
-        self._diffusion = diffusion
+        self._block_length = block_length
         install_plugin(workspace / "plugin")
-        settings = {"workspace": str(self._folder), "mask_id": mask_id, "diffusion": diffusion}
+        settings = {"workspace": str(self._folder), "mask_id": mask_id, "diffusion": block_length is not None}
         os.environ[PLUGIN_VARIABLE] = json.dumps(settings)
         from sglang.srt.entrypoints.engine import Engine
 
@@ -80,15 +81,18 @@ class Server:
 
         Raises:
             WorkerDied: a process of the engine is gone.
-            ModelUnsupported: the engine refused the request.
+            ModelUnsupported: the engine refused the request, or would cut it short.
+            CaptureIncomplete: the engine cut the tokens short.
         """
+        for prompt in (ids, *companions):
+            check_served(self.described, len(prompt), max_new_tokens, self._block_length)
         self._mailbox.put_order(order)
         self._check_alive()
         keywords: dict[str, Any] = {
             "input_ids": ids,
             "sampling_params": {"temperature": 0.0, "max_new_tokens": max_new_tokens, "ignore_eos": ignore_eos},
         }
-        if order.wants_logits and not self._diffusion:
+        if order.wants_logits and self._block_length is None:
             keywords |= {"return_logprob": True, "logprob_start_len": 0}
         if companions:
             prompts = [ids, *companions]
@@ -98,8 +102,10 @@ class Server:
         reason = answer["meta_info"]["finish_reason"] or {}
         if reason.get("type") == "abort":
             raise ModelUnsupported(f"sglang refused the request: {reason.get('message')}")
+        output, notes = list(answer["output_ids"]), self._mailbox.take_notes(order)
+        check_whole(output, reason.get("type"), max_new_tokens)
         facts = {"finish_reason": reason.get("type"), "cached_tokens": answer["meta_info"].get("cached_tokens", 0)}
-        return list(answer["output_ids"]), facts, self._mailbox.take_notes(order)
+        return output, facts, notes
 
     async def _wait(self, keywords: dict[str, Any]) -> Any:
         task = asyncio.ensure_future(self._engine.async_generate(**keywords))
