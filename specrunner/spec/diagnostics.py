@@ -15,6 +15,8 @@ MAX_LINE = 120
 _TAB = 4
 _FEW = 8
 _LONGEST_MESSAGE = 1000
+_MEANT = {"gpu": "cuda"}
+"""Other words for a name than those that are spelt like it."""
 
 ENOUGH = 500
 """Problems of one file after which no further ones are looked for."""
@@ -82,7 +84,8 @@ def sort_diagnostics(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...
 def accepted_values(word: str, candidates: Sequence[str], what: str = "accepted") -> str:
     """Return a help text: did-you-mean for a close candidate; all candidates where they are few or none is close."""
     names = sorted(dict.fromkeys(candidates)) if len(candidates) > 6 else list(dict.fromkeys(candidates))
-    guess = suggest(word, names)
+    meant = _MEANT.get(word.casefold())
+    guess = meant if meant in names else suggest(word, names)
     listed = ", ".join(f"`{name}`" for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     if not names:
         return f"{what}: none"

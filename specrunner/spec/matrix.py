@@ -98,9 +98,9 @@ class MatrixReader:
 
     def _read_axis(self, name: str, values: Any, layers: Layers) -> Axis | None:
         span = layers.span("matrix", name, at_key=True)
-        if name == ENGINE:
+        if name == ENGINE or (name == "engines" and isinstance(values, list)):
             advice = "list the engines under `engines`: they are the first axis of every matrix"
-            self._report(layers, "bad-axis", "`engine` cannot be an axis", span, advice)
+            self._report(layers, "bad-axis", f"`{name}` cannot be an axis", span, advice)
             return None
         if isinstance(values, dict):
             return Axis(name, tuple(Choice(label, label, change) for label, change in values.items()))

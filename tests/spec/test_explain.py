@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from specrunner.spec.diagnostics import accepted_values
 from specrunner.spec.explain import Finding, explain
-from specrunner.spec.schema import load_schema
+from specrunner.spec.schema import field_schema, load_schema
 
 DTYPES = "accepted: `float64`, `float32`, `bfloat16`, `float16`"
 RULES = "accepted: `allclose`, `cosine`, `exact`, `kl`, `noise_floor`, `routing`, `sqnr`, `top_k`, `ulp`"  # sorted
@@ -96,6 +99,29 @@ def explain_case(fields: dict[str, Any]) -> list[Finding]:
             "`max_new_tokens` must be an integer, not text",
             False,
             "write a number without quotes",
+        ),
+        (
+            {"timeout": "9" * 401},
+            "wrong-type",
+            "`timeout` must be a number, not text",
+            False,
+            "write a number in seconds",
+        ),
+        ({"tags": {"a": 1}}, "wrong-type", "`tags` must be a list, not a mapping", False, None),
+        (
+            {"prompt": {"messages": {"role": "user", "content": "x" * 61}}},
+            "wrong-type",
+            "`messages` must be a list, not a mapping",
+            False,
+            "write a list: `[{role: user, content: …}]`",
+        ),
+        ({"options": {"sglang": 5}}, "wrong-type", "`sglang` must be a mapping, not an integer", False, None),
+        (
+            {"options": {"dtype": None}},
+            "wrong-type",
+            "`dtype` must be a mapping, not nothing",
+            False,
+            "give it a value, or remove it",
         ),
         ({"at": {"block": 1.5}}, "wrong-type", "`block` must be an integer, not a number", False, None),
         ({"golden": {"top_k": True}}, "wrong-type", "`top_k` must be an integer, not true or false", False, None),
@@ -235,6 +261,74 @@ def test_keys_that_rule_each_other_out_are_told_once_a_pair() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "…"),
+        ({}, "{}"),
+        ([True, -0.5, "a b", {"k": []}], "[true, -0.5, a b, {k: []}]"),
+        (["1", "true", "", "a ", "- a", "a: b", "a #b", '"', "*a", "a\nb"], None),
+        (["a" * 60] * 3, f"[{', '.join(['a' * 60] * 3)}]"),
+        (["a" * 60] * 4, "…"),
+        ("a" * 61, "…"),
+    ],
+)
+def test_an_advice_holds_what_was_written(value: Any, shown: str | None) -> None:
+    shown = json.dumps(value) if shown is None else shown
+    (found,) = explain_case({"tolerance": {"kl": [value]}})
+    expected = "…" if shown == "…" and isinstance(value, list) else f"[{shown}]"
+    assert found.help == f"write `tolerance: {{logits: {{kl: {expected}}}}}`"
+    assert (found.path, found.at_key) == (("cases", 0, "tolerance", "kl"), True)
+
+
+def test_the_engine_of_an_option_is_the_one_listed_next_to_it() -> None:
+    spec: dict[str, Any] = {"version": 1, "defaults": {"engines": ["hf"], "options": {"a": 1}}}
+    spec |= {"engines": ["vllm", "mine"], "options": {"a": 1, "mine": 2}}
+    spec |= {"cases": [{"name": "x", "engines": ["sglang"], "options": {"a": 1}}, {"name": "y", "options": {"a": 1}}]}
+    found = {one.path: one.help for one in explain(None, spec)}
+    assert found == {
+        ("defaults", "options", "a"): "options go by engine: `options: {hf: {a: 1}}`",
+        ("options", "a"): "options go by engine: `options: {vllm: {a: 1}}`",
+        ("options", "mine"): None,
+        ("cases", 0, "options", "a"): "options go by engine: `options: {sglang: {a: 1}}`",
+        ("cases", 1, "options", "a"): "options go by engine: `options: {vllm: {a: 1}}`",
+    }
+    (one,) = explain("variant", {"options": {"a": 1}})
+    assert one.help == "options go by engine: `options: {hf: {a: 1}}`"
+
+
+@pytest.mark.parametrize("field", ["options", "tolerance"])
+def test_an_axis_of_a_field_s_name_is_not_the_field(field: str) -> None:
+    (found,) = explain_case({"matrix": {field: {"cosine": 5}}})
+    assert (found.message, found.help) == (
+        "`cosine` must be a mapping, not an integer",
+        accepted_values("", list(field_schema("variant")["properties"]), "keys"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("cases", "help"),
+    [
+        ({"alice": {"prompt": "hi"}}, "write a list: `- name: alice`"),
+        ({"prompt": "hi"}, "write a list: `- name: …`"),
+        ({"name": "alice", "prompt": "hi"}, "write a list: `[{name: alice, prompt: hi}]`"),
+        ({}, None),
+    ],
+)
+def test_a_mapping_of_cases_is_shown_as_a_list(cases: dict[str, Any], help: str | None) -> None:
+    (found,) = explain(None, {"version": 1, "cases": cases})
+    assert (found.message, found.help) == ("`cases` must be a list, not a mapping", help)
+
+
+def test_values_without_end_are_explained_at_once() -> None:
+    options = {f"k{index}": index for index in range(1000)}
+    items = [[1] * 1000] * 900
+    started = time.process_time()
+    found = explain(None, {"version": 1, "engines": ["mine"] * 20_000, "options": options, "cases": {"name": items}})
+    assert found[-1].help == "write a list: `[…]`"
+    assert time.process_time() - started < 2
+
+
 def test_the_whole_file_has_no_name() -> None:
     missing = [
         Finding("missing-key", "key `version` is missing", (), True, "write `version: 1`"),
@@ -245,6 +339,8 @@ def test_the_whole_file_has_no_name() -> None:
     assert (found.message, found.path) == ("the spec must be a mapping, not an integer", ())
     (found,) = explain(None, {"version": True, "cases": [{"name": "one"}]})
     assert (found.message, found.help) == ("`version` must be `1`, not `true`", "write `1`")
+    (found,) = explain(None, {"version": "2", "cases": [{"name": "one"}]})
+    assert (found.message, found.help) == ("`version` must be `1`, not `2`", "write `1`")
     (found,) = explain(None, {"version": 1, "cases": [{}]})
     assert (found.message, found.path) == ("key `name` is missing in this case", ("cases", 0))
 

@@ -73,6 +73,11 @@ def test_labels_change_several_fields(tmp_path: Path) -> None:
     assert (slow.timeout, slow.prompt.text, slow.tags) == (9.0, "bye", ("base",))
 
 
+def test_labels_may_be_called_engines(tmp_path: Path) -> None:
+    found = ids(one_case(tmp_path, "engines: [hf]\nmatrix: {engines: {all: {tags: [a]}}}"))
+    assert found == ["c[engine=hf,engines=all]"]
+
+
 def test_a_later_axis_wins(tmp_path: Path) -> None:
     fields = "engines: [hf]\nmatrix: {mode: {fast: {dtype: float16}}, dtype: [bfloat16]}"
     assert [case.candidate.dtype for case in one_case(tmp_path, fields).cases] == ["bfloat16"]
