@@ -75,7 +75,7 @@ def test_steady_unsteady_wavering_and_wrong(workplace: Workplace) -> None:
     assert "flaky: 1 of 3 repeats failed (repeat 2)" in outcome.stdout
     assert "logits is the first that went wrong  (allclose, spec.yaml:11, repeat 2 of 3)" in outcome.stdout
     shown = workplace.command("show", "unsteady").stdout
-    assert "repeat 3" in shown and "repeat 2 differs from repeat 1, first at logits" in shown
+    assert "repeats 1, 3" in shown and "repeat 2 differs from repeat 1, first at logits" in shown
 
 
 def test_a_known_wavering_is_mended_when_every_repeat_passes(workplace: Workplace) -> None:
