@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from specrunner.spec.diagnostics import accepted_values
+from specrunner.spec.diagnostics import ENOUGH, accepted_values
 from specrunner.spec.inline import LONGEST_SCALAR, inline, unquote
 from specrunner.spec.schema import END, SCHEMA_NAME, Schema, kind_of, load_schema, resolve_reference
 from specrunner.words import suggest
@@ -66,7 +67,7 @@ class Finding:
 
 
 def explain(definition: str | None, value: Any, schema: str = SCHEMA_NAME) -> list[Finding]:
-    """Return every way in which a value breaks a schema.
+    """Return the ways in which a value breaks a schema: all of them, unless they are more than anybody reads.
 
     Args:
         definition: the definition of the schema that the value should follow; None is the whole file.
@@ -75,7 +76,8 @@ def explain(definition: str | None, value: Any, schema: str = SCHEMA_NAME) -> li
     """
     validator = _validator(definition, schema)
     context = _Context(_any(validator.schema), value)
-    return list(dict.fromkeys(one for error in validator.iter_errors(value) for one in _translate(error, context)))
+    errors = islice(validator.iter_errors(value), ENOUGH)  # aliases make many of a few lines
+    return list(dict.fromkeys(one for error in errors for one in _translate(error, context)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,10 @@ LARGE = {
     "wrong cases": HEAD + "cases:\n" + "".join(
         f"  - {{name: a{i}, prompt: hi, tolerance: {{logitz: exact}}}}\n" for i in range(5_000)
     ),
+    "mistakes by alias": HEAD + "cases:\n  - {name: a, prompt: hi, tolerance: {logits: exact}, options: &o {"
+    + ", ".join(f"o{i}: {i}" for i in range(900)) + "}}\n" + "".join(
+        f"  - {{name: a{i}, prompt: hi, tolerance: {{logits: exact}}, options: *o}}\n" for i in range(100)
+    ),
     "not cases": HEAD + "cases: [" + "1, " * 50_000 + "]",
     "a great number": with_field(f"tolerance: {{logits: {{sqnr: {'9' * 399}}}}}"),
     "a greater number": with_field(f"tolerance: {{logits: {{sqnr: {'9' * 5_000_000}}}}}"),
