@@ -19,6 +19,7 @@ from specrunner.reporters import create_reporters
 from specrunner.reporters.escape import disarm, escape_line, escape_text
 from specrunner.reporters.html.page import render_page
 from specrunner.results import CaseResult, Failure, Verdict
+from specrunner.secrets import own_redactor
 from specrunner.spec.model import Location, Model, Prompt
 from tests.reporters.builders import FACTS, make_case, make_check, make_events, make_result, play
 from tests.reporters.test_html import collect, read_data
@@ -118,6 +119,7 @@ def read_commands(output: str) -> list[tuple[str, str]]:
 @settings(max_examples=40)
 @given(TEXT)
 @example("".join(PAYLOADS))
+@example("http://x)@everyone")
 @example("x\n::stop-commands::x")
 def test_a_ci_obeys_no_text(text: str) -> None:
     for output in report(make_hostile(text), output_format="full"):
@@ -128,7 +130,8 @@ def test_a_ci_obeys_no_text(text: str) -> None:
     assert [name for name, _ in commands] == ["error", "error"]
     messages = (f"candidate: {text}", f"{text}: {text}")
     for message, (_, data) in zip(messages, commands, strict=True):
-        assert data.startswith(escape_line(message).replace("##[", r"#\x23["))
+        told = escape_line(own_redactor().redact(message))  # which may look like a password in an address
+        assert data.startswith(told.replace("##[", r"#\x23["))
 
 
 @settings(max_examples=40)
