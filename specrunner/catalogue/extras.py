@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -22,6 +21,8 @@ def install_command(extra: str) -> str:
     Args:
         extra: a key of `[project.optional-dependencies]`.
     """
+    from importlib import metadata  # when it is told: not at the start of every command
+
     try:
         source, is_editable = _find_source()
     except (metadata.PackageNotFoundError, OSError, ValueError, LookupError, AttributeError, TypeError):
@@ -32,6 +33,8 @@ def install_command(extra: str) -> str:
 
 def _find_source() -> tuple[Path | None, bool]:
     """Return the local folder or file that specrunner was installed from, and whether that is editable."""
+    from importlib import metadata
+
     text = metadata.distribution(_DISTRIBUTION).read_text("direct_url.json")
     origin = json.loads(text or "{}")
     url = urlsplit(origin["url"])

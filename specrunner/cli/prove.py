@@ -54,7 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    check_engines(options.engine)
+    from specrunner.engines.registry import find_engine
+
+    for name in options.engine:
+        find_engine(name)
     if options.list:
         return list_faults(options)
     if options.prompts < 0:
@@ -95,22 +98,6 @@ def run(options: argparse.Namespace) -> int:
     if options.report is not None:
         write_report(options.report, matrix.to_json())
     return matrix.exit_code
-
-
-def check_engines(names: Sequence[str]) -> None:
-    """Make sure that there are engines of these names.
-
-    Raises:
-        UsageError: there is none of a name.
-    """
-    from specrunner.catalogue.engines import engine_names
-    from specrunner.words import did_you_mean
-
-    known = engine_names()
-    for name in names:
-        if name not in known:
-            advice = did_you_mean(name, known) or f"engines: {', '.join(known)}"
-            raise UsageError(f"unknown engine `{name}`", help=advice)
 
 
 def keep_engines(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:

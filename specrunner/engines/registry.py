@@ -8,6 +8,7 @@ from importlib import import_module
 from specrunner.catalogue.engines import engine_names, engine_targets
 from specrunner.engines.base import Engine
 from specrunner.errors import ConfigurationError
+from specrunner.words import did_you_mean
 
 
 @cache
@@ -19,7 +20,8 @@ def find_engine(name: str) -> type[Engine]:
     """
     target = engine_targets().get(name)
     if target is None:
-        raise ConfigurationError(f"unknown engine `{name}`", help=f"engines: {', '.join(engine_names())}")
+        advice = did_you_mean(name, engine_names()) or f"engines: {', '.join(engine_names())}"
+        raise ConfigurationError(f"unknown engine `{name}`", help=advice)
     module, _, attribute = target.partition(":")
     try:
         found = getattr(import_module(module), attribute)

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.machinery import PathFinder
 
 from specrunner.catalogue.recipes import find_recipe
-from specrunner.catalogue.tasks import HUB_HELP, INSTALL, find_missing_packages, find_unreachable
+from specrunner.catalogue.tasks import HUB_HELP, find_missing_packages, find_unreachable, tell_install
 from specrunner.devices import has_cuda, memory_gb, resolve_device
 from specrunner.engines.base import Capabilities
 from specrunner.engines.registry import find_engine
@@ -313,7 +313,7 @@ def check_benchmark(benchmark: Benchmark | None) -> None:
     evaluation = benchmark.evaluation
     missing = find_missing_packages(own_data=evaluation.file is not None or evaluation.hub)
     if missing:
-        raise CapabilityMissing(f"benchmarks need {' and '.join(missing)} beside specrunner", help=INSTALL)
+        raise CapabilityMissing(f"benchmarks need {' and '.join(missing)} beside specrunner", help=tell_install())
     unreachable = find_unreachable(evaluation.tasks) if evaluation.hub else ()
     if unreachable:
         raise CapabilityMissing(

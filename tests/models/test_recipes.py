@@ -213,11 +213,12 @@ def test_missing_package_names_the_command() -> None:
         "for this test",
         builder="nowhere:build",
         packages=("json", "no_such_package"),
-        install="pip install no-such-package",
+        unlisted="no-such-package",
     )
     assert recipe.missing_packages() == ["no_such_package"]
-    with pytest.raises(CapabilityMissing, match="needs the package no_such_package: pip install no-such-package"):
+    with pytest.raises(CapabilityMissing, match="needs the package no_such_package: pip install ") as caught:
         build_recipe(recipe)
+    assert str(caught.value.message).endswith("[hf]' && pip install --no-deps no-such-package")
 
 
 def test_ensure_model_resolves_all_three_kinds() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specrunner.catalogue.extras import install_command
 from specrunner.catalogue.recipes import find_recipe
 from specrunner.engines.base import Capabilities
 from specrunner.environments.interpreters import Environment
@@ -186,10 +187,14 @@ def test_a_case_may_be_held_against_itself_in_a_batch() -> None:
 
 
 def test_a_recipe_whose_packages_are_absent_skips_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = replace(find_recipe("glass-0.8m"), name="nowhere", packages=("no_such_package",), install="pip install it")
+    recipe = replace(find_recipe("glass-0.8m"), name="nowhere", packages=("no_such_package",), unlisted="it")
     monkeypatch.setattr("specrunner.plan.build.find_recipe", lambda name: recipe)
     skip = plan_of(replace(CASE, model=Model(recipe="nowhere"))).build().cases[0].skip
-    assert skip is not None and "no_such_package" in skip.message and skip.help == "pip install it"
+    assert (
+        skip is not None
+        and "no_such_package" in skip.message
+        and skip.help == f"{install_command('hf')} && pip install --no-deps it"
+    )
 
 
 def test_a_hub_that_is_switched_off_skips_before_anything_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from specrunner import devices
+from specrunner.catalogue.extras import install_command
 from specrunner.catalogue.recipes import find_recipe
 from specrunner.devices import has_cuda, memory_gb, resolve_device
 from specrunner.engines.base import Capabilities
@@ -88,7 +89,7 @@ def test_a_module_without_a_spec_is_no_package(monkeypatch: pytest.MonkeyPatch) 
 def test_a_recipe_is_built_already_or_can_be(
     missing: list[str], built: bool, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = replace(find_recipe("glass-0.8m"), name="nowhere", install="pip install it")
+    recipe = replace(find_recipe("glass-0.8m"), name="nowhere", unlisted="it")
     monkeypatch.setattr(type(recipe), "missing_packages", lambda self: missing)
     monkeypatch.setattr(build, "find_recipe", lambda name: recipe)
     monkeypatch.setattr(build, "find_built", lambda recipe: Path("here") if built else None)
@@ -99,7 +100,10 @@ def test_a_recipe_is_built_already_or_can_be(
             return
         with pytest.raises(CapabilityMissing) as caught:
             check_recipe(Model(recipe="nowhere"))
-        assert (caught.value.message, caught.value.help) == (message, "pip install it")
+        assert (caught.value.message, caught.value.help) == (
+            message,
+            f"{install_command('hf')} && pip install --no-deps it",
+        )
     finally:
         check_recipe.cache_clear()
 
