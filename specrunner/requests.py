@@ -22,17 +22,17 @@ def digest_of(value: Any) -> str:
 
 def _open(value: Any) -> Any:
     """Return what JSON has no word for in other words; of a dataclass just the fields, which `asdict` would copy."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {name: getattr(value, name) for name in _field_names(type(value))}
-    return list(value)
+    kind: Any = type(value)
+    names = _field_names(kind)
+    return list(value) if names is None else {name: getattr(value, name) for name in names}
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_open)
 
 
 @cache
-def _field_names(kind: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
+def _field_names(kind: Any) -> tuple[str, ...] | None:
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
+from specrunner.cli import OBJECTS_BETWEEN_COLLECTIONS
 from tests.remembered import remembered as remembered
 
 settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -32,6 +33,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     """Started in the background of a script, all that tests start would ignore Ctrl-C."""
+
+gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+"""As in a command: to collect the tests makes a great many objects and drops none."""
 
 ORDER = 20261123
 """The seed of the order in which tests run, unless `--randomly-seed` states one: shuffled, and the same each time."""

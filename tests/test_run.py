@@ -84,6 +84,7 @@ def test_ctrl_c_leaves_whole_reports_and_no_process(workplace: Workplace, presse
     assert count_junit(outcome.junit) == (3, 0, 2, 0)
 
 
+@pytest.mark.slow
 def test_a_timeout_ends_the_request_and_the_rest_goes_on(workplace: Workplace) -> None:
     workplace.write_spec({"stuck": "child hang", "last": "b"})
     outcome = workplace.run("spec.yaml", "--timeout", "2")

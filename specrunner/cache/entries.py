@@ -88,8 +88,8 @@ def seal(key: str, content: Mapping[str, Any]) -> str:
 def read_entry(file: Path, key: str) -> dict[str, Any] | None:
     """Return an entry whose digest, version and key hold, else None."""
     try:
-        digest, text = file.read_text(encoding="utf-8").split("\n", 1)
-        if digest != hashlib.sha256(text.encode()).hexdigest():
+        digest, text = file.read_bytes().split(b"\n", 1)
+        if digest != hashlib.sha256(text).hexdigest().encode():
             return None
         entry = json.loads(text)
     except (OSError, ValueError):

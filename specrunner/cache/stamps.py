@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ LIBRARIES = ("lm_eval", "datasets", "transformers", "tokenizers", "sentencepiece
 """What builds the prompts and the scores of a benchmark under our own interpreter, and what renders and tokenises."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stamp:
     """What a session's answers come from.
 
@@ -57,7 +58,7 @@ class Stamp:
     parts: Mapping[str, str]
     unknown: str = ""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Digest of all of it."""
         return digest_of([self.identity, dict(self.parts)])
@@ -144,7 +145,7 @@ class Stamper:
 
     def _make_key(self, evidence: Evidence) -> str | None:
         request, stamp = self._requests[evidence], self.stamp(evidence.session)
-        parts: list[Any] = [stamp.key, replace(request, follow=None)]
+        parts: list[Any] = [stamp.key, request if request.follow is None else replace(request, follow=None)]
         if stamp.unknown:
             return None
         if request.follow is not None:

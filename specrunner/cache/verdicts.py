@@ -74,9 +74,8 @@ class Verdicts:
         evidence = {role: self._stamper.key_of(found) for role, found in planned.evidence.items()}
         if not evidence or None in evidence.values():
             return None
-        return digest_of(
-            [replace(planned.case, marks={}), evidence, self._judge, *map(self._digests.of, find_inputs(planned.case))]
-        )
+        case = replace(planned.case, marks={}) if planned.case.marks else planned.case
+        return digest_of([case, evidence, self._judge, *map(self._digests.of, find_inputs(case))])
 
     def _describe_judge(self) -> list[Any]:
         folders = {place.parent for name in JUDGES for place in find_places(name)}

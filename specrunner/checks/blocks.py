@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from specrunner.checks.sources import TensorSource
 
-BLOCK_ELEMENTS = 32_704
-"""Elements in a block: fewer than torch splits over threads, few enough for the buffers to stay in a 1 MB cache."""
+BLOCK_ELEMENTS = 49_152
+"""Elements in a block: many beside what a call of torch costs, few enough for the buffers to stay in the cache."""
 
 SLAB_ELEMENTS = 1 << 22
 """Elements that a source is asked for at once."""
@@ -31,6 +32,21 @@ class Block:
     column: int
     completes: bool
     tensors: tuple[torch.Tensor, ...]
+
+
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """Have torch compute on the caller's thread alone.
+
+    The other processors belong to the engines, which work meanwhile; a second thread would also wait for its next block
+    by spinning, and gains little on a block.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def cut(sources: tuple[TensorSource, ...], block_elements: int = BLOCK_ELEMENTS) -> Iterator[Block]:

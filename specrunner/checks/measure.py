@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.linalg import vecdot
 
-from specrunner.checks.blocks import BLOCK_ELEMENTS, Block, cut
+from specrunner.checks.blocks import BLOCK_ELEMENTS, Block, cut, on_one_thread
 from specrunner.checks.census import Census
 from specrunner.checks.elements import ElementDistances
 from specrunner.checks.extremes import Peak
@@ -47,6 +47,7 @@ class Wanted:
     top_k: tuple[int, ...] = ()
 
 
+@on_one_thread()
 def measure(
     candidate: TensorSource,
     reference: TensorSource,

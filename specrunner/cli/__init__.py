@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import io
 import re
@@ -14,6 +15,9 @@ from contextlib import contextmanager
 
 from specrunner import __version__
 from specrunner.errors import ExitCode, SpecError, SpecrunnerError
+
+OBJECTS_BETWEEN_COLLECTIONS = 100_000
+"""A run keeps nearly all that it makes: Python's own 700 have it search the same objects for cycles again and again."""
 
 COMMANDS: dict[str, str] = {
     "run": "run the cases of spec files and report their verdicts",
@@ -157,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (DESIGN section 10)."""
     arguments = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a submodule here once it was imported
     command = next((word for word in arguments if word in COMMANDS), None)
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a spec may hold what an ASCII terminal cannot show
             stream.reconfigure(errors="backslashreplace")

@@ -153,6 +153,7 @@ def test_a_cache_that_cannot_be_written_costs_no_verdict(bench: Bench, tmp_path:
     assert "could not be kept" in report["told"]
 
 
+@pytest.mark.slow
 def test_what_is_exported_serves_elsewhere(bench: Bench, tmp_path: Path, remembered: Path) -> None:
     def call(*arguments: str) -> str:
         process = Command(["cache", *arguments], bench.folder, bench.environment)

@@ -24,11 +24,11 @@ from tests.checks.readings import (
     read_top,
 )
 
-BLOCKS = st.sampled_from([1, 2, 3, 7, 20, 32_704])
+BLOCKS = st.sampled_from([1, 2, 3, 7, 20, 49_152])
 BOUNDS = ((0.0, 0.0), (1e-3, 0.0), (0.0, 0.01), (1e-5, 1e-6))
 
 
-def take(candidate: torch.Tensor, reference: torch.Tensor, blocks: int = 32_704, **kwargs: object) -> Measurements:
+def take(candidate: torch.Tensor, reference: torch.Tensor, blocks: int = 49_152, **kwargs: object) -> Measurements:
     wanted = Wanted(allclose=BOUNDS, differing=True, kl=True, top_k=(1, 3))
     sources = (MemorySource("x", candidate), MemorySource("x", reference))
     return measure(*sources, wanted=wanted, block_elements=blocks, **kwargs)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from tests.waiting import wait_for
 from tests.workplace import Workplace, count_junit, hanging_workers
 
 
+@pytest.mark.slow
 def test_each_accident_costs_its_own_case(workplace: Workplace) -> None:
     accidents = {"first": "a", "memory": "memory", "greedy": "greedy", "segfault": "segfault", "last": "b"}
     workplace.write_spec(accidents)

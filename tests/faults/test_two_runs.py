@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.faults.keeping import check_cache
 from tests.workplace import Workplace, count_junit
 
 
+@pytest.mark.slow
 def test_one_cache_and_one_report(workplace: Workplace) -> None:
     shared = {f"c{index}": f"slow 0.1 {index}" for index in range(6)}
     workplace.write_spec({**shared, "one": "a"}, name="one.yaml")

@@ -243,6 +243,7 @@ def test_escapes_are_visible_and_cdata_ends_harmless() -> None:
     assert "\\x1b[31m ]]> \\ud800 <b>&" in root.find(".//error").get("message")
 
 
+@pytest.mark.slow
 def test_reports_are_valid_under_the_jenkins_xunit_schema(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     cache: pytest.Cache | None = getattr(request.config, "cache", None)
     found = find_schema(cache.mkdir("jenkins-xunit") if cache else tmp_path)

@@ -37,6 +37,7 @@ def read_outcomes(path: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_verdict_has_its_outcome(place: Any) -> None:
     (place.folder / "specs").mkdir()
     place.write(
