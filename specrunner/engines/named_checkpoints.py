@@ -86,7 +86,8 @@ def _list_options(value: Any, names: tuple[str, ...], path: tuple[Step, ...], *,
             yield from _list_options(item, below, where, text=text)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _list_options(item, names, path if text else (*path, index), text=text)
+            if isinstance(item, str | Mapping | list | tuple):
+                yield from _list_options(item, names, path if text else (*path, index), text=text)
 
 
 def find_refusals(options: Mapping[str, Any], model: Model, capabilities: Capabilities) -> list[Refusal]:

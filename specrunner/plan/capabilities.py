@@ -11,7 +11,7 @@ from specrunner.benchmark_record import locate_answers
 from specrunner.catalogue.tasks import TASKS
 from specrunner.engines.base import Capabilities, Engine
 from specrunner.engines.name_maps import load_maps
-from specrunner.engines.named_checkpoints import find_refusals
+from specrunner.engines.named_checkpoints import Refusal, find_refusals
 from specrunner.engines.registry import find_engine
 from specrunner.environments.locks import Lock, find_locks, list_locks
 from specrunner.spec.coverage import needs_passes, vocabulary
@@ -58,6 +58,7 @@ class _Checker:
         self.diagnostics: list[Diagnostic] = []
         self._find = find
         self._capabilities: dict[str, Capabilities] = {}
+        self._refusals: dict[tuple[str, int, int], list[Refusal]] = {}
 
     @cached_property
     def _locks(self) -> dict[str, Lock]:
@@ -161,7 +162,10 @@ class _Checker:
             "reference.": (("reference", "options"),),
             "reference.peer.": (("reference", "peer", "options"), ("reference", "options")),
         }
-        for refusal in find_refusals(choice.options, case.model, capabilities):
+        known = (choice.engine, id(choice.options), id(case.model))  # the cases, which live on, share most of them
+        if known not in self._refusals:
+            self._refusals[known] = find_refusals(choice.options, case.model, capabilities)
+        for refusal in self._refusals[known]:
             marks = case.marks
             if not isinstance(marks, Marks):
                 self.diagnostics.append(Diagnostic(refusal.code, refusal.message, case.location, help=refusal.help))

@@ -20,11 +20,14 @@ from specrunner.spec.coverage import (
 from specrunner.spec.decoding import check_decode
 from specrunner.spec.diagnostics import Diagnostic, accepted_values
 from specrunner.spec.golden_rules import find_unjudgeable
-from specrunner.spec.merge import Fields, Layers
+from specrunner.spec.merge import Fields, Layers, is_larger
 from specrunner.spec.model import REFERENCE_DTYPES, Case, EngineChoice
 from specrunner.spec.revisions import MODEL_WORDS, find_variable, is_commit, resolve_revision
 from specrunner.spec.tensor_names import EXPERT_IDS, TEMPLATES, is_possible
 from specrunner.spec.tree import Map
+
+MAX_OPTION_VALUES = 1_000
+"""Values that an engine's options may hold, see `is_larger`: each case has its own, and each is looked through."""
 
 _ONE_MODEL = "state exactly one of `id`, `path` and `recipe`"
 _ONE_PROMPT = "write `prompt: some text`, or a mapping with `text`, `messages` or `token_ids`"
@@ -176,6 +179,13 @@ class CaseChecker:
             (reference.get("options"), ("reference", "options")),
             ((reference.get("peer") or {}).get("options"), ("reference", "peer", "options")),
         ]
+        large = [path for options, path in places if is_larger(options, MAX_OPTION_VALUES)]
+        for path in large:
+            message = f"the options hold more than {MAX_OPTION_VALUES:,} values"
+            advice = "put what is long into a file, and its path into the options"
+            self._report(layers, "too-large", message, advice, *path, at_key=True)
+        if large:
+            return False
         found = [(*path, name) for options, path in places for name in MODEL_WORDS if name in (options or ())]
         for path in found:
             advice = f"write `model: {{…, {MODEL_WORDS[path[-1]]}: …}}`"

@@ -77,7 +77,8 @@ def explain(definition: str | None, value: Any, schema: str = SCHEMA_NAME) -> li
     validator = _validator(definition, schema)
     context = _Context(_any(validator.schema), value)
     errors = islice(validator.iter_errors(value), ENOUGH)  # aliases make many of a few lines
-    return list(dict.fromkeys(one for error in errors for one in _translate(error, context)))
+    found = (one for error in errors for one in islice(_translate(error, context), ENOUGH))
+    return list(dict.fromkeys(islice(found, 4 * ENOUGH)))  # one mistake must not hide all others
 
 
 @dataclass(frozen=True, slots=True)

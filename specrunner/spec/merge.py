@@ -63,10 +63,26 @@ def _merge_deep(base: Mapping[str, Any], over: Mapping[str, Any]) -> Fields:
 def plain(value: Any) -> Any:
     """Return tree values as plain dicts and lists, owned by the caller."""
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain(item) if isinstance(item, dict | list) else item for key, item in value.items()}
     if isinstance(value, list):
-        return [plain(item) for item in value]
+        return [plain(item) if isinstance(item, dict | list) else item for item in value]
     return value
+
+
+def is_larger(value: Any, most: int) -> bool:
+    """Tell whether a tree value holds more than so many values, a thousand characters counting as one.
+
+    What aliases put in several places counts in each; looking ends with the one that is too many.
+    """
+    held, left = 0, [value]
+    while left and held <= most:
+        item = left.pop()
+        held += 1 + (len(item) // 1000 if isinstance(item, str) else 0)
+        if isinstance(item, dict):
+            left += item.values()
+        elif isinstance(item, list):
+            left += item
+    return held > most
 
 
 def span_at(root: Any, path: Path, at_key: bool = False) -> tuple[Span, int]:

@@ -208,21 +208,40 @@ def kind_of(value: Any) -> str:
 
 def has_repeats(items: list[Any]) -> bool:
     """Tell whether two items are equal in JSON's sense (1 and 1.0 are, 1 and true are not)."""
-    seen = set()
-    for item in items:
-        key = _freeze(item)
-        if key in seen:
-            return True
-        seen.add(key)
-    return False
+    numbers = _Numbers()
+    return len({numbers.of(item) for item in items}) < len(items)
 
 
-def _freeze(value: Any) -> Any:
-    if isinstance(value, dict):
-        return ("object", frozenset((name, _freeze(item)) for name, item in value.items()))
-    if isinstance(value, list):
-        return ("array", tuple(_freeze(item) for item in value))
-    return (isinstance(value, bool), value)
+def _mark(scalar: Any) -> tuple[bool, Any]:
+    """Return what just equal scalars have in common: 1 and 1.0 do, 1 and true do not."""
+    return isinstance(scalar, bool), scalar
+
+
+class _Numbers:
+    """Numbers JSON values so that just equal ones have one number.
+
+    A container is looked at once, in however many places aliases put it.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Any, int] = {}
+        self._containers: dict[int, int] = {}
+
+    def of(self, value: Any) -> int:
+        """Return the number of a value, which must live as long as this does."""
+        if not isinstance(value, dict | list):
+            return self._number(_mark(value))
+        found = self._containers.get(id(value))
+        if found is None:
+            if isinstance(value, dict):
+                key: Any = frozenset((name, self.of(item)) for name, item in value.items())
+            else:
+                key = tuple(map(self.of, value))
+            found = self._containers[id(value)] = self._number((type(key), key))
+        return found
+
+    def _number(self, key: Any) -> int:
+        return self._known.setdefault(key, len(self._known))
 
 
 def _join(types: str | list[str] | None, anywhere: list[Check], by_type: dict[str, list[Check]]) -> Check:
@@ -266,8 +285,15 @@ def _all_of(checks: list[Check]) -> Check | bool:
 
 
 def _one_of(values: list[Any]) -> Check:
-    accepted = {_freeze(value) for value in values}
-    return lambda value: _freeze(value) in accepted
+    containers = [value for value in values if isinstance(value, dict | list)]
+    scalars = {_mark(value) for value in values if not isinstance(value, dict | list)}
+
+    def check(value: Any) -> bool:
+        if isinstance(value, dict | list):
+            return any(has_repeats([accepted, value]) for accepted in containers)
+        return _mark(value) in scalars
+
+    return check
 
 
 def _compile_string(schema: Schema) -> Check:

@@ -75,10 +75,11 @@ class Maker:
 
     def make(self, chance: random.Random) -> tuple[str, bytes]:
         """Return a kind of document and one of it."""
-        kind = chance.choices(("fields", "lines", "grammar", "bytes"), (5, 2, 1, 2))[0]
-        if kind == "fields":
+        kind = chance.choices(("fields", "lines", "grammar", "bytes", "aliases"), (10, 4, 2, 4, 1))[0]
+        if kind in ("fields", "aliases"):
             tree = json.loads(json.dumps(chance.choices(self._trees, self._tree_weights)[0]))
-            data = self.write(self.change(tree, chance), chance)
+            changed = self.change(tree, chance)
+            data = self.write(changed, chance) if kind == "fields" else self.write_multiplied(changed, chance)
         elif kind == "lines":
             data = self.shuffle_lines(self.pick(chance), chance)
         elif kind == "grammar":
@@ -135,6 +136,25 @@ class Maker:
                 holder[key] = chance.choice(([holder[key]], {chance.choice(self._names): holder[key]}))
         return tree
 
+    def write_multiplied(self, tree: dict[str, Any], chance: random.Random) -> bytes:
+        """Write a spec in which one of its values stands for tens to hundreds of thousands, by aliases of aliases."""
+        places = list(walk(tree))
+        if not places:
+            return self.write(tree, chance)
+        holder, key = chance.choice(places)
+        value = holder[key] if isinstance(holder[key], dict | list) else [holder[key]]
+        for times in chance.choice(((30,), (300,), (3000,), (40, 40), (30, 30, 30), (9,) * 5, (2,) * 15)):
+            if chance.random() < 0.5:
+                value = [value] * times
+            else:
+                names = chance.choices(self._names, k=times) if chance.random() < 0.5 else map(str, range(times))
+                value = dict.fromkeys(names, value)
+        holder[key] = value
+        for other, name in places if chance.random() < 0.2 else ():
+            if name == key:
+                other[name] = value
+        return write_blocks(tree)
+
     @staticmethod
     def write(tree: Any, chance: random.Random) -> bytes:
         """Write a tree as JSON, which is YAML, or in block style."""
@@ -142,8 +162,7 @@ class Maker:
             return json.dumps(tree, ensure_ascii=chance.random() < 0.5, indent=chance.choice((None, 1))).encode(
                 "utf-8", "surrogatepass"
             )
-        text: str = yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=10**6)
-        return text.encode("utf-8", "surrogatepass")
+        return write_blocks(tree)
 
     def shuffle_lines(self, data: bytes, chance: random.Random) -> bytes:
         """Repeat, drop, indent, exchange and borrow lines."""
@@ -165,6 +184,12 @@ class Maker:
                 start = chance.randrange(len(other))
                 lines[at:at] = other[start : start + chance.randrange(1, 12)]
         return b"\n".join(lines)
+
+
+def write_blocks(tree: Any) -> bytes:
+    """Write a tree in block style; a container that stands in several places is written once, and then as aliases."""
+    text: str = yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=10**6)
+    return text.encode("utf-8", "surrogatepass")
 
 
 def walk(tree: Any) -> Iterator[tuple[Any, Any]]:

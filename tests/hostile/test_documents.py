@@ -42,6 +42,14 @@ def with_matrix(text: str) -> str:
     return with_field(f"tolerance: {{logits: exact}}\n    matrix: {text}")
 
 
+def nest(depth: int) -> str:
+    """Return a list that holds itself one level less deep twice: 2**depth numbers in so many lines."""
+    text = "&a0 [1]"
+    for level in range(1, depth + 1):
+        text = f"&a{level} [{text}, *a{level - 1}]"
+    return text
+
+
 def count_to(number: int) -> str:
     return f"[{', '.join(str(index + 1) for index in range(number))}]"
 
@@ -167,6 +175,11 @@ LARGE = {
     + ", ".join(f"o{i}: {i}" for i in range(900)) + "}}\n" + "".join(
         f"  - {{name: a{i}, prompt: hi, tolerance: {{logits: exact}}, options: *o}}\n" for i in range(100)
     ),
+    "engines by alias": f"version: 1\nengines: [{nest(17)}, [*a16, *a16, 1]]\n{CASE}",
+    "options by alias": f"{HEAD}options: {{hf: {{a: {nest(17)}}}}}\n{CASE}",
+    "unknown keys by alias": f"{HEAD}options: &o {{{', '.join(f'o{i}: {i}' for i in range(900))}}}\n" + "".join(
+        f"defaults{i}: {{options: *o}}\n" for i in range(9)
+    ) + "cases: [" + "*o, " * 100 + "]",
     "not cases": HEAD + "cases: [" + "1, " * 50_000 + "]",
     "a great number": with_field(f"tolerance: {{logits: {{sqnr: {'9' * 399}}}}}"),
     "a greater number": with_field(f"tolerance: {{logits: {{sqnr: {'9' * 5_000_000}}}}}"),

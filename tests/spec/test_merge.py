@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specrunner.spec.merge import Layers, Marks, merge_fields, plain
+from specrunner.spec.merge import Layers, Marks, is_larger, merge_fields, plain
 from specrunner.spec.source import parse_text
 
 
@@ -94,3 +94,22 @@ def test_marks_find_the_strongest_writing() -> None:
     assert set(marks) == {"name", "reference", "dtype"}
     assert "dtype" in marks
     assert "timeout" not in marks
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [(1, 1), ([], 1), ([1, 2], 3), ({"a": 1, "b": [None]}, 4), ("x" * 999, 1), (["x" * 1000], 3), ("x" * 5999, 6)],
+)
+def test_every_value_counts_and_so_does_long_text(value: Any, size: int) -> None:
+    assert not is_larger(value, size)
+    assert is_larger(value, size - 1)
+
+
+def test_what_stands_in_several_places_counts_in_each_and_is_not_looked_through() -> None:
+    value: list[Any] = [1]
+    for _ in range(3):
+        value = [value, value]
+    assert not is_larger(value, 23) and is_larger(value, 22)  # 8 numbers in 8 lists, and 4, 2 and 1 lists of those
+    for _ in range(200):
+        value = [value, value]
+    assert is_larger(value, 1000)
