@@ -19,7 +19,7 @@ TARGET = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 FLOORS = (
-    ("words",),
+    ("words", "token_ids"),
     ("errors", "folders", "secrets", "devices", "interrupts"),
     ("files",),
     ("config", "catalogue", "faults", "benchmark_record"),

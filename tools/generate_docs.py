@@ -197,10 +197,11 @@ def name_type(part: Mapping[str, Any]) -> str:
         return f"`{flow(part['const'])}`"
     if "enum" in part:
         return ", ".join(f"`{value}`" for value in part["enum"])
+    values = part["then"].get("enum", ()) if part.get("if") == {"type": "string"} else ()
     words = {
         "object": "mapping",
         "array": "list",
-        "string": "text",
+        "string": ", ".join(f"`{value}`" for value in values) or "text",
         "integer": "integer",
         "number": "number",
         "boolean": "true or false",

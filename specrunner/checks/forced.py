@@ -11,9 +11,9 @@ from specrunner.checks.near_ties import NearTie, Segment, compare_near_ties, fin
 from specrunner.checks.passes import ForcedPass, compare_forced_passes
 from specrunner.checks.sampling import SamplingRule
 from specrunner.checks.sources import TensorSource
-from specrunner.checks.tokens import common_prefix
 from specrunner.results import CheckResult
 from specrunner.spec.model import Decode, Rule
+from specrunner.token_ids import common_prefix
 
 
 def judge_forced(

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from specrunner.checks.measurements import encode_number
-from specrunner.checks.tokens import common_prefix
 from specrunner.checks.units import unit_in_last_place
 from specrunner.results import CheckResult
+from specrunner.token_ids import common_prefix
 
 
 @dataclass(frozen=True, slots=True)

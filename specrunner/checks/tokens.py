@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from specrunner.results import CheckResult
+from specrunner.token_ids import common_prefix
 
 WINDOW = 4
 """How many ids on either side of the first mismatch are recorded, for the reader of a report."""
@@ -78,19 +79,6 @@ def compare_prompt_ids(
         What `compare_tokens` returns, with the subject `tokenization`.
     """
     return compare_tokens(candidate_ids, reference_ids, subject="tokenization", location=location)
-
-
-def common_prefix(candidate: Sequence[int], reference: Sequence[int]) -> int:
-    """Return how many ids at the beginning are equal: the position of the first mismatch, or the shorter length.
-
-    Args:
-        candidate: ids.
-        reference: ids to hold against them.
-    """
-    for position, (ours, theirs) in enumerate(zip(candidate, reference, strict=False)):
-        if ours != theirs:
-            return position
-    return min(len(candidate), len(reference))
 
 
 def _name(token: int | None) -> str:

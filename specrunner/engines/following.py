@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from specrunner.errors import CaptureIncomplete
 from specrunner.requests import Request
 from specrunner.spec.model import DenoisingState, Prompt
+from specrunner.token_ids import common_prefix
 
 if TYPE_CHECKING:
     from specrunner.engines.base import Capture, Engine
@@ -56,7 +57,7 @@ def follow_tokens(engine: Engine, request: Request, followed: StoredCapture) -> 
     segments: list[dict[str, Any]] = [{"start": 0, "token_ids": list(capture.output_token_ids or ())}]
     while len(segments) <= MOST_SEGMENTS:
         start, ours = segments[-1]["start"], segments[-1]["token_ids"]
-        place = start + _common(ours, reference[start:])
+        place = start + common_prefix(ours, reference[start:])
         if place >= len(reference) or place - start >= len(ours):
             break
         prefix = [*prompt, *reference[:place]]
@@ -154,12 +155,3 @@ def list_states(prompt: Iterable[int], trajectory: Iterable[Mapping[str, Any]]) 
         for place, token in zip(entry["accepted"], entry["accepted_token_ids"], strict=True):
             known[place] = token
     return states
-
-
-def _common(ours: Sequence[int], theirs: Sequence[int]) -> int:
-    count = 0
-    for one, other in zip(ours, theirs, strict=False):
-        if one != other:
-            break
-        count += 1
-    return count

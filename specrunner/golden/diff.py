@@ -9,7 +9,6 @@ from typing import Any
 from specrunner.checks.evidence import find_tolerance
 from specrunner.checks.measurements import encode_number
 from specrunner.checks.sources import TensorSource
-from specrunner.checks.tokens import common_prefix
 from specrunner.golden.estimates import Estimates, estimate
 from specrunner.golden.judge import judge_estimates, judge_tensor
 from specrunner.golden.kept import Golden, KeptTensor
@@ -17,6 +16,7 @@ from specrunner.golden.sketch import sketch_tensor
 from specrunner.results import CheckResult
 from specrunner.spec.model import Case
 from specrunner.spec.tensor_names import model_order
+from specrunner.token_ids import common_prefix
 
 MOVERS = 5
 """Elements (of a compact tensor: rows) that moved most, as a review shows them."""

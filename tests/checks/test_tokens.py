@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specrunner.checks.tokens import common_prefix, compare_prompt_ids, compare_tokens
+from specrunner.checks.tokens import compare_prompt_ids, compare_tokens
+from specrunner.token_ids import common_prefix
 
 IDS = st.lists(st.integers(0, 3), max_size=6)
 
