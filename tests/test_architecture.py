@@ -28,7 +28,7 @@ LIBRARIES = {
     "ray": ("sessions.ray",),
     "yaml": ("spec.tree", "spec.syntax", "engines.name_maps", "engines.sglang"),
     "tomllib": ("config",),
-    "jsonschema": ("spec.explain",),
+    "jsonschema": ("spec.validator", "spec.explain"),
     "junit_xml": ("reporters.junit",),
     "jinja2": ("reporters.html.page",),
 }

@@ -14,11 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from specrunner.spec.diagnostics import ENOUGH, accepted_values
 from specrunner.spec.inline import LONGEST_SCALAR, inline, unquote
-from specrunner.spec.schema import END, SCHEMA_NAME, Schema, kind_of, load_schema, resolve_reference
+from specrunner.spec.schema import (
+    END,
+    SCHEMA_NAME,
+    Schema,
+    find_repeats,
+    kind_of,
+    load_schema,
+    resolve_reference,
+)
+from specrunner.spec.validator import make_validator
 from specrunner.words import suggest
 
 if TYPE_CHECKING:
-    from jsonschema import Draft202012Validator
     from jsonschema.exceptions import ValidationError
 
 Path = tuple[str | int, ...]
@@ -74,7 +82,7 @@ def explain(definition: str | None, value: Any, schema: str = SCHEMA_NAME) -> li
         value: what was written, or made up.
         schema: the schema's file name.
     """
-    validator = _validator(definition, schema)
+    validator = make_validator(definition, schema)
     context = _Context(_any(validator.schema), value)
     errors = islice(validator.iter_errors(value), ENOUGH)  # aliases make many of a few lines
     found = (one for error in errors for one in islice(_translate(error, context), ENOUGH))
@@ -87,16 +95,6 @@ class _Context:
 
     root: Schema
     value: Any
-
-
-@cache
-def _validator(definition: str | None, schema: str) -> Draft202012Validator:
-    from jsonschema import Draft202012Validator
-
-    root = load_schema(schema)
-    return Draft202012Validator(
-        root if definition is None else {"$ref": f"#/$defs/{definition}", "$defs": root["$defs"]}
-    )
 
 
 def _translate(error: ValidationError, context: _Context) -> Iterator[Finding]:
@@ -339,9 +337,8 @@ def _too_many(error: ValidationError, path: Path, context: _Context) -> Iterator
 
 def _repeated(error: ValidationError, path: Path, context: _Context) -> Iterator[Finding]:
     items: list[Any] = _any(error.instance)
-    for index, item in enumerate(items):
-        if item in items[: min(index, _MOST_ITEMS)]:
-            yield Finding("repeated-item", f"{_show(item)} is listed twice in {_name(path)}", (*path, index))
+    for index in find_repeats(items):
+        yield Finding("repeated-item", f"{_show(items[index])} is listed twice in {_name(path)}", (*path, index))
 
 
 def _excluded(error: ValidationError, path: Path, context: _Context) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -208,8 +208,17 @@ def kind_of(value: Any) -> str:
 
 def has_repeats(items: list[Any]) -> bool:
     """Tell whether two items are equal in JSON's sense (1 and 1.0 are, 1 and true are not)."""
-    numbers = _Numbers()
-    return len({numbers.of(item) for item in items}) < len(items)
+    return next(find_repeats(items), None) is not None
+
+
+def find_repeats(items: list[Any]) -> Iterator[int]:
+    """Yield the index of every item that is equal to an earlier one in JSON's sense."""
+    numbers, seen = _Numbers(), set()
+    for index, item in enumerate(items):
+        number = numbers.of(item)
+        if number in seen:
+            yield index
+        seen.add(number)
 
 
 def _mark(scalar: Any) -> tuple[bool, Any]:

@@ -180,6 +180,9 @@ LARGE = {
     "unknown keys by alias": f"{HEAD}options: &o {{{', '.join(f'o{i}: {i}' for i in range(900))}}}\n" + "".join(
         f"defaults{i}: {{options: *o}}\n" for i in range(9)
     ) + "cases: [" + "*o, " * 100 + "]",
+    "axes by alias": f"{HEAD}matrix: {{timeout: &v {count_to(900)}, " + ", ".join(
+        f"decode.x{i}: *v" for i in range(900)
+    ) + "}\nwrong: 1\n" + CASE,
     "not cases": HEAD + "cases: [" + "1, " * 50_000 + "]",
     "a great number": with_field(f"tolerance: {{logits: {{sqnr: {'9' * 399}}}}}"),
     "a greater number": with_field(f"tolerance: {{logits: {{sqnr: {'9' * 5_000_000}}}}}"),
