@@ -46,6 +46,10 @@ class Map(dict[str, Any]):
         self.keys_at: dict[str, Span] = {}
         self.values_at: dict[str, Span] = {}
 
+    def __repr__(self) -> str:
+        """Return a few words: it may stand for a million values by aliases, and jsonschema shows what it refuses."""
+        return f"<mapping of {len(self)}>"
+
 
 class Seq(list[Any]):
     """A list with the span of every item."""
@@ -56,6 +60,10 @@ class Seq(list[Any]):
         super().__init__()
         self.span = span
         self.items_at: list[Span] = []
+
+    def __repr__(self) -> str:
+        """Return a few words, as a `Map` does."""
+        return f"<list of {len(self)}>"
 
 
 @dataclass(frozen=True, slots=True)
