@@ -273,3 +273,32 @@ def test_measure_broadcasts_nothing_and_needs_an_element(candidate: torch.Tensor
 def test_measure_takes_floats_only() -> None:
     with pytest.raises(ValueError, match="floating point"):
         take(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3))
+
+
+class Watched(MemorySource):
+    """Notes on how many threads torch computes when it is read."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        super().__init__("x", values)
+        self.threads: list[int] = []
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        self.threads.append(torch.get_num_threads())
+        return super().rows(start, stop)
+
+
+@pytest.mark.parametrize("other", [torch.ones(3, 4), torch.ones(0, 4)])
+def test_measuring_takes_one_thread_and_leaves_the_others_as_they_were(other: torch.Tensor) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        source = Watched(torch.ones(3, 4))
+        if other.numel():
+            measure(source, MemorySource("y", other))
+            assert source.threads == [1]
+        else:
+            with pytest.raises(ValueError, match="shapes differ"):
+                measure(source, MemorySource("y", other))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

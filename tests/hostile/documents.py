@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,9 @@ def grow(chance: random.Random, depth: int = 0) -> str:
 def read_seeds() -> list[bytes]:
     """Return our own specs and the examples of the tests."""
     return [file.read_bytes() for folder in SEEDS for file in sorted(folder.rglob("*.yaml"))]
+
+
+@cache
+def maker() -> Maker:
+    """Return the maker that begins with our own specs; they are read once."""
+    return Maker(read_seeds())

@@ -8,7 +8,6 @@ import random
 import subprocess
 import sys
 import time
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from specrunner.plan import capabilities
 from specrunner.spec import cases, consistency, tree
 from specrunner.spec.keywords import compile_keywords
 from specrunner.spec.source import parse_bytes
-from tests.hostile.documents import ROOT, Maker, read_seeds
+from tests.hostile.documents import ROOT, maker
 from tests.hostile.judging import judge
 
 EXAMPLES = int(os.environ.get("SPECRUNNER_FUZZ_EXAMPLES", "300"))
@@ -52,11 +51,6 @@ def nest(depth: int) -> str:
 
 def count_to(number: int) -> str:
     return f"[{', '.join(str(index + 1) for index in range(number))}]"
-
-
-@cache
-def maker() -> Maker:
-    return Maker(read_seeds())
 
 
 @given(st.integers(min_value=0))
@@ -245,6 +239,19 @@ def test_lock_files_are_read_once_for_all_cases(monkeypatch: pytest.MonkeyPatch,
     )
     assert judge(text.encode()) == (outcome, 50)
     assert len(read) == 1
+
+
+def test_options_are_looked_through_once_for_all_cases_that_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def look(options: object, *others: object) -> list[capabilities.Refusal]:
+        seen.append(options)
+        return [capabilities.Refusal("conflicting-keys", "no", "help", ())]
+
+    monkeypatch.setattr(capabilities, "find_refusals", look)
+    text = with_matrix(f"{{timeout: {count_to(50)}}}\n    options: {{hf: {{a: 1}}}}")
+    assert judge(text.encode()) == ("refused: conflicting-keys", 50)
+    assert len(seen) == 1, "candidate and reference of all cases have one and the same"
 
 
 def test_reading_stops_after_many_problems() -> None:

@@ -16,9 +16,7 @@ from specrunner.spec.merge import plain
 from specrunner.spec.schema import load_schema
 from specrunner.spec.source import parse_bytes
 from specrunner.spec.validator import make_validator
-from tests.hostile.documents import Maker, read_seeds
-
-MAKER = Maker(read_seeds())
+from tests.hostile.documents import maker
 
 
 def list_errors(validator: Any, value: Any) -> list[tuple[Any, ...]]:
@@ -32,7 +30,7 @@ def list_errors(validator: Any, value: Any) -> list[tuple[Any, ...]]:
 @settings(max_examples=150)
 @example(0)
 def test_the_same_mistakes_are_found(seed: int) -> None:
-    root = parse_bytes(MAKER.make(random.Random(seed))[1], "x").root
+    root = parse_bytes(maker().make(random.Random(seed))[1], "x").root
     value = plain(root)
     if len(json.dumps(value, default=str)) < 50_000:
         assert list_errors(make_validator(None, "spec.schema.json"), value) == list_errors(
@@ -57,5 +55,5 @@ def test_one_mistake_beside_a_hundred_thousand_sound_values_is_found_at_once() -
     started = time.process_time()
     found = list_errors(validator, value)
     took = time.process_time() - started
-    assert any("wrong" in str(path) or keyword == "additionalProperties" for path, keyword, _ in found)
+    assert "additionalProperties" in {keyword for path, keyword, _ in found if path == "['cases', 0]"}
     assert took < 1
