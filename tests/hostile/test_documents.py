@@ -174,7 +174,7 @@ LARGE = {
     "unknown keys by alias": f"{HEAD}options: &o {{{', '.join(f'o{i}: {i}' for i in range(900))}}}\n" + "".join(
         f"defaults{i}: {{options: *o}}\n" for i in range(9)
     ) + "cases: [" + "*o, " * 100 + "]",
-    "a long text by alias": f"{HEAD}x: &x {'a' * 5000}\ntags: [{nest(17).replace('[1]', '[*x, *x]')}]\n{CASE}",
+    "a model by alias": f"version: 1\nmodel: {nest(17).replace('[1]', '[' + 'a' * 9000 + ']')}\nengines: [hf]\n{CASE}",
     "axes by alias": f"{HEAD}matrix: {{timeout: &v {count_to(900)}, " + ", ".join(
         f"decode.x{i}: *v" for i in range(900)
     ) + "}\nwrong: 1\n" + CASE,
