@@ -41,6 +41,9 @@ class Capabilities:
         case_options: options that say what a case says, with its field: a spec cannot set them.
         checkpoint_options: options that name further checkpoints, with the option that states their revision ("" where
             there is none): what holds for the model's files and its pinning holds for theirs.
+        preload: modules that every load imports, whatever the model: sessions of a run that are on a CPU share one
+            import of them, since they are forked from a process that did it. It must compute nothing and start no
+            thread.
         code_options: options that take code from a hub where their value is `owner/name` or true: the model has to be
             allowed to run code, and the name to carry its commit, `owner/name@REVISION`.
     """
@@ -57,6 +60,7 @@ class Capabilities:
     case_options: Mapping[str, str] = field(default_factory=dict)
     checkpoint_options: Mapping[str, str] = field(default_factory=dict)
     code_options: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
 
 
 GPU_OPTIONS = (

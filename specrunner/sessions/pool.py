@@ -11,6 +11,7 @@ from specrunner.plan.model import PlannedSession
 from specrunner.sessions.answers import AnswerShelf
 from specrunner.sessions.checkpoints import Checkpoints
 from specrunner.sessions.executor import Deliver, Publish
+from specrunner.sessions.forks import ForkServers
 from specrunner.sessions.places import Need, Place, Places
 from specrunner.sessions.retries import Retries
 from specrunner.sessions.serving import LiveSession, Surroundings
@@ -61,9 +62,17 @@ class Pool(SessionThreads):
         self._shelf = shelf or AnswerShelf(None)
         self._cores = share_cores(jobs)
         self._checkpoints = Checkpoints()
+        self._forks = ForkServers(directory)
 
     def _estimate(self, planned: PlannedSession) -> Need:
         return estimate_need(planned.session)
+
+    def shutdown(self) -> None:
+        """Wait for all sessions to end, and end what they were forked from."""
+        try:
+            super().shutdown()
+        finally:
+            self._forks.close()
 
     def _launch(self, planned: PlannedSession, place: Place) -> LiveSession:
         gpus = ",".join(place.gpus)
@@ -75,6 +84,7 @@ class Pool(SessionThreads):
             checkpoints=self._checkpoints,
             shelf=self._shelf,
             watch=self._shelf.watch_for(planned.requests),
+            forks=self._forks,
         )
         return LiveSession(planned.session, surroundings, stopped=self._is_stopping, cancelled=self._is_killing)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import specrunner
 from specrunner.errors import ENGINE_ERRORS, EngineError, EngineTimeout, WorkerDied
@@ -30,6 +30,30 @@ class Bystander(Exception):
     """The process ended over another request before this one's capture was on disk: it has to be asked again."""
 
 
+class Child(Protocol):
+    """A process that leads a group of its own: one that was started (`subprocess.Popen`), or forked off another."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which nobody else gets before `wait` has returned."""
+
+    def poll(self) -> int | None:
+        """Return how it ended, as `wait` does; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return its status: below 0 for a signal, `UNSEEN` where nobody can tell.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs after `timeout` seconds.
+        """
+
+
+UNSEEN = 1 << 16
+"""The status of a process whose parent, which was not us, ended before it."""
+
+Fork = Callable[[Mapping[str, str], str, IO[bytes], Path], tuple[Child, Channel] | None]
+"""Takes a worker's environment, mark, log and folder; returns the process and our end of its channel, or None."""
+
 Written = Callable[[EngineError | Bystander | None], None]
 """Is told, once, that a capture lies in its directory (None), or why it does not."""
 
@@ -42,9 +66,13 @@ class WorkerProcess:
         workspace: this session's directory; log, sockets and caches of the engine live below it.
         environment: variables to set over the caller's.
         mark: a string unique to this session; processes that carry it are ended with the session.
+        fork: forks the process off one that has imported the engine, or returns None where there is none; without it,
+            and then, the interpreter is started.
     """
 
-    def __init__(self, python: Path, workspace: Path, environment: Mapping[str, str], mark: str) -> None:
+    def __init__(
+        self, python: Path, workspace: Path, environment: Mapping[str, str], mark: str, fork: Fork | None = None
+    ) -> None:
         self.workspace = workspace
         self._mark = mark
         variables = {**os.environ, **environment}
@@ -56,7 +84,10 @@ class WorkerProcess:
         command = [str(python), "-m", "specrunner.sessions.worker"]
         try:
             with self.log.path.open("ab") as log:
-                self._process, self._channel = start_child(command, variables, mark, stdout=log, cwd=workspace)
+                forked = fork(variables, mark, log, workspace) if fork is not None else None
+                self._process, self._channel = forked or start_child(
+                    command, variables, mark, stdout=log, cwd=workspace
+                )
         except OSError as error:
             raise WorkerDied(f"the engine's interpreter {python} could not be started: {error}") from error
         self._ended = False
@@ -194,6 +225,8 @@ class WorkerProcess:
             status = None
         self.kill()
         how = "closed its control channel" if status is None else describe_exit(status)
+        if status == UNSEEN:
+            how = "ended"
         tail = self.log.tail()
         hint = "the kernel may have killed it for want of memory" if status == -signal.SIGKILL else None
         return WorkerDied(f"the engine process {how}", help=hint, log_tail=tail)
@@ -231,6 +264,7 @@ def start_child(
     stdout: IO[Any],
     stderr: IO[Any] | None = None,
     cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> tuple[subprocess.Popen[bytes], Channel]:
     """Start a process that leads a group of its own, carries a session's mark, and has a control channel to us.
 
@@ -241,6 +275,7 @@ def start_child(
         stdout: where its output goes.
         stderr: where its errors go; with the output by default.
         cwd: its folder; ours by default.
+        pass_fds: descriptors that it inherits.
 
     Returns:
         The process, and our end of the channel.
@@ -248,10 +283,8 @@ def start_child(
     Raises:
         OSError: it could not be started; nothing is left open.
     """
-    to_child_read, to_child_write = os.pipe()
-    from_child_read, from_child_write = os.pipe()
-    channel = Channel(from_child_read, to_child_write)
-    own = {CONTROL_VARIABLE: f"{to_child_read},{from_child_write}", SESSION_VARIABLE: mark}
+    channel, ends = open_channel()
+    own = {CONTROL_VARIABLE: ",".join(map(str, ends)), SESSION_VARIABLE: mark}
     try:
         process = subprocess.Popen(
             command,
@@ -260,19 +293,26 @@ def start_child(
             stderr=subprocess.STDOUT if stderr is None else stderr,
             cwd=cwd,
             env={**variables, **own},
-            pass_fds=(to_child_read, from_child_write),
+            pass_fds=(*ends, *pass_fds),
             start_new_session=True,
         )
     except BaseException:
         channel.close()
         raise
     finally:
-        os.close(to_child_read)
-        os.close(from_child_write)
+        for end in ends:
+            os.close(end)
     return process, channel
 
 
-def end_tree(process: subprocess.Popen[Any], mark: str) -> None:
+def open_channel() -> tuple[Channel, tuple[int, int]]:
+    """Open a control channel; return our end, and the descriptors from which the other side reads and writes."""
+    to_child_read, to_child_write = os.pipe()
+    from_child_read, from_child_write = os.pipe()
+    return Channel(from_child_read, to_child_write), (to_child_read, from_child_write)
+
+
+def end_tree(process: Child, mark: str) -> None:
     """End at once a process that leads its group, the group, and every process that carries its mark."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

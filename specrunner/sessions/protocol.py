@@ -37,6 +37,15 @@ CONTROL_VARIABLE = "SPECRUNNER_CONTROL"
 SESSION_VARIABLE = "SPECRUNNER_SESSION"
 """Environment variable that marks every process of a session, so that strays can be found."""
 
+FORKS_VARIABLE = "SPECRUNNER_FORKS"
+"""Environment variable that tells a fork server the descriptor of the socket that its requests come through."""
+
+LONGEST_FORK_REQUEST = 1 << 17
+"""Bytes of a request to a fork server; one that is longer does not go through a socket as a whole everywhere."""
+
+LONGEST_MARK = 200
+"""Characters of a mark; a fork server's own has as many, so that each has room where that one was."""
+
 
 class ChannelClosed(Exception):
     """The other side is gone."""

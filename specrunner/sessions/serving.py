@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from specrunner.sessions.captures import CAPTURE_FILE, locate_capture, read_capt
 from specrunner.sessions.checkpoints import Checkpoints
 from specrunner.sessions.evaluator import run_evaluation
 from specrunner.sessions.executor import Answer
-from specrunner.sessions.process import Bystander, WorkerProcess
+from specrunner.sessions.forks import ForkServers
+from specrunner.sessions.process import Bystander, Fork, WorkerProcess
 from specrunner.sessions.rooms import hold_run_folder
 
 Settle = Callable[[Request, Answer | None, float], None]
@@ -49,6 +51,7 @@ class Surroundings:
         checkpoints: of the run.
         shelf: of the answers to benchmarks that earlier runs got.
         watch: stamps the session; None where no answer of it is kept.
+        forks: share one import of an engine among the run's sessions; without them, each imports it itself.
     """
 
     directory: Path
@@ -58,6 +61,7 @@ class Surroundings:
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     shelf: AnswerShelf = field(default_factory=lambda: AnswerShelf(None))
     watch: Watch | None = None
+    forks: ForkServers | None = None
 
 
 class LiveSession:
@@ -115,11 +119,16 @@ class LiveSession:
             **self._surroundings.variables,
             **join_variables(engine.worker_environment(session, self._workspace), environment),
         }
-        if self._surroundings.watch is not None:
-            watched = replace(environment, env={**self._surroundings.variables, **environment.env})
-            self._tell = self._surroundings.watch(session, watched, self._surroundings.threads)
+        watch = self._find_watch()
+        self._tell = watch() if watch is not None else None
+        fork: Fork | None = None
+        if self._surroundings.forks is not None and session.device == "cpu":
+            modules = engine.capabilities().preload
+            fork = self._surroundings.forks.prepare(
+                environment.python, modules, self._workspace, watch, cancelled=self._stopped
+            )
         mark = f"{os.getpid()}-{self._workspace.name}"
-        self._worker = WorkerProcess(environment.python, self._workspace, variables, mark)
+        self._worker = WorkerProcess(environment.python, self._workspace, variables, mark, fork)
         message = {
             "type": "load",
             "engine": f"{engine.__module__}:{engine.__qualname__}",
@@ -134,6 +143,15 @@ class LiveSession:
             raise
         self._facts = {**facts, "environment": environment.name, "python": str(environment.python)}
         return self._facts
+
+    def _find_watch(self) -> Callable[[], Tell] | None:
+        """Return what begins to watch what the session's answers come from; None where nobody will ask."""
+        surroundings = self._surroundings
+        watch = surroundings.watch
+        if watch is None:
+            return None
+        watched = replace(surroundings.environment, env={**surroundings.variables, **surroundings.environment.env})
+        return partial(watch, self._session, watched, surroundings.threads)
 
     def stamp(self) -> str | None:
         """Tell what the session's answers come from; None where that changed since it was loaded, or nobody asked."""

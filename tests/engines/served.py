@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from specrunner.errors import EngineMissing
 from specrunner.models.recipes import ensure_model
 from specrunner.requests import Request, Session
 from specrunner.sessions.captures import StoredCapture, read_capture
+from specrunner.sessions.forks import ForkServers
 from specrunner.sessions.process import WorkerProcess
 from specrunner.spec.model import Decode, Model, Prompt
 
@@ -34,6 +38,16 @@ def find_python(kind: type[Engine]) -> str | None:
         return None
 
 
+@cache
+def find_forks() -> ForkServers:
+    """Return what sessions are forked from, as those of a run are: one import of an engine serves all tests."""
+    folder = tempfile.TemporaryDirectory(prefix="forks-")
+    servers = ForkServers(Path(folder.name))
+    atexit.register(folder.cleanup)
+    atexit.register(servers.close)
+    return servers
+
+
 class Served:
     """A session in a process of its own; the recipe of LLaDA2.0 brings its code along."""
 
@@ -46,7 +60,9 @@ class Served:
         self.kind = kind
         self.mark = f"test-{os.getpid()}-{workspace.name}"
         self.workspace = workspace
-        self.worker = WorkerProcess(Path(find_python(kind) or ""), workspace, variables, self.mark)
+        python = Path(find_python(kind) or "")
+        fork = find_forks().prepare(python, kind.capabilities().preload, workspace, None, cancelled=lambda: False)
+        self.worker = WorkerProcess(python, workspace, variables, self.mark, fork)
         self._asked = 0
         message = {
             "type": "load",

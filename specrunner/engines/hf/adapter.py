@@ -43,6 +43,12 @@ if TYPE_CHECKING:
 
     from specrunner.requests import Request, Session
 
+PRELOAD = (
+    "torch",
+    "transformers",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.tokenization_auto",
+)
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
@@ -70,6 +76,7 @@ class HfEngine(Engine):
             led=True,
             batches=True,
             lasting=True,
+            preload=PRELOAD,
             model_options=MODEL_OPTIONS,
             case_options=CASE_OPTIONS,
             code_options=CODE_OPTIONS,

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from specrunner.engines.sglang.server import Server
     from specrunner.requests import Request, Session
 
+PRELOAD = ("torch", "transformers", "sglang.benchmark.one_batch")
 PACKAGES = ("sglang", "torch", "transformers", "triton", "safetensors")
 STATED_VARIABLES = ("SGLANG_USE_CPU_ENGINE", "TORCHDYNAMO_DISABLE", "SGLANG_ENABLE_DETERMINISTIC_INFERENCE")
 ACCEPT_ALL = -1.0
@@ -78,6 +79,7 @@ class SglangEngine(Engine):
             install_hint="specrunner engines install sglang",
             batches=True,
             lasting=True,
+            preload=PRELOAD,
             model_options=MODEL_OPTIONS,
             case_options=CASE_OPTIONS,
             checkpoint_options=CHECKPOINT_OPTIONS,

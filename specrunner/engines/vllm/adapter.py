@@ -46,6 +46,8 @@ from specrunner.spec.tensor_names import PASSES
 if TYPE_CHECKING:
     from specrunner.requests import Request, Session
 
+PRELOAD = ("torch", "transformers", "vllm", "vllm.entrypoints.llm", "vllm.v1.worker.cpu_model_runner")
+
 
 class VllmEngine(Engine):
     """vLLM in this process (and, with tensor parallelism, in its workers): one request a capture."""
@@ -72,6 +74,7 @@ class VllmEngine(Engine):
             install_hint="specrunner engines install vllm",
             batches=True,
             lasting=True,
+            preload=PRELOAD,
             model_options=MODEL_OPTIONS,
             case_options=CASE_OPTIONS,
             checkpoint_options=CHECKPOINT_OPTIONS,
