@@ -65,6 +65,7 @@ class Settings:
         executor: what runs the sessions: `local` or `ray`.
         ray_address: of the Ray cluster; None is one that runs on this machine, else one made for the run.
         no_cache: ask every engine anew, and keep nothing.
+        no_fork: start the interpreter of each session anew, and share no import of an engine.
         cache_limit: gigabytes (10**9 bytes) of captures and verdicts that may stay when a run is over.
         engines: interpreters of the user's own, by engine.
         origins: by setting, where its value was stated.
@@ -85,6 +86,7 @@ class Settings:
     executor: str = "local"
     ray_address: str | None = None
     no_cache: bool = False
+    no_fork: bool = False
     cache_limit: float = 10.0
     engines: Mapping[str, EngineTable] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -169,6 +171,7 @@ _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "executor": _one_of(*EXECUTORS),
     "ray_address": _address,
     "no_cache": _flag,
+    "no_fork": _flag,
     "cache_limit": _number("a number of gigabytes, 0 or more", lambda number: number >= 0),
 }
 

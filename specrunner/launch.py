@@ -66,5 +66,6 @@ def make_options(settings: Settings, command: tuple[str, ...] = (), *, update_go
         command=command,
         executor=settings.executor,
         keep_answers=not settings.no_cache,
+        share_imports=not settings.no_fork,
         cache=choose_cache(settings, fresh=update_goldens),
     )

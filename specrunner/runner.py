@@ -55,6 +55,7 @@ class RunOptions:
             each layer fed by the reference.
         executor: what runs the sessions: `local`, or `ray` on the cluster that was joined.
         keep_answers: whether a benchmark that is interrupted keeps its answers, and one that goes on takes them.
+        share_imports: whether sessions on this machine share one import of their engine; on a cluster, none does.
         cache: where captures and verdicts are kept; None asks everything anew, and keeps nothing.
     """
 
@@ -67,6 +68,7 @@ class RunOptions:
     diagnose: bool = True
     keep_answers: bool = True
     executor: str = "local"
+    share_imports: bool = True
     cache: CacheChoice | None = None
 
 
@@ -198,6 +200,7 @@ class Run:
                 shelf=self.answers,
                 timings=self._timings,
                 retries=self._retries,
+                share_imports=self._options.share_imports,
             )
 
         def deliver(session: str, request: str, answer: Answer, facts: Mapping[str, Any], seconds: float) -> None:

@@ -22,6 +22,7 @@ def test_every_setting_of_a_run_reaches_its_options() -> None:
     options = make_options(STATED, ("specrunner", "run"))
     assert (options.jobs, options.strict, options.retries, options.max_fail) == (3, True, 2, 4)
     assert (options.command, options.executor, options.keep_answers) == (("specrunner", "run"), "local", True)
+    assert options.share_imports and not make_options(replace(STATED, no_fork=True)).share_imports
     assert options.cache is not None
     assert (options.cache.folder, options.cache.most_bytes) == (kept_folder(), 2.5e9)
 

@@ -16,9 +16,8 @@ and from it:
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -223,7 +222,7 @@ def digest(value: Any) -> str:
     return digest_answers(value)[:16]
 
 
-def main(channel: Channel) -> None:
+def serve(channel: Channel) -> None:
     """Serve one evaluation."""
     message = channel.receive()
     assert message is not None, "receive without a deadline returned nothing"
@@ -236,19 +235,16 @@ def main(channel: Channel) -> None:
     channel.send(answer)
 
 
-def silence() -> Sequence[str]:
-    """Keep lm-eval and its libraries off the network and their progress bars out of the log; return what was set."""
-    variables = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    os.environ.update(variables)
-    return tuple(variables)
-
-
-if __name__ == "__main__":
-    silence()
+def main() -> None:
+    """Be the process."""
     control, guardian = open_guarded_channel()
     try:
-        main(control)
+        serve(control)
     except ChannelClosed:
         sys.exit(1)
     finally:
         dismiss_guardian(guardian)
+
+
+if __name__ == "__main__":
+    main()

@@ -62,6 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="ask every engine anew, and keep no capture and no verdict",
     )
+    parser.add_argument(
+        "--no-fork", action="store_true", default=None, help="start the interpreter of each session anew"
+    )
     parser.add_argument("--timeout", metavar="SECONDS", help="the longest a request may take, above what cases state")
     parser.add_argument("--junit-xml", metavar="FILE", help="write a JUnit report")
     parser.add_argument("--json", metavar="FILE", help="write a report with every number; - is stdout")

@@ -17,12 +17,21 @@ from specrunner.requests import Request, Session
 from specrunner.secrets import Redactor
 from specrunner.sessions.answers import AnswerBook, AnswerShelf, Tell
 from specrunner.sessions.captures import BENCHMARK_FILE, write_capture
+from specrunner.sessions.forks import ForkServers
 from specrunner.sessions.logs import Log
-from specrunner.sessions.process import Cancelled, end_tree, start_child
+from specrunner.sessions.process import Cancelled, Fork, describe_end, end_tree, start_child
 from specrunner.sessions.protocol import ChannelClosed
 
 PREPARING_TIMEOUT = 1800.0
 """Seconds that lm-eval may take between two batches of questions, to build prompts or to score."""
+
+PROGRAM = "specrunner.benchmarks.evaluate"
+
+PRELOAD = ("transformers", "transformers.models.auto.tokenization_auto", "lm_eval", "specrunner.benchmarks.model")
+"""What every evaluation imports; those of a run share one import of it."""
+
+QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""Variables that keep the progress bars of lm-eval and its libraries out of the log."""
 
 
 class Asked(Protocol):
@@ -50,6 +59,7 @@ def run_evaluation(
     stopped: Callable[[], bool],
     cancelled: Callable[[], bool],
     progress: Callable[[int, int], None],
+    forks: ForkServers | None = None,
 ) -> None:
     """Run a benchmark on a loaded session; leave its record and a capture's completion mark in `directory`.
 
@@ -66,6 +76,7 @@ def run_evaluation(
         stopped: whether no further batch is to be asked; what was answered is kept.
         cancelled: polled ten times a second.
         progress: called with the questions answered and their number.
+        forks: share one import of lm-eval among the run's evaluations.
 
     Raises:
         Cancelled: `stopped()` or `cancelled()` became true.
@@ -82,7 +93,10 @@ def run_evaluation(
         "facts": {"engine": session.engine, "dtype": session.dtype, "device": session.device, **facts},
     }
     book = shelf.open(session, facts, stamp(), request) if shelf.folder is not None else None
-    evaluator = _Evaluator(worker.workspace)
+    fork: Fork | None = None
+    if forks is not None:
+        fork = forks.prepare(Path(sys.executable), PRELOAD, worker.workspace, None, stopped, program=PROGRAM)
+    evaluator = _Evaluator(worker.workspace, fork)
     try:
         evaluator.send(message)
         while True:
@@ -139,14 +153,16 @@ class _Evaluator:
 
     Args:
         workspace: of the session; the log and lm-eval's temporary files go there.
+        fork: forks the process off one that has imported lm-eval, or returns None; see `process.WorkerProcess`.
 
     Attributes:
         log: what lm-eval prints.
     """
 
-    def __init__(self, workspace: Path) -> None:
+    def __init__(self, workspace: Path, fork: Fork | None = None) -> None:
         variables = {
             **os.environ,
+            **QUIET,
             "PYTHONPATH": join_import_path(),
             "HF_DATASETS_CACHE": str(workspace / "datasets"),
             "TMPDIR": str(workspace),
@@ -156,8 +172,11 @@ class _Evaluator:
         self.log = Log(workspace / "evaluator.log", Redactor(variables))
         self.log.path.unlink(missing_ok=True)  # of an evaluation before
         with self.log.path.open("ab") as log:  # a log that is cut is added to at its new end
-            command = [sys.executable, "-m", "specrunner.benchmarks.evaluate"]
-            self._process, self._channel = start_child(command, variables, self._mark, stdout=log, cwd=workspace)
+            forked = fork(variables, self._mark, log, workspace) if fork is not None else None
+            command = [sys.executable, "-m", PROGRAM]
+            self._process, self._channel = forked or start_child(
+                command, variables, self._mark, stdout=log, cwd=workspace
+            )
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message; raise how the process ended when it is gone."""
@@ -182,9 +201,7 @@ class _Evaluator:
 
     def _describe_death(self) -> WorkerDied:
         self.end()
-        return WorkerDied(
-            f"the evaluating process ended with status {self._process.returncode}", log_tail=self.log.tail()
-        )
+        return WorkerDied(f"the evaluating process {describe_end(self._process.wait())}", log_tail=self.log.tail())
 
     def end(self) -> None:
         """End the process and whatever it has started; of no effect when that was done before."""

@@ -5,7 +5,8 @@ An import takes most of the load of a small model, and gives the same to each. T
 never loads a model nor computes anything. Requests come through a Unix socket, with the descriptors that a worker
 needs, and what becomes of them is told through the control channel:
 
-    {"mark": str, "variables": {...}, "folder": str}, with descriptors to read from, to write to, and of the log
+    {"program": str, "mark": str, "variables": {...}, "folder": str}, with descriptors to read from, to write to, and
+        of the log
     {"reap": pid}
 
     {"type": "ready"}
@@ -45,8 +46,8 @@ from specrunner.sessions.protocol import (
     Channel,
 )
 
-ENVIRONMENT_FIELDS = (47, 48)
-"""Places of `env_start` and `env_end` in /proc/PID/stat behind the command's name (proc(5))."""
+STARTED_FIELDS = (45, 47)
+"""Places of `arg_start` and `env_start` in /proc/PID/stat behind the command's name, each before its end (proc(5))."""
 
 
 class ForkServer:
@@ -130,7 +131,7 @@ class ForkServer:
         return None
 
     def _become_worker(self, request: dict[str, Any], descriptors: Sequence[int], tell: int) -> NoReturn:
-        """Turn this process, which was just forked, into what `python -m specrunner.sessions.worker` would be."""
+        """Turn this process, which was just forked, into what `python -m PROGRAM` would be."""
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -145,6 +146,7 @@ class ForkServer:
             os.close(log)
             os.chdir(request["folder"])
             rewrite_mark(request["mark"])
+            rewrite_command(request["program"])
             os.environ.clear()
             os.environ.update(request["variables"])
             os.environ[SESSION_VARIABLE] = request["mark"]
@@ -153,24 +155,33 @@ class ForkServer:
             renew_import_state()
             os.write(tell, b"+")
             os.close(tell)
-            worker.main()
+            importlib.import_module(request["program"]).main()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
         except BaseException:  # noqa: BLE001 - nothing of it may reach the server's own code
             traceback.print_exc()
         finally:
             os._exit(1)
 
 
+def find_started() -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return where the kernel put arguments and environment when this process was started: addresses, end excluded."""
+    fields = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    (arguments, environment) = ((int(fields[place]), int(fields[place + 1])) for place in STARTED_FIELDS)
+    return arguments, environment
+
+
 def rewrite_mark(mark: str) -> None:
     """Have /proc say that this process carries another session's mark, as if it had been started with it.
 
-    The kernel shows the bytes at which the process's environment was put when it was started; those of the mark are
-    overwritten.
+    The kernel shows the bytes at which the environment was put when the process was started, those of the server; the
+    mark among them is overwritten.
 
     Raises:
         ValueError: there is less room than the mark needs.
     """
-    fields = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-    start, end = (int(fields[place]) for place in ENVIRONMENT_FIELDS)
+    _, (start, end) = find_started()
     entries = ctypes.string_at(start, end - start)
     name = f"{SESSION_VARIABLE}=".encode()
     place = 0 if entries.startswith(name) else entries.index(b"\0" + name) + 1
@@ -179,6 +190,14 @@ def rewrite_mark(mark: str) -> None:
     if len(entry) > room:
         raise ValueError(f"a mark of {len(entry)} bytes in {room}")
     ctypes.memmove(start + place, entry.ljust(room, b"\0"), room)
+
+
+def rewrite_command(program: str) -> None:
+    """Have `ps` say that this process runs a program, where there is room for its name."""
+    (start, end), _ = find_started()
+    command = b"\0".join(argument.encode() for argument in (sys.executable, "-m", program)) + b"\0"
+    if len(command) <= end - start:
+        ctypes.memmove(start, command.ljust(end - start, b"\0"), end - start)
 
 
 def import_modules(names: Sequence[str]) -> str | None:

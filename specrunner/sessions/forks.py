@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -39,6 +40,9 @@ IMPORT_TIMEOUT = 600.0
 
 FORK_TIMEOUT = 60.0
 """Seconds that a fork may take."""
+
+WORKER = "specrunner.sessions.worker"
+"""The program of a session's process."""
 
 PLACE = "\0workspace"
 """Stands for a session's own folder where environments are told apart."""
@@ -111,6 +115,7 @@ class ForkServer:
         unchanged: Tell | None = None,
     ) -> None:
         self._unchanged = unchanged
+        self._folder = folder
         self._asking = threading.Lock()
         self._mark = f"{os.getpid()}-{folder.name}-forks".ljust(LONGEST_MARK, "-")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -192,20 +197,22 @@ class ForkServer:
 
     def fork(
         self,
+        program: str,
         variables: Mapping[str, str],
         mark: str,
         log: IO[bytes],
         folder: Path,
         cancelled: Callable[[], bool],
     ) -> tuple[Child, Channel] | None:
-        """Fork a worker; see `process.Fork`.
+        """Fork a process that runs a program's `main`; see `process.Fork`.
 
         Raises:
             Cancelled: `cancelled()` became true.
         """
         if not self._wait_for(lambda: self._ready, IMPORT_TIMEOUT, cancelled):
             return None
-        request = json.dumps({"mark": mark, "variables": dict(variables), "folder": str(folder)}).encode()
+        told = {"program": program, "mark": mark, "variables": dict(variables), "folder": str(folder)}
+        request = json.dumps(told).encode()
         if len(request) > LONGEST_FORK_REQUEST or len(mark) > LONGEST_MARK:
             return None
         channel, ends = open_channel()
@@ -235,12 +242,13 @@ class ForkServer:
         return self._exited.pop(pid, UNSEEN)
 
     def close(self) -> None:
-        """End the server, of which no process may be running."""
+        """End the server, of which no process may be running, and remove its folder."""
         self._over = True
         end_tree(self._process, self._mark)
         self._listener.join()
         self._channel.close()
         self._requests.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -271,6 +279,8 @@ class ForkServers:
         workspace: Path,
         watch: Callable[[], Tell] | None,
         cancelled: Callable[[], bool],
+        *,
+        program: str = WORKER,
     ) -> Fork | None:
         """Return what forks a worker that has imported some modules; None where that is not done.
 
@@ -281,13 +291,14 @@ class ForkServers:
             watch: begins to watch what the session's answers come from; None where nobody will ask. What was imported
                 before serves only while that is what it was.
             cancelled: polled ten times a second; the fork then raises `process.Cancelled`.
+            program: the module whose `main` the forked process runs.
         """
         if not modules or not can_fork():
             return None
 
         def fork(variables: Mapping[str, str], mark: str, log: IO[bytes], folder: Path) -> tuple[Child, Channel] | None:
             server = self._find(python, tuple(modules), variables, workspace, watch)
-            return server.fork(variables, mark, log, folder, cancelled) if server is not None else None
+            return server.fork(program, variables, mark, log, folder, cancelled) if server is not None else None
 
         return fork
 

@@ -37,6 +37,7 @@ class Pool(SessionThreads):
         shelf: of the answers to benchmarks that earlier runs got; without one, every question is asked.
         timings: takes the time of loads and requests.
         retries: says what is asked again after an error.
+        share_imports: whether sessions are forked off a process that has imported their engine.
         memory: bytes that the engines of this run may take; what is available, when nothing is stated.
     """
 
@@ -52,6 +53,7 @@ class Pool(SessionThreads):
         shelf: AnswerShelf | None = None,
         timings: Timings | None = None,
         retries: Retries | None = None,
+        share_imports: bool = True,
         memory: int | None = None,
     ) -> None:
         available = measure_available_memory() if memory is None else memory
@@ -62,7 +64,7 @@ class Pool(SessionThreads):
         self._shelf = shelf or AnswerShelf(None)
         self._cores = share_cores(jobs)
         self._checkpoints = Checkpoints()
-        self._forks = ForkServers(directory)
+        self._forks = ForkServers(directory) if share_imports else None
 
     def _estimate(self, planned: PlannedSession) -> Need:
         return estimate_need(planned.session)
@@ -72,7 +74,8 @@ class Pool(SessionThreads):
         try:
             super().shutdown()
         finally:
-            self._forks.close()
+            if self._forks is not None:
+                self._forks.close()
 
     def _launch(self, planned: PlannedSession, place: Place) -> LiveSession:
         gpus = ",".join(place.gpus)

@@ -224,9 +224,7 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             status = None
         self.kill()
-        how = "closed its control channel" if status is None else describe_exit(status)
-        if status == UNSEEN:
-            how = "ended"
+        how = "closed its control channel" if status is None else describe_end(status)
         tail = self.log.tail()
         hint = "the kernel may have killed it for want of memory" if status == -signal.SIGKILL else None
         return WorkerDied(f"the engine process {how}", help=hint, log_tail=tail)
@@ -310,6 +308,11 @@ def open_channel() -> tuple[Channel, tuple[int, int]]:
     to_child_read, to_child_write = os.pipe()
     from_child_read, from_child_write = os.pipe()
     return Channel(from_child_read, to_child_write), (to_child_read, from_child_write)
+
+
+def describe_end(status: int) -> str:
+    """Return how a `Child` ended."""
+    return "ended" if status == UNSEEN else describe_exit(status)
 
 
 def end_tree(process: Child, mark: str) -> None:

@@ -236,6 +236,7 @@ class LiveSession:
             stopped=self._stopped,
             cancelled=self._cancelled,
             progress=progress,
+            forks=self._surroundings.forks,
         )
 
     def ask(self, message: dict[str, Any], timeout: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 
 from specrunner.benchmark_record import BenchmarkRecord, Sample, TaskRecord, read_record, write_record
 from specrunner.benchmarks import evaluate as evaluating
-from specrunner.benchmarks.evaluate import Asker, describe_sample, find_masks, main
+from specrunner.benchmarks.evaluate import Asker, describe_sample, find_masks, serve
 from specrunner.catalogue.tasks import TASKS
 from specrunner.errors import CaptureIncomplete, EngineError, ModelUnsupported
 from specrunner.sessions.protocol import Channel, ChannelClosed
@@ -75,7 +75,7 @@ def test_whatever_goes_wrong_is_told_to_the_caller(
 
     monkeypatch.setattr(evaluating, "evaluate", fail)
     caller.send({"type": "evaluate"})
-    main(evaluator)
+    serve(evaluator)
     told = caller.receive()
     assert told is not None
     assert (told["type"], told["kind"]) == ("failed", kind)
@@ -86,7 +86,7 @@ def test_what_was_found_is_told_and_a_caller_who_is_gone_is_not(ends: Ends, monk
     evaluator, caller = ends
     monkeypatch.setattr(evaluating, "evaluate", lambda channel, message: {"questions": message["number"]})
     caller.send({"type": "evaluate", "number": 3})
-    main(evaluator)
+    serve(evaluator)
     assert caller.receive() == {"type": "done", "facts": {"questions": 3}}
 
     def leave(channel: Channel, message: Any) -> None:
@@ -95,7 +95,7 @@ def test_what_was_found_is_told_and_a_caller_who_is_gone_is_not(ends: Ends, monk
     monkeypatch.setattr(evaluating, "evaluate", leave)
     caller.send({"type": "evaluate"})
     with pytest.raises(ChannelClosed):
-        main(evaluator)
+        serve(evaluator)
 
 
 def test_an_estimate_needs_a_mask_token() -> None:

@@ -49,10 +49,19 @@ def find_forks() -> ForkServers:
 
 
 class Served:
-    """A session in a process of its own; the recipe of LLaDA2.0 brings its code along."""
+    """A session in a process of its own; the recipe of LLaDA2.0 brings its code along.
+
+    `fresh` starts an interpreter, which imports the engine, and specrunner, itself.
+    """
 
     def __init__(
-        self, kind: type[Engine], model: Model | str, workspace: Path, dtype: str = "float32", **options: Any
+        self,
+        kind: type[Engine],
+        model: Model | str,
+        workspace: Path,
+        dtype: str = "float32",
+        fresh: bool = False,
+        **options: Any,
     ) -> None:
         model = name_model(model)
         session = Session(kind.name, f"{kind.name}-cpu", model, dtype, "cpu", options)
@@ -61,7 +70,8 @@ class Served:
         self.mark = f"test-{os.getpid()}-{workspace.name}"
         self.workspace = workspace
         python = Path(find_python(kind) or "")
-        fork = find_forks().prepare(python, kind.capabilities().preload, workspace, None, cancelled=lambda: False)
+        preload = () if fresh else kind.capabilities().preload
+        fork = find_forks().prepare(python, preload, workspace, None, cancelled=lambda: False)
         self.worker = WorkerProcess(python, workspace, variables, self.mark, fork)
         self._asked = 0
         message = {

@@ -262,7 +262,7 @@ def test_a_dropped_residual_in_a_name_map_is_seen(start: Any, tmp_path: Path) ->
     workspace = tmp_path / "workspace"
     (workspace / "import").mkdir(parents=True)
     (workspace / "import" / "specrunner").symlink_to(tmp_path / "specrunner", target_is_directory=True)
-    served = Served(SglangEngine, Model(recipe="glass-0.8m"), workspace)
+    served = Served(SglangEngine, Model(recipe="glass-0.8m"), workspace, fresh=True)
     try:
         tensors = served.tensors(numbers(20))
     finally:

@@ -45,7 +45,7 @@ class MisbehavingEngine(Engine):
     @classmethod
     def capabilities(cls) -> Capabilities:
         """float32 on the CPU, with captures that can be written behind."""
-        return Capabilities(dtypes={"cpu": ("float32",)}, lasting=True)
+        return Capabilities(dtypes={"cpu": ("float32",)}, lasting=True, preload=("numpy",))
 
     def load(self) -> dict[str, Any]:
         """Load, or fail in the way that the option `on_load` names."""

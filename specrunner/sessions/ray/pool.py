@@ -50,6 +50,7 @@ class RayPool(SessionThreads):
         shelf: of the answers to benchmarks that earlier runs got.
         timings: takes the time of loads and requests.
         retries: says what is asked again after an error.
+        share_imports: of no effect: each session imports its engine on the node that it is put on.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class RayPool(SessionThreads):
         shelf: AnswerShelf | None = None,
         timings: Timings | None = None,
         retries: Retries | None = None,
+        share_imports: bool = True,
     ) -> None:
         places = Places(MOST_SESSIONS, memory=0)
         super().__init__(places, timeouts=timeouts, publish=publish, deliver=deliver, timings=timings, retries=retries)
