@@ -1,0 +1,48 @@
+"""A session that is forked off an imported engine computes what one does that imported the engine itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from specrunner.engines.base import Engine
+from specrunner.engines.hf.adapter import HfEngine
+from specrunner.engines.sglang.adapter import SglangEngine
+from specrunner.engines.vllm.adapter import VllmEngine
+from specrunner.spec.model import Decode, Prompt
+from tests.engines.served import ALL, Served, find_python
+
+DECODES = {
+    "glass-0.8m": Decode(algorithm="greedy", max_new_tokens=6),
+    "tiny-llada2": Decode(algorithm="low_confidence", max_new_tokens=32, block_length=16, threshold=0.9),
+}
+ENGINES = [
+    pytest.param(HfEngine, marks=pytest.mark.slow),
+    pytest.param(VllmEngine, marks=[pytest.mark.vllm, pytest.mark.timeout(1800)]),
+    pytest.param(SglangEngine, marks=[pytest.mark.sglang, pytest.mark.timeout(1800)]),
+]
+
+
+@pytest.mark.parametrize("model", ["glass-0.8m", "tiny-llada2"])
+@pytest.mark.parametrize("kind", ENGINES)
+def test_forked_and_started_sessions_compute_the_same_bits(kind: type[Engine], model: str, tmp_path: Path) -> None:
+    if find_python(kind) is None:
+        pytest.skip(f"there is no environment for {kind.name}: specrunner engines install {kind.name}")
+    prompt = Prompt(token_ids=tuple(range(3, 35)))
+    found = []
+    for fresh in (False, True):
+        workspace = tmp_path / f"fresh-{fresh}"
+        workspace.mkdir()
+        served = Served(kind, model, workspace, fresh=fresh, num_threads=2)  # threads are what a fork could break
+        try:
+            stored = served.ask(prompt, (), DECODES[model])
+            found.append((served.tensors(prompt, ALL), stored.output_token_ids, served.facts["versions"]))
+        finally:
+            served.worker.close()
+    (forked, *rest), (started, *expected) = found
+    assert rest == expected
+    assert forked.keys() == started.keys() and forked
+    for name, tensor in started.items():
+        assert torch.equal(forked[name].view(torch.uint8), tensor.view(torch.uint8)), name
