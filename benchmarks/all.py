@@ -57,6 +57,12 @@ BENCHMARKS = {
     "load_once": Benchmark(
         "--cases 1,10 --rounds 1", "--cases 1,3,10,30,100 --rounds 2", r"^ +\d+ ", "N runs of one case to one run of N"
     ),
+    "shared_import": Benchmark(
+        "--specs 1,4 --rounds 1",
+        "--specs 1,2,4,8 --rounds 3",
+        r"^ +\d+ ",
+        "a run in which each session imports to ours",
+    ),
     "rerun": Benchmark("--cases 100 --rounds 3", "--cases 1000 --rounds 5", r"^again|^reading", "to the first run"),
     "compare": Benchmark(
         "--gigabytes 0.01,0.1 --repeat 1 --without polygraphy",

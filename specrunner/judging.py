@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from specrunner.errors import EngineError
+from specrunner.errors import EngineError, ExitCode
 from specrunner.plan.model import OWN_ROLES, PlannedCase, select_repeat, split_role
 from specrunner.results import CheckResult, Failure, Verdict, find_failed_repeats, tell_check
 from specrunner.sessions.captures import StoredCapture
@@ -122,6 +122,17 @@ def settle_verdict(planned: PlannedCase, checks: Sequence[CheckResult], failure:
     if planned.case.expected_to_fail:
         return Verdict.XPASSED if passed else Verdict.XFAILED
     return Verdict.PASSED if passed else Verdict.FAILED
+
+
+def settle_exit(verdicts: Mapping[Verdict, int]) -> ExitCode:
+    """Return the exit status of a run that came to its end, by how many cases had each verdict."""
+    if verdicts.get(Verdict.FAILED) or verdicts.get(Verdict.XPASSED):
+        return ExitCode.FAILED
+    if verdicts.get(Verdict.ERROR):
+        return ExitCode.ERRORS
+    if not verdicts.get(Verdict.PASSED) and not verdicts.get(Verdict.XFAILED):
+        return ExitCode.NOTHING_VERIFIED
+    return ExitCode.PASSED
 
 
 def settle_inconclusive(checks: Sequence[CheckResult], strict: bool) -> tuple[CheckResult, ...]:

@@ -22,7 +22,7 @@ from specrunner.errors import SKIPPING, EngineError, ExitCode, FollowedMissing
 from specrunner.events import CaseFinished, Event, RunFinished, RunStarted, SessionReady
 from specrunner.golden.keeper import Keeper
 from specrunner.interrupts import Interrupts
-from specrunner.judging import compare_repeats, find_missing_evidence, judge_repeats, settle_verdict
+from specrunner.judging import compare_repeats, find_missing_evidence, judge_repeats, settle_exit, settle_verdict
 from specrunner.machine import describe_machine
 from specrunner.plan.model import Plan, PlannedCase, PlannedSession, split_role
 from specrunner.reporters.base import Reporter
@@ -382,13 +382,7 @@ class Run:
             return ExitCode.INTERRUPTED
         if self._broken:
             return ExitCode.BUG
-        if self._verdicts[Verdict.FAILED] or self._verdicts[Verdict.XPASSED]:
-            return ExitCode.FAILED
-        if self._verdicts[Verdict.ERROR]:
-            return ExitCode.ERRORS
-        if not self._verdicts[Verdict.PASSED] and not self._verdicts[Verdict.XFAILED]:
-            return ExitCode.NOTHING_VERIFIED
-        return ExitCode.PASSED
+        return settle_exit(self._verdicts)
 
 
 def _rank(role: str) -> tuple[int, int]:

@@ -1,10 +1,39 @@
-"""What libraries note when they are imported, and would note otherwise in a process that was forked since."""
+"""Engines in a process that was forked off one that had imported them.
+
+Libraries note some things when they are imported, and would note otherwise since; and what an engine starts for itself
+can be forked in turn.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+FORKED_VARIABLE = "SPECRUNNER_FORKED"
+"""Environment variable that tells a worker that it was forked."""
+
+
+@contextmanager
+def fork_children() -> Iterator[None]:
+    """In a process that was forked, have `multiprocessing` fork its processes, too, whatever an engine asks for.
+
+    Those that it spawns would import the engine again. It must be left before a thread may hold a lock that they need.
+    """
+    if FORKED_VARIABLE not in os.environ:
+        yield
+        return
+    chosen, choose = multiprocessing.get_start_method(allow_none=True), multiprocessing.set_start_method
+    choose("fork", force=True)
+    multiprocessing.set_start_method = lambda method, force=False: None
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method = choose
+        choose(chosen, force=True)
 
 
 def renew_import_state() -> None:

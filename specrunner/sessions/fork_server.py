@@ -36,7 +36,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from specrunner.engines.forking import renew_import_state
+from specrunner.engines.forking import FORKED_VARIABLE, renew_import_state
 from specrunner.sessions import worker
 from specrunner.sessions.protocol import (
     CONTROL_VARIABLE,
@@ -150,6 +150,7 @@ class ForkServer:
             os.environ.clear()
             os.environ.update(request["variables"])
             os.environ[SESSION_VARIABLE] = request["mark"]
+            os.environ[FORKED_VARIABLE] = "1"
             os.environ[CONTROL_VARIABLE] = ",".join(map(str, control))
             tempfile.tempdir = None  # found anew in this environment
             renew_import_state()

@@ -185,6 +185,7 @@ def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
 def main() -> None:
     """Serve one session."""
     channel, guardian = open_guarded_channel()
+    os.register_at_fork(after_in_child=channel.close)  # a child that outlives us must not keep it open
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=read_messages, args=(channel, messages), daemon=True).start()
     serve(channel, messages)

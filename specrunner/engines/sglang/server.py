@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from specrunner.engines.forking import fork_children
 from specrunner.engines.sglang.failures import explain_failure
 from specrunner.engines.sglang.notes import NOTES_FOLDER, Mailbox, Note, Order
 from specrunner.engines.sglang.plugin import (
@@ -57,7 +58,8 @@ class Server:
 
         self._children: list[Any] = []
         try:
-            self._engine = Engine(custom_sigquit_handler=ignore_signal, **keywords)
+            with fork_children():
+                self._engine = Engine(custom_sigquit_handler=ignore_signal, **keywords)
         except BaseException as error:
             self._raise_reported(f"load {label}")
             if isinstance(error, RuntimeError) and "died during initialization" in str(error):
