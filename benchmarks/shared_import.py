@@ -2,10 +2,10 @@
 
     python benchmarks/shared_import.py [--engine hf|vllm|sglang] [--specs 1,2,4,8] [--rounds 3]
 
-Each spec has a model and a dtype of its own, one case, and Transformers' eager attention in float32 as its reference, so
-that N specs take N sessions of the engine and a few of Transformers. Nothing is kept. In every round each N is run both
-ways, one after the other, one session at a time; the ratio is the median over the rounds. Processor time counts that of
-all processes.
+Each spec has a model and a dtype of its own, one case, and Transformers' eager attention in float32 as its reference:
+N specs take N sessions of the engine and a few of Transformers. Nothing is kept. In every round each N is run both
+ways, one after the other, one session at a time; the ratio is the median over the rounds. Processor time counts that
+of all processes.
 """
 
 from __future__ import annotations

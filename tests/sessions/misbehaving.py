@@ -156,6 +156,10 @@ def misbehave(what: str) -> None:
         sys.stdout.flush()
         os.write(1, b"\xff\xfe{]" * 100_000)
         os.write(2, b"last words\n")
+    elif what.startswith("fork"):
+        if not os.fork():
+            time.sleep(600)
+        misbehave(what.removeprefix("fork").strip())
     elif what.startswith("child"):
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
         misbehave(what.removeprefix("child").strip())

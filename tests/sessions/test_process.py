@@ -183,6 +183,13 @@ def test_children_in_another_process_group_are_ended_too(start: Start, tmp_path:
     assert_gone(worker)
 
 
+def test_a_death_is_seen_though_a_forked_child_lives(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    with pytest.raises(WorkerDied, match="SIGKILL"):
+        capture(worker, "fork kill", tmp_path / "c", timeout=20)
+    assert_gone(worker)
+
+
 def test_cancelling_leaves_the_decision_to_the_caller(start: Start, tmp_path: Path) -> None:
     worker = start()
     with pytest.raises(Cancelled):
