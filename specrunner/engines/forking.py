@@ -36,6 +36,19 @@ def fork_children() -> Iterator[None]:
         choose(chosen, force=True)
 
 
+def settle_titles() -> None:
+    """Let processes that are forked later give themselves titles, as those of engines do for `ps`.
+
+    The package setproctitle looks for the place of a title when it is first used, in an environment that nobody has
+    changed since the process was started. Left to itself it takes the environment's place, too, and the mark with it.
+    """
+    package = sys.modules.get("setproctitle")
+    if package is not None:
+        os.environ["SPT_NOENV"] = "1"
+        package.getproctitle()
+        del os.environ["SPT_NOENV"]
+
+
 def renew_import_state() -> None:
     """Let libraries that are imported already obey the environment of this process.
 

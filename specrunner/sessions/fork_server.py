@@ -36,7 +36,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from specrunner.engines.forking import FORKED_VARIABLE, renew_import_state
+from specrunner.engines.forking import FORKED_VARIABLE, renew_import_state, settle_titles
 from specrunner.sessions import worker
 from specrunner.sessions.protocol import (
     CONTROL_VARIABLE,
@@ -221,6 +221,7 @@ def main() -> None:
     if why is not None:
         channel.send({"type": "failed", "why": why})
         return
+    settle_titles()
     del sys.argv[1:]
     gc.collect()
     gc.freeze()  # no collection looks through, and so copies, what all share

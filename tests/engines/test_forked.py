@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ def test_forked_and_started_sessions_compute_the_same_bits(kind: type[Engine], m
         workspace.mkdir()
         served = Served(kind, model, workspace, fresh=fresh, num_threads=2)  # threads are what a fork could break
         try:
+            parent = int(Path(f"/proc/{served.worker.pid}/stat").read_text().rpartition(")")[2].split()[1])
+            assert (parent == os.getpid()) is fresh
             stored = served.ask(prompt, (), DECODES[model])
             found.append((served.tensors(prompt, ALL), stored.output_token_ids, served.facts["versions"]))
         finally:

@@ -35,6 +35,7 @@ from specrunner.errors import (
 )
 from specrunner.models.recipes import ensure_model
 from specrunner.requests import Request, Session
+from specrunner.sessions.process import find_marked
 from specrunner.spec.model import Decode, Model, Prompt
 from specrunner.spec.tensor_names import is_auxiliary, model_order
 from tests.engines.asked import LONG_ANSWER, find_stop, masked_questions, scored_questions
@@ -224,6 +225,7 @@ def test_an_engine_without_work_takes_no_processor(serve: Serve) -> None:
 def test_a_hang_ends_with_all_processes(serve: Serve) -> None:
     served = serve("glass-0.8m", specrunner_mode="engine", chunked_prefill_size=32)
     scheduler = next(pid for pid, command in served.processes().items() if "scheduler" in command)
+    assert scheduler in find_marked(served.mark), "its title leaves the mark alone"
     os.kill(scheduler, signal.SIGSTOP)
     with pytest.raises(EngineTimeout):
         served.ask(numbers(4), ("logits",), timeout=5)
