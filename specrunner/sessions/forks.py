@@ -302,6 +302,35 @@ class ForkServers:
 
         return fork
 
+    def import_ahead(
+        self,
+        python: Path,
+        modules: Sequence[str],
+        variables: Mapping[str, str],
+        workspace: Path,
+        watch: Callable[[], Tell] | None,
+    ) -> bool:
+        """Start the server that a session will be forked off, unless there is one, or hardly room for it.
+
+        Args:
+            python: see `prepare`, as of the rest.
+            modules: to import.
+            variables: the session's whole environment.
+            workspace: the session's.
+            watch: begins to watch what the session's answers come from.
+
+        Returns:
+            Whether one was started.
+        """
+        if not modules or not can_fork():
+            return False
+        kind, plain = describe_kind(python, tuple(modules), variables, workspace)
+        with self._lock:
+            if kind in self._servers or len(self._list_alive()) >= MOST_SERVERS - 1:
+                return False
+            self._servers[kind] = self._start(kind, plain, watch() if watch is not None else None)
+            return self._servers[kind] is not None
+
     def _find(
         self,
         python: Path,
@@ -311,9 +340,7 @@ class ForkServers:
         watch: Callable[[], Tell] | None,
     ) -> ForkServer | None:
         """Return the server for a session, started if need be; None where there is none and can be none."""
-        plain = {name: value.replace(str(workspace), PLACE) for name, value in variables.items()}
-        told = frozenset(item for item in plain.items() if not item[0].startswith(IGNORED))
-        kind = _Kind(python, modules, told)
+        kind, plain = describe_kind(python, modules, variables, workspace)
         with self._lock:
             if kind not in self._servers:
                 if not self._make_room():
@@ -325,9 +352,12 @@ class ForkServers:
             return None  # what it has imported may not be what the session's stamp says
         return server
 
+    def _list_alive(self) -> list[_Kind]:
+        return [kind for kind, server in self._servers.items() if server is not None and not server.is_over]
+
     def _make_room(self) -> bool:
         """End a server that has nothing to do where there are too many; return whether there is room for one more."""
-        alive = [kind for kind, server in self._servers.items() if server is not None and not server.is_over]
+        alive = self._list_alive()
         if len(alive) < MOST_SERVERS:
             return True
         for kind in alive:
@@ -356,6 +386,15 @@ class ForkServers:
                 if server is not None:
                     server.close()
             self._servers.clear()
+
+
+def describe_kind(
+    python: Path, modules: tuple[str, ...], variables: Mapping[str, str], workspace: Path
+) -> tuple[_Kind, dict[str, str]]:
+    """Return which server serves a session, and its variables with `PLACE` for the session's workspace."""
+    plain = {name: value.replace(str(workspace), PLACE) for name, value in variables.items()}
+    told = frozenset(item for item in plain.items() if not item[0].startswith(IGNORED))
+    return _Kind(python, modules, told), plain
 
 
 def can_fork() -> bool:

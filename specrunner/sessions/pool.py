@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
 from specrunner.environments.interpreters import Environment
+from specrunner.errors import SpecrunnerError
 from specrunner.plan.model import PlannedSession
 from specrunner.sessions.answers import AnswerShelf
 from specrunner.sessions.checkpoints import Checkpoints
@@ -64,6 +67,10 @@ class Pool(SessionThreads):
         self._shelf = shelf or AnswerShelf(None)
         self._cores = share_cores(jobs)
         self._checkpoints = Checkpoints()
+        self._coming: dict[str, PlannedSession] = {}
+        self._ahead = threading.Lock()
+        self._allowed = 0
+        self._imported: set[tuple[str, Path]] = set()
         self._forks = ForkServers(directory) if share_imports else None
 
     def _estimate(self, planned: PlannedSession) -> Need:
@@ -77,8 +84,48 @@ class Pool(SessionThreads):
             if self._forks is not None:
                 self._forks.close()
 
+    def start(self, planned: PlannedSession, *, stays_open: bool = False) -> Future[None]:
+        """Queue a session."""
+        self._coming[planned.session.key] = planned
+        queued = super().start(planned, stays_open=stays_open)
+        self._import_ahead(0)
+        return queued
+
     def _launch(self, planned: PlannedSession, place: Place) -> LiveSession:
-        gpus = ",".join(place.gpus)
+        self._coming.pop(planned.session.key, None)
+        self._imported.add(self._describe_import(planned))
+        self._import_ahead(1)
+        return self._make_session(planned, ",".join(place.gpus))
+
+    def _import_ahead(self, launched: int) -> None:
+        """While sessions load and work, have engines imported that none has needed yet: one for each that was launched.
+
+        Args:
+            launched: sessions since the last call; the first is launched before the others are queued.
+        """
+        if self._forks is None:
+            return
+        with self._ahead:
+            self._allowed += launched
+            for planned in tuple(self._coming.values()):
+                what = self._describe_import(planned)
+                if not self._allowed or self._is_stopping():
+                    return
+                if what in self._imported:
+                    continue
+                self._imported.add(what)
+                live = self._make_session(planned, "")
+                try:
+                    self._allowed -= live.import_ahead()
+                except SpecrunnerError:
+                    continue  # the session's load will say so
+                finally:
+                    live.end(at_once=True)
+
+    def _describe_import(self, planned: PlannedSession) -> tuple[str, Path]:
+        return planned.session.engine, self._environments[planned.session.key].python
+
+    def _make_session(self, planned: PlannedSession, gpus: str) -> LiveSession:
         surroundings = Surroundings(
             self._directory,
             self._environments[planned.session.key],

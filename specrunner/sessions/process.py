@@ -75,10 +75,7 @@ class WorkerProcess:
     ) -> None:
         self.workspace = workspace
         self._mark = mark
-        variables = {**os.environ, **environment}
-        variables["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [str(link_package(workspace)), environment.get("PYTHONPATH")])
-        )
+        variables = make_variables(workspace, environment)
         self._redactor = Redactor(variables)
         self.log = Log(workspace / LOG_FILE, self._redactor)
         command = [str(python), "-m", "specrunner.sessions.worker"]
@@ -340,6 +337,17 @@ def find_marked(mark: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def make_variables(workspace: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the whole environment of a worker, which finds specrunner in its workspace.
+
+    Args:
+        workspace: of its session.
+        environment: variables to set over the caller's.
+    """
+    path = filter(None, [str(link_package(workspace)), environment.get("PYTHONPATH")])
+    return {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def link_package(workspace: Path) -> Path:

@@ -25,7 +25,7 @@ from specrunner.sessions.checkpoints import Checkpoints
 from specrunner.sessions.evaluator import run_evaluation
 from specrunner.sessions.executor import Answer
 from specrunner.sessions.forks import ForkServers
-from specrunner.sessions.process import Bystander, Fork, WorkerProcess
+from specrunner.sessions.process import Bystander, Fork, WorkerProcess, make_variables
 from specrunner.sessions.rooms import hold_run_folder
 
 Settle = Callable[[Request, Answer | None, float], None]
@@ -110,22 +110,13 @@ class LiveSession:
         session, environment = self._session, self._surroundings.environment
         engine = find_engine(session.engine)
         model_path = self._surroundings.checkpoints.locate(session.model, self._stopped)
-        name_maps = find_name_maps(os.environ, Path.cwd())
-        variables = {
-            **({NAME_MAPS: str(name_maps)} if name_maps is not None else {}),
-            "OMP_NUM_THREADS": str(session.options.get("num_threads", self._surroundings.threads)),
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),  # sessions and comparisons share the cores
-            "TMPDIR": str(self._workspace),
-            **self._surroundings.variables,
-            **join_variables(engine.worker_environment(session, self._workspace), environment),
-        }
+        variables = self._make_variables()
         watch = self._find_watch()
         self._tell = watch() if watch is not None else None
         fork: Fork | None = None
-        if self._surroundings.forks is not None and session.device == "cpu":
-            modules = engine.capabilities().preload
+        if self._surroundings.forks is not None:
             fork = self._surroundings.forks.prepare(
-                environment.python, modules, self._workspace, watch, cancelled=self._stopped
+                environment.python, self._list_shared(), self._workspace, watch, cancelled=self._stopped
             )
         mark = f"{os.getpid()}-{self._workspace.name}"
         self._worker = WorkerProcess(environment.python, self._workspace, variables, mark, fork)
@@ -143,6 +134,37 @@ class LiveSession:
             raise
         self._facts = {**facts, "environment": environment.name, "python": str(environment.python)}
         return self._facts
+
+    def _make_variables(self) -> dict[str, str]:
+        """Return the variables of the session's processes, to set over the caller's."""
+        session = self._session
+        wanted = find_engine(session.engine).worker_environment(session, self._workspace)
+        name_maps = find_name_maps(os.environ, Path.cwd())
+        return {
+            **({NAME_MAPS: str(name_maps)} if name_maps is not None else {}),
+            "OMP_NUM_THREADS": str(session.options.get("num_threads", self._surroundings.threads)),
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),  # sessions and comparisons share the cores
+            "TMPDIR": str(self._workspace),
+            **self._surroundings.variables,
+            **join_variables(wanted, self._surroundings.environment),
+        }
+
+    def _list_shared(self) -> tuple[str, ...]:
+        """Return the modules whose import the session shares with others; none where it uses a GPU."""
+        return find_engine(self._session.engine).capabilities().preload if self._session.device == "cpu" else ()
+
+    def import_ahead(self) -> bool:
+        """Have the engine imported off which the session will be forked; return whether that was begun.
+
+        Raises:
+            SpecrunnerError: the session's options are wrong, as `load` will say.
+        """
+        modules, surroundings = self._list_shared(), self._surroundings
+        if surroundings.forks is None or not modules:
+            return False
+        variables = make_variables(self._workspace, self._make_variables())
+        python = surroundings.environment.python
+        return surroundings.forks.import_ahead(python, modules, variables, self._workspace, self._find_watch())
 
     def _find_watch(self) -> Callable[[], Tell] | None:
         """Return what begins to watch what the session's answers come from; None where nobody will ask."""

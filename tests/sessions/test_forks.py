@@ -17,7 +17,7 @@ from specrunner.errors import WorkerDied
 from specrunner.sessions import forks
 from specrunner.sessions.answers import Tell
 from specrunner.sessions.forks import ForkServers
-from specrunner.sessions.process import Cancelled, WorkerProcess, find_marked
+from specrunner.sessions.process import Cancelled, WorkerProcess, find_marked, make_variables
 from specrunner.sessions.protocol import LONGEST_FORK_REQUEST
 from tests.sessions.test_process import HERE, capture, load_message
 from tests.waiting import wait_for
@@ -61,14 +61,18 @@ class Place:
         """Start a worker that wants a module, and load it."""
         workspace = self.folder / f"worker-{len(self.workers)}"
         workspace.mkdir()
-        path = os.pathsep.join([str(self.folder / "modules"), str(HERE)])
-        own = {"PYTHONPATH": path, "IMPORTS": str(self.imports), "TMPDIR": str(workspace / "tmp"), **variables}
+        own = self.variables(workspace, **variables)
         mark = f"{self.folder.name}-{len(self.workers)}"
         fork = self.servers.prepare(Path(sys.executable), [module], workspace, watch, cancelled)
         worker = WorkerProcess(Path(sys.executable), workspace, own, mark, fork)
         self.workers.append(worker)
         worker.ask(load_message(), timeout=60)
         return worker
+
+    def variables(self, workspace: Path, **more: str) -> dict[str, str]:
+        """Return the variables that a worker's workspace and the test set."""
+        path = os.pathsep.join([str(self.folder / "modules"), str(HERE)])
+        return {"PYTHONPATH": path, "IMPORTS": str(self.imports), "TMPDIR": str(workspace / "tmp"), **more}
 
     def read_imports(self) -> list[tuple[int, str]]:
         """Process and folder for temporary files of each import of the module, so far."""
@@ -209,6 +213,21 @@ def test_what_was_imported_serves_while_it_is_what_is_installed(place: Place) ->
 def test_a_server_that_nobody_watched_does_not_serve_where_somebody_will_ask(place: Place) -> None:
     place.start()
     assert read_parent(place.start(watch=lambda: lambda: "same").pid) == os.getpid()
+
+
+def test_an_import_ahead_serves_the_session_that_it_was_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(home: str) -> bool:
+        workspace = place.folder / f"ahead-{home}"
+        workspace.mkdir(exist_ok=True)
+        variables = make_variables(workspace, place.variables(workspace, HOME=home))
+        return place.servers.import_ahead(Path(sys.executable), ["heavy"], variables, workspace, None)
+
+    assert begin("a") and not begin("a")
+    wait_for(lambda: place.read_imports() != [], "the module is imported before there is a session")
+    worker = place.start(HOME="a")
+    assert [read_parent(worker.pid)] == [pid for pid, _ in place.read_imports()]
+    monkeypatch.setattr(forks, "MOST_SERVERS", 2)
+    assert not begin("b"), "the last room is for a session that is there"
 
 
 def test_waiting_for_an_import_can_be_cancelled(place: Place) -> None:

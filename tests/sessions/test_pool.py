@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,6 +35,7 @@ from specrunner.sessions.pool import Pool
 from specrunner.sessions.process import find_marked
 from specrunner.sessions.sizes import PROCESS_BYTES
 from specrunner.spec.model import Model, Prompt
+from tests.sessions.test_forks import read_parent
 from tests.waiting import PATIENCE, wait_for
 
 HERE = Path(__file__).parent
@@ -77,6 +81,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
             )
             planned.append(PlannedSession(session, requests))
 
+        pythons = more.get("pythons", [OWN.python] * len(planned))
         again = Request(Prompt(text="a"), ("logits",), repeat=1)
         prompts[again.key] = "a again"
         seconds = more.get("timeout", 240.0)
@@ -91,11 +96,14 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
         pool = Pool(
             tmp_path,
             jobs=jobs,
-            environments={one.session.key: OWN for one in planned},
+            environments={
+                one.session.key: replace(OWN, python=python) for one, python in zip(planned, pythons, strict=True)
+            },
             timeouts=timeouts,
             publish=served.events.append,
             deliver=deliver,
             memory=more.get("memory"),
+            share_imports=more.get("share_imports", True),
         )
         if "before" in more:
             more["before"](pool)
@@ -114,6 +122,40 @@ def test_many_requests_cost_one_load(serve: Serve) -> None:
     assert all(isinstance(answer, StoredCapture) for answer in served.answers.values())
     assert len(served.of(SessionReady)) == 1
     assert [event.reason for event in served.of(SessionEnded)] == [""]
+
+
+def list_servers(python: Path) -> list[int]:
+    """Fork servers of ours that run under an interpreter."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            command = entry.read_bytes().split(b"\0")
+            if command[0] == str(python).encode() and b"specrunner.sessions.fork_server" in command:
+                found.append(int(entry.parent.name))
+    return [pid for pid in found if read_parent(pid) == os.getpid()]
+
+
+def test_the_next_engine_is_imported_while_a_session_works(serve: Serve) -> None:
+    other = OWN.python.with_name("python3")
+    assert other.exists() and other != OWN.python, "an interpreter with two names"
+
+    def look(pool: Pool, served: Served) -> None:
+        wait_for(lambda: list_servers(other) != [], "the other session's server is there")
+        assert not served.answers, "before the first session is over"
+        assert len(list_servers(OWN.python)) == 1
+
+    served = serve(["slow 5"], ["ok"], ["ok 2"], jobs=1, pythons=[OWN.python, OWN.python, other], during=look)
+    assert all(isinstance(answer, StoredCapture) for answer in served.answers.values()) and len(served.answers) == 3
+    assert list_servers(other) == list_servers(OWN.python) == []
+
+
+def test_a_pool_that_shares_no_import_starts_no_server(serve: Serve) -> None:
+    def look(pool: Pool, served: Served) -> None:
+        wait_for(lambda: served.of(SessionReady) != [], "the session is loaded")
+        assert list_servers(OWN.python) == []
+
+    served = serve(["slow 0.5"], ["ok"], jobs=1, share_imports=False, during=look)
+    assert len(served.answers) == 2
 
 
 @pytest.mark.parametrize("accident", ["kill", "exit"])
