@@ -173,6 +173,8 @@ class _Evaluator:
         self.log.path.unlink(missing_ok=True)  # of an evaluation before
         with self.log.path.open("ab") as log:  # a log that is cut is added to at its new end
             forked = fork(variables, self._mark, log, workspace) if fork is not None else None
+            if fork is not None and forked is None:  # as in `process.WorkerProcess`
+                self._mark += "-started"
             command = [sys.executable, "-m", PROGRAM]
             self._process, self._channel = forked or start_child(
                 command, variables, self._mark, stdout=log, cwd=workspace

@@ -9,7 +9,6 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from specrunner.environments.interpreters import Environment
-from specrunner.errors import SpecrunnerError
 from specrunner.plan.model import PlannedSession
 from specrunner.sessions.answers import AnswerShelf
 from specrunner.sessions.checkpoints import Checkpoints
@@ -114,13 +113,14 @@ class Pool(SessionThreads):
                 if what in self._imported:
                     continue
                 self._imported.add(what)
-                live = self._make_session(planned, "")
                 try:
-                    self._allowed -= live.import_ahead()
-                except SpecrunnerError:
-                    continue  # the session's load will say so
-                finally:
-                    live.end(at_once=True)
+                    live = self._make_session(planned, "")
+                    try:
+                        self._allowed -= live.import_ahead()
+                    finally:
+                        live.end(at_once=True)
+                except Exception:  # noqa: BLE001 - whatever it is, the session's own load will say so
+                    continue
 
     def _describe_import(self, planned: PlannedSession) -> tuple[str, Path]:
         return planned.session.engine, self._environments[planned.session.key].python

@@ -82,8 +82,10 @@ class WorkerProcess:
         try:
             with self.log.path.open("ab") as log:
                 forked = fork(variables, mark, log, workspace) if fork is not None else None
+                if fork is not None and forked is None:  # one that was forked unseen ends all that has its mark
+                    self._mark = f"{mark}-started"
                 self._process, self._channel = forked or start_child(
-                    command, variables, mark, stdout=log, cwd=workspace
+                    command, variables, self._mark, stdout=log, cwd=workspace
                 )
         except OSError as error:
             raise WorkerDied(f"the engine's interpreter {python} could not be started: {error}") from error

@@ -157,7 +157,7 @@ class LiveSession:
         """Have the engine imported off which the session will be forked; return whether that was begun.
 
         Raises:
-            SpecrunnerError: the session's options are wrong, as `load` will say.
+            Exception: what `load` will raise, too: the session's options are wrong, or there is no room on the disk.
         """
         modules, surroundings = self._list_shared(), self._surroundings
         if surroundings.forks is None or not modules:

@@ -6,6 +6,7 @@ the channel closes and the worker and its guardian end the whole session, so tha
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import queue
@@ -154,6 +155,8 @@ def serve(channel: Channel, messages: queue.Queue[dict[str, Any]]) -> None:
                     engine = load_engine(message)
                     check_trust(engine.session, engine.model_path, engine.capabilities())
                     answer: dict[str, Any] = {"type": "ready", "facts": engine.load()}
+                    gc.collect()
+                    gc.freeze()  # what stays until the end is not looked through again and again while it computes
                 elif message["type"] == "answer":
                     assert engine is not None, "a question came before the load"
                     request = Request.from_json(message["request"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import resource
 import signal
@@ -79,7 +80,7 @@ class MisbehavingEngine(Engine):
             self._asked[text] += 1
             if self._asked[text] % 2 == 0:
                 tensors["logits"][1, 1] += 1.0 if text.startswith("alternating") else 1e-6
-        facts = {"pid": os.getpid()}
+        facts = {"pid": os.getpid(), "frozen": gc.get_freeze_count()}
         if text.startswith("late"):
             facts = LateFacts(facts, late=text.split()[1])
         return Capture(prompt_token_ids=[1, 2], tensors=tensors, facts=facts)

@@ -163,6 +163,8 @@ def test_a_worker_outlives_its_server(place: Place, tmp_path: Path) -> None:
     capture(worker, "ok", tmp_path / "a")
     other = place.start()
     assert read_parent(other.pid) == os.getpid(), "without a server, the interpreter is started"
+    assert find_marked(f"{tmp_path.name}-1") == [], "under a mark that a process forked unseen cannot end"
+    assert other.pid in find_marked(other._mark)
     with pytest.raises(WorkerDied, match="the engine process ended$"):
         capture(worker, "kill", tmp_path / "b")
     assert find_marked(f"{tmp_path.name}-0") == []

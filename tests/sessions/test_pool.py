@@ -33,6 +33,7 @@ from specrunner.sessions.desk import Desk
 from specrunner.sessions.executor import Answer
 from specrunner.sessions.pool import Pool
 from specrunner.sessions.process import find_marked
+from specrunner.sessions.serving import LiveSession
 from specrunner.sessions.sizes import PROCESS_BYTES
 from specrunner.spec.model import Model, Prompt
 from tests.sessions.test_forks import read_parent
@@ -147,6 +148,19 @@ def test_the_next_engine_is_imported_while_a_session_works(serve: Serve) -> None
     served = serve(["slow 5"], ["ok"], ["ok 2"], jobs=1, pythons=[OWN.python, OWN.python, other], during=look)
     assert all(isinstance(answer, StoredCapture) for answer in served.answers.values()) and len(served.answers) == 3
     assert list_servers(other) == list_servers(OWN.python) == []
+
+
+def test_an_import_ahead_that_fails_costs_nothing(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[None] = []
+
+    def fail(session: LiveSession) -> bool:
+        tried.append(None)
+        raise OSError("no space left on the disk")
+
+    monkeypatch.setattr(LiveSession, "import_ahead", fail)
+    served = serve(["ok"], ["ok 2"], jobs=1, pythons=[OWN.python, OWN.python.with_name("python3")])
+    assert tried == [None]
+    assert all(isinstance(answer, StoredCapture) for answer in served.answers.values()) and len(served.answers) == 2
 
 
 def test_a_pool_that_shares_no_import_starts_no_server(serve: Serve) -> None:

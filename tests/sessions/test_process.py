@@ -117,6 +117,7 @@ def test_answer_is_a_complete_capture(start: Start, tmp_path: Path) -> None:
     capture(worker, "ok", tmp_path / "c")
     stored = read_capture(tmp_path / "c")
     assert stored.facts["pid"] == worker.pid
+    assert stored.facts["frozen"] > 1000, "no collection looks through what the load made"
     assert stored.prompt_token_ids == (1, 2)
     assert stored.tensor_names == ("logits",)
     worker.close()
