@@ -44,6 +44,11 @@ OWN = Environment(
     "own", Path(sys.executable), MappingProxyType({"PYTHONPATH": str(HERE)}), "d1", MappingProxyType({}), "own"
 )
 
+OTHER_PYTHON = next(
+    path for name in ("python", "python3") if (path := OWN.python.with_name(name)).exists() and path != OWN.python
+)
+"""The same interpreter under another name, as if it were another engine's."""
+
 
 class Served:
     """What came of serving sessions: answers by prompt text, and the events."""
@@ -137,8 +142,7 @@ def list_servers(python: Path) -> list[int]:
 
 
 def test_the_next_engine_is_imported_while_a_session_works(serve: Serve) -> None:
-    other = OWN.python.with_name("python3")
-    assert other.exists() and other != OWN.python, "an interpreter with two names"
+    other = OTHER_PYTHON
 
     def look(pool: Pool, served: Served) -> None:
         wait_for(lambda: list_servers(other) != [], "the other session's server is there")
@@ -158,7 +162,7 @@ def test_an_import_ahead_that_fails_costs_nothing(serve: Serve, monkeypatch: pyt
         raise OSError("no space left on the disk")
 
     monkeypatch.setattr(LiveSession, "import_ahead", fail)
-    served = serve(["ok"], ["ok 2"], jobs=1, pythons=[OWN.python, OWN.python.with_name("python3")])
+    served = serve(["ok"], ["ok 2"], jobs=1, pythons=[OWN.python, OTHER_PYTHON])
     assert tried == [None]
     assert all(isinstance(answer, StoredCapture) for answer in served.answers.values()) and len(served.answers) == 2
 
