@@ -257,43 +257,38 @@ def test_what_does_not_fit_through_a_socket_starts_the_interpreter(place: Place)
     assert read_parent(place.start(**large).pid) == os.getpid()
 
 
-def test_nothing_is_left_when_the_caller_dies(place: Place) -> None:
-    script = textwrap.dedent(
-        f"""
-        import os, signal, sys
+def die_with(place: Place, *lines: str) -> str:
+    """Have another process run lines with a place of its own, of which the last kills it; return what it printed."""
+    head = f"""
+        import os, signal, sys, threading
         from pathlib import Path
         sys.path[:0] = {[str(HERE), str(HERE.parents[1])]!r}
-        from tests.sessions.test_forks import Place
+        from tests.sessions.test_forks import Place, kill_during_import
         folder = Path({str(place.folder / "other")!r})
         folder.mkdir()
         place = Place(folder)
         place.imports = Path({str(place.imports)!r})
-        place.start()
-        place.start()
-        os.kill(os.getpid(), signal.SIGKILL)
         """
-    )
+    script = "\n".join([textwrap.dedent(head), *lines])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
+    return done.stdout
+
+
+def kill_during_import(place: Place) -> None:
+    """Kill ourselves when there is a server, and say how many processes there are then."""
+    wait_for(lambda: list_ours(place) != [], "the server is started")
+    print(len(list_ours(place)), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_nothing_is_left_when_the_caller_dies(place: Place) -> None:
+    die_with(place, "place.start()", "place.start()", "os.kill(os.getpid(), signal.SIGKILL)")
     assert len(place.read_imports()) == 1
     wait_for(lambda: list_ours(place) == [], "server, workers and guardians end")
 
 
 def test_a_caller_that_dies_during_the_import_leaves_nothing(place: Place) -> None:
-    script = textwrap.dedent(
-        f"""
-        import os, signal, sys, threading
-        from pathlib import Path
-        sys.path[:0] = {[str(HERE), str(HERE.parents[1])]!r}
-        from tests.sessions.test_forks import Place
-        folder = Path({str(place.folder / "other")!r})
-        folder.mkdir()
-        place = Place(folder)
-        place.imports = Path({str(place.imports)!r})
-        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        place.start("slow")
-        """
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    said = die_with(place, "threading.Thread(target=kill_during_import, args=[place]).start()", "place.start('slow')")
+    assert int(said) >= 1
     wait_for(lambda: list_ours(place) == [], "the server ends")
