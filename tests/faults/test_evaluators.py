@@ -31,7 +31,12 @@ ctypes.PyDLL(None).sleep(600)
 
 
 @pytest.mark.slow
-def test_an_evaluator_that_is_stuck_ends_with_its_run(workplace: Workplace, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "program"), [((), "sessions.fork_server"), (("--no-fork",), "benchmarks.evaluate")], ids=["fork", "own"]
+)
+def test_an_evaluator_that_is_stuck_ends_with_its_run(
+    workplace: Workplace, tmp_path: Path, options: tuple[str, ...], program: str
+) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed")
     (workplace.folder / "spec.yaml").write_text(SPEC)
     (workplace.folder / "questions.jsonl").write_text("\n".join(map(json.dumps, QUESTIONS)))
@@ -40,11 +45,11 @@ def test_an_evaluator_that_is_stuck_ends_with_its_run(workplace: Workplace, tmp_
     here = tmp_path / "here"
     workplace.environment["PYTHONPATH"] += f":{tmp_path / 'stuck'}"
     workplace.environment["STUCK"] = str(here)
-    run = workplace.start("spec.yaml")
+    run = workplace.start("spec.yaml", *options)
     wait_for(lambda: here.exists() or run.poll() is not None, "the evaluator is stuck")
     assert run.poll() is None, run.communicate()
     commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in find_processes(str(tmp_path))]
-    assert any("benchmarks.evaluate" in command for command in commands)
+    assert any(program in command for command in commands)
     run.kill()
     run.communicate()
     wait_until_alone(workplace)
