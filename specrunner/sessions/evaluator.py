@@ -19,7 +19,7 @@ from specrunner.sessions.answers import AnswerBook, AnswerShelf, Tell
 from specrunner.sessions.captures import BENCHMARK_FILE, write_capture
 from specrunner.sessions.forks import ForkServers
 from specrunner.sessions.logs import Log
-from specrunner.sessions.process import Cancelled, Fork, describe_end, end_tree, start_child
+from specrunner.sessions.process import Cancelled, Fork, describe_end, end_tree, fork_or_start
 from specrunner.sessions.protocol import ChannelClosed
 
 PREPARING_TIMEOUT = 1800.0
@@ -167,18 +167,13 @@ class _Evaluator:
             "HF_DATASETS_CACHE": str(workspace / "datasets"),
             "TMPDIR": str(workspace),
         }
-        self._mark = f"{os.getpid()}-{workspace.name}-evaluation"
+        mark = f"{os.getpid()}-{workspace.name}-evaluation"
         self._ended = False
         self.log = Log(workspace / "evaluator.log", Redactor(variables))
         self.log.path.unlink(missing_ok=True)  # of an evaluation before
         with self.log.path.open("ab") as log:  # a log that is cut is added to at its new end
-            forked = fork(variables, self._mark, log, workspace) if fork is not None else None
-            if fork is not None and forked is None:  # as in `process.WorkerProcess`
-                self._mark += "-started"
             command = [sys.executable, "-m", PROGRAM]
-            self._process, self._channel = forked or start_child(
-                command, variables, self._mark, stdout=log, cwd=workspace
-            )
+            self._process, self._channel, self._mark = fork_or_start(fork, command, variables, mark, log, workspace)
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message; raise how the process ended when it is gone."""

@@ -13,15 +13,11 @@ from typing import IO
 
 from specrunner.sessions.answers import Tell
 from specrunner.sessions.fork_client import ForkServer
-from specrunner.sessions.process import Child, Fork, link_package
+from specrunner.sessions.process import WORKER, Child, Fork, link_package
 from specrunner.sessions.protocol import Channel
 
 MOST_SERVERS = 4
-"""Fork servers at once; each keeps an imported engine in memory (measured on a CPU: hf 0.35, SGLang 0.5, vLLM 0.6 GiB,
-which its workers share)."""
-
-WORKER = "specrunner.sessions.worker"
-"""The program of a session's process."""
+"""Fork servers at once; each keeps an imported engine in memory, which its workers share."""
 
 PLACE = "\0workspace"
 """Stands for a session's own folder where environments are told apart."""

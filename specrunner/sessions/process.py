@@ -48,6 +48,9 @@ class Child(Protocol):
         """
 
 
+WORKER = "specrunner.sessions.worker"
+"""The program of a session's process."""
+
 UNSEEN = 1 << 16
 """The status of a process whose parent, which was not us, ended before it."""
 
@@ -74,19 +77,13 @@ class WorkerProcess:
         self, python: Path, workspace: Path, environment: Mapping[str, str], mark: str, fork: Fork | None = None
     ) -> None:
         self.workspace = workspace
-        self._mark = mark
         variables = make_variables(workspace, environment)
         self._redactor = Redactor(variables)
         self.log = Log(workspace / LOG_FILE, self._redactor)
-        command = [str(python), "-m", "specrunner.sessions.worker"]
+        command = [str(python), "-m", WORKER]
         try:
             with self.log.path.open("ab") as log:
-                forked = fork(variables, mark, log, workspace) if fork is not None else None
-                if fork is not None and forked is None:  # one that was forked unseen ends all that has its mark
-                    self._mark = f"{mark}-started"
-                self._process, self._channel = forked or start_child(
-                    command, variables, self._mark, stdout=log, cwd=workspace
-                )
+                self._process, self._channel, self._mark = fork_or_start(fork, command, variables, mark, log, workspace)
         except OSError as error:
             raise WorkerDied(f"the engine's interpreter {python} could not be started: {error}") from error
         self._ended = False
@@ -300,6 +297,31 @@ def start_child(
         for end in ends:
             os.close(end)
     return process, channel
+
+
+def fork_or_start(
+    fork: Fork | None, command: Sequence[str], variables: Mapping[str, str], mark: str, log: IO[bytes], folder: Path
+) -> tuple[Child, Channel, str]:
+    """Fork a process, or start it where none can be forked; return it, our end of its channel, and its mark.
+
+    Args:
+        fork: forks it, or returns None; None starts it.
+        command: to start it with.
+        variables: its environment.
+        mark: for `end_tree`; what is started instead of forked gets another, since a process that was forked without
+            our knowledge ends all that has its own.
+        log: where its output goes.
+        folder: where it runs.
+
+    Raises:
+        OSError: it could not be started.
+    """
+    if fork is not None:
+        forked = fork(variables, mark, log, folder)
+        if forked is not None:
+            return *forked, mark
+        mark = f"{mark}-started"
+    return *start_child(command, variables, mark, stdout=log, cwd=folder), mark
 
 
 def open_channel() -> tuple[Channel, tuple[int, int]]:
