@@ -9,6 +9,11 @@ from typing import Any
 import specrunner
 
 
+def share_cores(jobs: int) -> int:
+    """Return the threads that each of `jobs` sessions computes with."""
+    return max(1, (os.cpu_count() or 1) // jobs)
+
+
 def describe_machine() -> dict[str, Any]:
     """Return the facts of this machine and of specrunner that a report should hold."""
     return {

@@ -23,7 +23,7 @@ def digest_of(value: Any) -> str:
 def _open(value: Any) -> Any:
     """Return what JSON has no word for in other words; of a dataclass just the fields, which `asdict` would copy."""
     kind: Any = type(value)
-    names = _field_names(kind)
+    names = field_names(kind)
     return list(value) if names is None else {name: getattr(value, name) for name in names}
 
 
@@ -31,7 +31,8 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_op
 
 
 @cache
-def _field_names(kind: Any) -> tuple[str, ...] | None:
+def field_names(kind: Any) -> tuple[str, ...] | None:
+    """Return the names of a dataclass's fields; None for any other class."""
     return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else None
 
 

@@ -23,7 +23,7 @@ from specrunner.events import CaseFinished, Event, RunFinished, RunStarted, Sess
 from specrunner.golden.keeper import Keeper
 from specrunner.interrupts import Interrupts
 from specrunner.judging import compare_repeats, find_missing_evidence, judge_repeats, settle_exit, settle_verdict
-from specrunner.machine import describe_machine
+from specrunner.machine import describe_machine, share_cores
 from specrunner.plan.model import Plan, PlannedCase, PlannedSession, split_role
 from specrunner.reporters.base import Reporter
 from specrunner.reporters.record import NOT_RUN
@@ -209,8 +209,6 @@ class Run:
         options = self._options
         if options.cache is None:
             return make(deliver)
-        from specrunner.sessions.pool import share_cores
-
         threads = share_cores(options.jobs)
         self.cache = RunCache(options.cache, self._plan, self._environments, threads, strict=options.strict)
         return self.cache.put_before(make, directory, self._messages.put, deliver)

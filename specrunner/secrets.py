@@ -72,7 +72,7 @@ class Redactor:
 
         A mapping in which there is none may come back as it is.
         """
-        if not isinstance(value, Mapping):
+        if not value or not isinstance(value, Mapping):
             return self._redact_values(value)
         try:
             text = json.dumps(value)

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ NOTHING = hashlib.sha256().hexdigest()
 RECORDS = "*.dist-info/RECORD"
 """Where an installer notes the files of a package, each with its digest."""
 
-VERSION = 1
+VERSION = 2
 
 _INCIDENTAL = re.compile(
     r"""(\.\./)+(bin|Scripts)/ | [^,]*\.pyc, | [^/]+\.dist-info/(?!entry_points\.txt,) | [^/,]+\.pth, | __editable__""",
@@ -56,7 +57,7 @@ class Digests:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._known: dict[Key, str] = {}
-        self._files: dict[Key, dict[str, list[Any]]] = {}
+        self._remembered: dict[Key, Remembered] = {}
 
     def of(self, place: Path, skipped: frozenset[str] = frozenset()) -> str:
         """Return the SHA-256 over the names and contents of all files below a directory, or of one file.
@@ -89,13 +90,23 @@ class Digests:
 
     def _digest(self, key: Key, found: Iterable[Found], read: Callable[[str], str]) -> str:
         memory = None if self._folder is None else self._folder / f"{_short(str(key[0].absolute()))}.json"
-        remembered = self._files.get(key)
-        if remembered is None:
-            remembered = read_memory(memory)
+        known = self._remembered.get(key) or read_memory(memory)
+        listed = sorted(found)
+        states = describe_states(listed)
+        if known.states != states:
+            known = self._read_changed(listed, states, known, read, memory)
+        self._remembered[key] = known
+        return known.total
+
+    def _read_changed(
+        self, listed: Iterable[Found], states: str, known: Remembered, read: Callable[[str], str], memory: Path | None
+    ) -> Remembered:
+        """Return what is known of a place once the files are read that are not as they were; it is remembered."""
+        remembered = known.list_files()
         files: dict[str, list[Any]] = {}
         total = hashlib.sha256()
         changed = False
-        for name, path, state in sorted(found):
+        for name, path, state in listed:
             seen = describe_state(state)
             entry = remembered.get(name)
             if entry is None or entry[:4] != seen:
@@ -103,14 +114,43 @@ class Digests:
                 entry = [*seen, read(path)]
                 changed = True
                 if now - max(state.st_ctime_ns, state.st_mtime_ns) < SETTLED_NS:
+                    states = ""
                     total.update(f"{name}\0{entry[4]}\0".encode("utf-8", "surrogateescape"))
                     continue
             files[name] = entry
             total.update(f"{name}\0{entry[4]}\0".encode("utf-8", "surrogateescape"))
+        now_known = Remembered(states, total.hexdigest(), json.dumps(files))
         if memory is not None and (changed or len(files) != len(remembered)):
-            write_memory(memory, files)
-        self._files[key] = files
-        return total.hexdigest()
+            write_memory(memory, now_known)
+        return now_known
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What is remembered of a place.
+
+    Attributes:
+        states: digest of what the file system said of all its files (`describe_states`), or "" where one of them had
+            been changed so shortly before that it has to be read again.
+        total: the place's digest then.
+        files: as JSON, by name, what the file system said of each file, and its digest.
+    """
+
+    states: str = ""
+    total: str = ""
+    files: str = "{}"
+
+    def list_files(self) -> dict[str, list[Any]]:
+        """Return what `files` stands for; of a whole environment that takes longer than to look at all its files."""
+        return dict(json.loads(self.files))
+
+
+def describe_states(listed: Iterable[Found]) -> str:
+    """Return a digest of names and states of files, in their order: equal just where no file has to be read again."""
+    lines = [
+        f"{name}\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}\n" for name, _, state in listed
+    ]
+    return _short("".join(lines))
 
 
 def describe_state(state: os.stat_result) -> list[int]:
@@ -181,28 +221,28 @@ def digest_file(path: str | Path) -> str:
         return ""
 
 
-def read_memory(memory: Path | None) -> dict[str, list[Any]]:
-    """Return what is remembered of a directory; nothing when the file is missing, of another version or damaged."""
+def read_memory(memory: Path | None) -> Remembered:
+    """Return what is remembered of a place; nothing when the file is missing, of another version or damaged."""
     if memory is None:
-        return {}
+        return Remembered()
     try:
-        data = json.loads(memory.read_text(encoding="utf-8"))
-        files = data["files"]
-        if data["version"] == VERSION and data["check"] == _short(json.dumps(files)):
-            return dict(files)
+        head, files = memory.read_text(encoding="utf-8").split("\n", 1)
+        data = json.loads(head)
+        if data["version"] == VERSION and data["check"] == _short(f"{data['states']} {data['total']} {files}"):
+            return Remembered(data["states"], data["total"], files)
     except (OSError, ValueError, TypeError, KeyError):
         pass
-    return {}
+    return Remembered()
 
 
-def write_memory(memory: Path, files: dict[str, list[Any]]) -> None:
+def write_memory(memory: Path, known: Remembered) -> None:
     """Remember; nothing is lost where it cannot be written."""
-    text = json.dumps(files)
-    data = f'{{"version": {VERSION}, "check": "{_short(text)}", "files": {text}}}'
+    check = _short(f"{known.states} {known.total} {known.files}")
+    head = json.dumps({"version": VERSION, "check": check, "states": known.states, "total": known.total})
     partial = memory.with_name(f"{memory.name}.{os.getpid()}-{threading.get_ident()}.partial")
     with suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(data, encoding="utf-8")
+        partial.write_text(f"{head}\n{known.files}", encoding="utf-8")
         partial.replace(memory)
 
 

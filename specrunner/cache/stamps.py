@@ -145,7 +145,7 @@ class Stamper:
 
     def _make_key(self, evidence: Evidence) -> str | None:
         request, stamp = self._requests[evidence], self.stamp(evidence.session)
-        parts: list[Any] = [stamp.key, request if request.follow is None else replace(request, follow=None)]
+        parts: list[Any] = [stamp.key, (request if request.follow is None else replace(request, follow=None)).key]
         if stamp.unknown:
             return None
         if request.follow is not None:

@@ -297,7 +297,7 @@ class Store:
                 yield path
 
     def _place(self, kind: str, key: str) -> Path:
-        return self.folder / kind / key[:2] / key
+        return Path(f"{self.folder}/{kind}/{key[:2]}/{key}")
 
     def _drop_damaged(self, place: Path) -> None:
         if place.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import importlib
 import io
@@ -162,6 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a submodule here once it was imported
     command = next((word for word in arguments if word in COMMANDS), None)
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    atexit.register(gc.freeze)  # the end of the process needs no search for cycles either
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a spec may hold what an ASCII terminal cannot show
             stream.reconfigure(errors="backslashreplace")

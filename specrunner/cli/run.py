@@ -224,7 +224,7 @@ def settle_exit(exit_code: ExitCode, reporters: Sequence[Reporter]) -> ExitCode:
 def foresee(plan: Plan, environments: Mapping[str, Environment], settings: Settings, choice: CacheChoice) -> Foresight:
     """Say what of a plan is kept, and why the rest will run."""
     from specrunner.cache.keeping import RunCache
-    from specrunner.sessions.pool import share_cores
+    from specrunner.machine import share_cores
 
     threads = share_cores(settings.jobs)
     return RunCache(choice, plan, environments, threads, strict=settings.strict).foresee(plan)

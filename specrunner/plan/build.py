@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.machinery import PathFinder
+from typing import Any
 
 from specrunner.catalogue.recipes import find_recipe
 from specrunner.catalogue.tasks import HUB_HELP, find_missing_packages, find_unreachable, tell_install
@@ -48,6 +49,7 @@ class Planner:
     environments: dict[str, Environment] = field(default_factory=dict)
     golden_repeats: int = 0
     _found: dict[tuple[str, str, str | None], Environment | EngineError] = field(default_factory=dict)
+    _opened: dict[tuple[Any, ...], Session] = field(default_factory=dict)
     _sessions: dict[str, tuple[Session, dict[str, Request]]] = field(default_factory=dict)
     _cases: list[PlannedCase] = field(default_factory=list)
 
@@ -88,7 +90,7 @@ class Planner:
             evidence[role] = found
 
         for role, request in requests.items():
-            if role in OWN_ROLES:
+            if role in OWN_ROLES and fault is not None:
                 request = replace(request, fault=fault)
             if tensors is not None and role in ("candidate", "reference", "peer"):
                 request = replace(request, tensors=merge_patterns(tensors, request.tensors))
@@ -112,6 +114,13 @@ class Planner:
 
     def _open(self, choice: EngineChoice, model: Model) -> Session:
         """Return the session that serves `choice`; raise what keeps it from running."""
+        # Cases share most options and models, which the planned ones keep alive, so that ids tell them apart.
+        asked = choice.engine, choice.environment, choice.dtype, choice.device, id(choice.options), id(model)
+        if asked not in self._opened:
+            self._opened[asked] = self._make_session(choice, model)
+        return self._opened[asked]
+
+    def _make_session(self, choice: EngineChoice, model: Model) -> Session:
         engine = find_engine(choice.engine)
         capabilities = engine.capabilities()
         device = resolve_session_device(choice, capabilities)
@@ -178,7 +187,7 @@ def requests_of(case: Case) -> dict[str, Request]:
     if stepwise:
         plain = replace(plain, tensors=merge_patterns(plain.tensors, (PASS_LOGITS,)))
     if (plain.tensors or plain.decode is not None) and (case.tensors or case.tokens or stepwise):
-        requests["candidate"] = replace(plain, companions=case.batch)
+        requests["candidate"] = replace(plain, companions=case.batch) if case.batch else plain
     if case.attention is not None:
         requests["probe"] = Request(case.prompt, probe=True)
     return requests

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from specrunner.benchmark_record import locate_answers
 from specrunner.catalogue.tasks import TASKS
@@ -59,6 +60,7 @@ class _Checker:
         self._find = find
         self._capabilities: dict[str, Capabilities] = {}
         self._refusals: dict[tuple[str, int, int], list[Refusal]] = {}
+        self._sound: set[tuple[Any, ...]] = set()
 
     @cached_property
     def _locks(self) -> dict[str, Lock]:
@@ -66,7 +68,16 @@ class _Checker:
         return list_locks()
 
     def check(self, case: Case) -> None:
-        """Check candidate, reference and peer of one case."""
+        """Check candidate, reference and peer of one case, unless one that asks for the same was found sound."""
+        asked = _describe(case)
+        if asked in self._sound:
+            return
+        known = len(self.diagnostics)
+        self._check_roles(case)
+        if len(self.diagnostics) == known and case.benchmark is None:
+            self._sound.add(asked)
+
+    def _check_roles(self, case: Case) -> None:
         self._check_role(case, case.candidate, "")
         if case.reference is not None:
             self._check_role(case, case.reference, "reference.")
@@ -246,6 +257,19 @@ class _Checker:
             listed = "tensors" in marks
             path, at_key = (("tensors", index), False) if listed else (("tolerance", pattern), True)
         self.diagnostics.append(marks.source.diagnose(code, message, marks.span(*path, at_key=at_key), help))
+
+
+def _describe(case: Case) -> tuple[Any, ...]:
+    """Return all that the checks read of a case without a benchmark: options and models, which are shared, by identity.
+
+    Cases that a matrix or a list of prompts makes differ in none of it.
+    """
+    choices = (
+        (choice.engine, choice.environment, choice.dtype, choice.device, id(choice.options)) if choice else None
+        for choice in (case.candidate, case.reference, case.peer)
+    )
+    rules = case.tokens and case.tokens.name, case.trajectory is None, case.at is None
+    return *choices, id(case.model), case.decode, case.tensors, bool(case.batch), case.benchmark is None, rules
 
 
 def _written(value: object) -> str:

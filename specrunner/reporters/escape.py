@@ -6,13 +6,13 @@ not printable is shown the way a Python literal would show it: `\x1b`, `\u202e`,
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from specrunner.requests import field_names
 from specrunner.words import escape_character
 
 _UNSAFE = re.compile(
@@ -58,7 +58,7 @@ def escape_json(value: Any) -> Any:
     Lone surrogates become escapes, non-finite numbers the strings "nan", "inf" and "-inf", keys strings, dataclasses
     objects, and what JSON has no word for its `str`.
     """
-    kind = type(value)
+    kind: Any = type(value)
     if kind is str:
         return value if value.isascii() else _SURROGATES.sub(_show, value)
     if kind is float:
@@ -72,8 +72,9 @@ def escape_json(value: Any) -> Any:
             key if type(key) is str and key.isascii() else escape_json(str(key)): escape_json(item)
             for key, item in value.items()
         }
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: escape_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    names = field_names(kind)
+    if names is not None:
+        return {name: escape_json(getattr(value, name)) for name in names}
     for plain in (str, int, float):
         if isinstance(value, plain):
             return escape_json(plain(value))
@@ -100,9 +101,9 @@ def _open(value: Any) -> Any:
     """Return what JSON has no word for as `escape_json` would, one level of it."""
     if isinstance(value, Mapping):
         return dict(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return escape_json(value)
+    kind: Any = type(value)
+    names = field_names(kind)
+    return escape_json(value) if names is None else {name: getattr(value, name) for name in names}
 
 
 _ENCODER = json.JSONEncoder(allow_nan=False, default=_open)

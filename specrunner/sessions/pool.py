@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
 from specrunner.environments.interpreters import Environment
+from specrunner.machine import share_cores
 from specrunner.plan.model import PlannedSession
 from specrunner.sessions.answers import AnswerShelf
 from specrunner.sessions.checkpoints import Checkpoints
@@ -137,8 +137,3 @@ class Pool(SessionThreads):
             forks=self._forks,
         )
         return LiveSession(planned.session, surroundings, stopped=self._is_stopping, cancelled=self._is_killing)
-
-
-def share_cores(jobs: int) -> int:
-    """Return the threads that each of `jobs` sessions computes with."""
-    return max(1, (os.cpu_count() or 1) // jobs)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specrunner.cache import digests
-from specrunner.cache.digests import SETTLED_NS, Digests, digest_file, walk
+from specrunner.cache.digests import SETTLED_NS, VERSION, Digests, digest_file, walk
 from tests.waiting import wait_for
 
 
@@ -65,14 +65,14 @@ def test_memory_is_written_where_something_changed_alone(tmp_path: Path, monkeyp
     for name in ("a", "b"):
         (tree / name).write_text("1")
     written: list[list[str]] = []
-    monkeypatch.setattr(digests, "write_memory", lambda memory, files: written.append(sorted(files)))
+    monkeypatch.setattr(digests, "write_memory", lambda memory, known: written.append(sorted(known.list_files())))
     Digests(tmp_path / "memory").of(tree)
     assert written == [["a", "b"]]
     monkeypatch.undo()
     monkeypatch.setattr(digests, "SETTLED_NS", -(10**18))
     known = Digests(tmp_path / "memory")
     known.of(tree)
-    monkeypatch.setattr(digests, "write_memory", lambda memory, files: written.append(sorted(files)))
+    monkeypatch.setattr(digests, "write_memory", lambda memory, known: written.append(sorted(known.list_files())))
     Digests(tmp_path / "memory").of(tree)
     assert len(written) == 1, "nothing changed"
     (tree / "b").unlink()
@@ -143,7 +143,7 @@ def test_a_file_is_remembered_once_it_has_settled(
 
 
 @pytest.mark.usefixtures("settled")
-@pytest.mark.parametrize("damage", ["cut", "flip", "rubbish", "version"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "flip the total", "rubbish", "version"])
 def test_damaged_memory_is_forgotten(tmp_path: Path, damage: str) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -153,14 +153,36 @@ def test_damaged_memory_is_forgotten(tmp_path: Path, damage: str) -> None:
     text = memory.read_text()
     found = digest_file(tree / "a")
     assert found in text
+    assert digest in text
     damaged = {
         "cut": text[: len(text) // 2],
         "flip": text.replace(found, found[::-1]),
+        "flip the total": text.replace(digest, digest[::-1]),
         "rubbish": "\x00" * 100,
-        "version": text.replace('"version": 1', '"version": 0'),
+        "version": text.replace(f'"version": {VERSION}', '"version": 0'),
     }
+    assert damaged[damage] != text
     memory.write_text(damaged[damage])
     assert Digests(tmp_path / "memory").of(tree) == digest
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_place_that_looks_as_it_did_is_told_from_memory_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / "tree"
+    (tree / "tests").mkdir(parents=True)
+    for name in ("a", "b", "tests/c"):
+        (tree / name).write_text(name)
+    first = Digests(tmp_path / "memory").of(tree)
+    with monkeypatch.context() as patch:
+        patch.setattr(digests.Remembered, "list_files", lambda _: pytest.fail("every file was looked up"))
+        assert Digests(tmp_path / "memory").of(tree) == first
+    without = Digests(tmp_path / "memory").of(tree, frozenset({"tests"}))
+    assert without == Digests(None).of(tree, frozenset({"tests"})) != first, "another choice of the same place"
+    assert Digests(tmp_path / "memory").of(tree) == first
+    (tree / "a").rename(tree / "d")
+    assert Digests(tmp_path / "memory").of(tree) == Digests(None).of(tree) != first
 
 
 def test_what_no_answer_comes_from_is_left_out(tmp_path: Path) -> None:

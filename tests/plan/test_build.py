@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -111,6 +112,32 @@ def test_another_request_is_another_capture_on_the_same_session(other: Case) -> 
 def test_another_configuration_is_another_session(candidate: EngineChoice) -> None:
     plan = plan_of(CASE, replace(CASE, candidate=candidate)).build()
     assert len(plan.sessions) == 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"candidate": {"engine": "oracle"}},
+        {"candidate": {"environment": "hf-llada2"}},
+        {"candidate": {"dtype": "bfloat16"}},
+        {"candidate": {"device": "cuda"}},
+        {"candidate": {"options": {"attn_implementation": "eager"}}},
+        {"model": Model(recipe="tiny-llada2")},
+    ],
+    ids=lambda other: str(other)[:60],
+)
+def test_cases_that_share_all_else_share_no_session(other: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The objects of a spec are shared by its cases; one that differs makes a session of its own, in either order."""
+    monkeypatch.setattr("specrunner.plan.build.resolve_session_device", lambda choice, _: choice.device)
+    choice = EngineChoice("hf", "float32", "cpu", {})
+    case = replace(CASE, candidate=choice, reference=None)
+    changed = {**other, "candidate": replace(choice, **other.get("candidate", {}))}
+    cases = [case, replace(case, name="other", **changed)]
+    for order in (cases, cases[::-1]):
+        plan = plan_of(*order).build()
+        assert [planned.skip for planned in plan.cases] == [None, None]
+        first, second = (planned.evidence["candidate"].session for planned in plan.cases)
+        assert first != second
 
 
 def test_a_case_whose_engine_is_absent_is_skipped_with_the_command_that_installs_it() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import yaml
 
 from specrunner.catalogue import engines
 from specrunner.engines import registry
@@ -110,6 +111,53 @@ def test_capabilities(tmp_path: Path, fields: str, found: list[tuple[str, str]])
 
 
 DIFFUSION = "decode: {max_new_tokens: 4, algorithm: low_confidence, block_length: 4, threshold: 0.5}\ntokens: exact"
+
+
+TWINS = f"""\
+model: {{recipe: glass-0.8m}}
+reference: {{engine: both, device: cuda}}
+engines: [fixed]
+prompt: hi
+tolerance: {{logits: exact}}
+{DIFFUSION.splitlines()[0]}
+"""
+
+
+HIDING = "reference: {engine: fixed, device: cuda, options: {hidden: true}}, engines: [both]"
+
+
+@pytest.mark.parametrize(
+    ("shared", "other", "code"),
+    [
+        ("", "engines: [cpu]", "impossible-algorithm"),
+        ("", "dtype: float64", "impossible-dtype"),
+        ("dtype: float16", "device: cpu", "impossible-dtype"),
+        ("", "environments: {fixed: none}", "unknown-environment"),
+        ("", "reference: {dtype: float64}", "impossible-dtype"),
+        ("", "reference: {peer: {dtype: float64}}, tolerance: {logits: {noise_floor: 2}}", "impossible-dtype"),
+        ("", "model: {recipe: tiny-llada2}", "no-name-map"),
+        ("", "tolerance: {embeddings: exact}", "impossible-tensor"),
+        ("tokens: exact", "decode: {steps: 3}", "impossible-sampler"),
+        ("", "batch: {with: [other]}", "impossible-batch"),
+        ("tokens: exact, trajectory: exact", "options: {fixed: {hidden: true}}", "impossible-trajectory"),
+        ("tokens: exact, options: {fixed: {hidden: true}}", "trajectory: exact", "impossible-trajectory"),
+        (HIDING, "tokens: near_tie", "impossible-trajectory"),
+        (HIDING, "at: {step: 1}", "impossible-trajectory"),
+    ],
+)
+def test_a_sound_case_hides_no_mistake_of_one_that_is_nearly_the_same(
+    tmp_path: Path, shared: str, other: str, code: str
+) -> None:
+    """Cases that ask for the same are looked at once; what makes two of them differ is told, whichever comes first."""
+    sound, wrong = "{name: a}", f"{{name: b, {other}}}"
+    defaults = yaml.safe_load(TWINS) | yaml.safe_load(f"{{{shared}}}")
+    head = f"version: 1\ndefaults: {json.dumps(defaults)}\ncases:\n"
+    for cases in ([sound], [wrong], [sound, wrong], [wrong, sound]):
+        (tmp_path / "x.yaml").write_text(head + "".join(f"  - {case}\n" for case in cases), encoding="utf-8")
+        loaded = load_specs([str(tmp_path / "x.yaml")], engines=tuple(ENGINES), recipes=("glass-0.8m", "tiny-llada2"))
+        assert loaded.diagnostics == ()
+        found = check_capabilities(loaded, ENGINES.__getitem__).diagnostics
+        assert {one.code for one in found} == ({code} if wrong in cases else set())
 
 
 def test_an_algorithm_that_an_engine_lacks(tmp_path: Path) -> None:

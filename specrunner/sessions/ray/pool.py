@@ -16,12 +16,12 @@ import ray
 
 from specrunner.environments.interpreters import Environment
 from specrunner.errors import EngineMissing
+from specrunner.machine import share_cores
 from specrunner.plan.model import PlannedSession
 from specrunner.sessions.answers import AnswerShelf
 from specrunner.sessions.checkpoints import Checkpoints
 from specrunner.sessions.executor import Deliver, Publish
 from specrunner.sessions.places import Need, Place, Places
-from specrunner.sessions.pool import share_cores
 from specrunner.sessions.ray.cluster import Demand, list_nodes, settle_demand
 from specrunner.sessions.ray.session import RemoteSession
 from specrunner.sessions.retries import Retries
