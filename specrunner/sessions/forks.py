@@ -122,7 +122,7 @@ class ForkServers:
                     return None
                 self._servers[kind] = self._start(kind, plain, watch() if watch is not None else None)
                 return self._servers[kind]
-            server = self._servers[kind]
+            server = self._servers[kind] = self._servers.pop(kind)  # the last in order is the one used last
         if server is not None and watch is not None and not server.is_current():
             return None  # what it has imported may not be what the session's stamp says
         return server
@@ -131,7 +131,11 @@ class ForkServers:
         return [kind for kind, server in self._servers.items() if server is not None and not server.is_over]
 
     def _make_room(self) -> bool:
-        """End a server that has nothing to do where there are too many; return whether there is room for one more."""
+        """Where there are too many servers, end the one that was used longest ago of those that have nothing to do.
+
+        Returns:
+            Whether there is room for one more.
+        """
         alive = self._list_alive()
         if len(alive) < MOST_SERVERS:
             return True

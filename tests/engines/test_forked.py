@@ -20,14 +20,15 @@ DECODES = {
     "tiny-llada2": Decode(algorithm="low_confidence", max_new_tokens=32, block_length=16, threshold=0.9),
 }
 ENGINES = [
-    pytest.param(HfEngine, marks=pytest.mark.slow),
-    pytest.param(VllmEngine, marks=[pytest.mark.vllm, pytest.mark.timeout(1800)]),
-    pytest.param(SglangEngine, marks=[pytest.mark.sglang, pytest.mark.timeout(1800)]),
+    pytest.param(HfEngine, "glass-0.8m", marks=pytest.mark.slow),
+    pytest.param(HfEngine, "tiny-llada2", marks=pytest.mark.slow),
+    pytest.param(VllmEngine, "glass-0.8m", marks=[pytest.mark.vllm, pytest.mark.timeout(1800)]),
+    pytest.param(SglangEngine, "tiny-llada2", marks=[pytest.mark.sglang, pytest.mark.timeout(1800)]),
 ]
+"""One model an engine, where an import takes a quarter of a minute: SGLang's is the one that forks processes, too."""
 
 
-@pytest.mark.parametrize("model", ["glass-0.8m", "tiny-llada2"])
-@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize(("kind", "model"), ENGINES)
 def test_forked_and_started_sessions_compute_the_same_bits(kind: type[Engine], model: str, tmp_path: Path) -> None:
     if find_python(kind) is None:
         pytest.skip(f"there is no environment for {kind.name}: specrunner engines install {kind.name}")

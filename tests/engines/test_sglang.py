@@ -252,19 +252,17 @@ def test_rows_that_the_prefix_cache_swallows_are_an_error(tmp_path: Path) -> Non
         served.worker.kill()
 
 
-def test_a_dropped_residual_in_a_name_map_is_seen(start: Any, tmp_path: Path) -> None:
-    source = Path(specrunner.__file__).parent
-    shutil.copytree(source, tmp_path / "specrunner", ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
-    shutil.copytree(source.parent / "schema", tmp_path / "specrunner" / "schema", dirs_exist_ok=True)
-    broken = tmp_path / "specrunner/engines/names/sglang/llama.yaml"
-    text = broken.read_text(encoding="utf-8")
+def test_a_dropped_residual_in_a_name_map_is_seen(start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(specrunner.__file__).parent / "engines/names/sglang/llama.yaml").read_text(encoding="utf-8")
     right = '{module: "model.layers.{i}.input_layernorm", index: 1, shift: 1, last: {module: model.norm, index: 1}}'
     assert right in text
+    broken = tmp_path / "names" / "sglang" / "llama.yaml"
+    broken.parent.mkdir(parents=True)
     broken.write_text(text.replace(right, '{module: "model.layers.{i}"}'), encoding="utf-8")
+    monkeypatch.setenv("SPECRUNNER_NAME_MAPS", str(tmp_path / "names"))
     workspace = tmp_path / "workspace"
-    (workspace / "import").mkdir(parents=True)
-    (workspace / "import" / "specrunner").symlink_to(tmp_path / "specrunner", target_is_directory=True)
-    served = Served(SglangEngine, Model(recipe="glass-0.8m"), workspace, fresh=True)
+    workspace.mkdir()
+    served = Served(SglangEngine, Model(recipe="glass-0.8m"), workspace)
     try:
         tensors = served.tensors(numbers(20))
     finally:

@@ -198,6 +198,16 @@ def test_an_idle_server_gives_way_and_a_busy_one_does_not(place: Place, monkeypa
     assert not Path(f"/proc/{server}").exists()
 
 
+def test_the_server_that_was_used_longest_ago_gives_way(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "MOST_SERVERS", 2)
+    servers = {}
+    for home in ("a", "b", "a", "c"):
+        worker = place.start(HOME=home)
+        servers[home] = read_parent(worker.pid)
+        worker.close()
+    assert [Path(f"/proc/{servers[home]}").exists() for home in "abc"] == [True, False, True]
+
+
 def test_what_was_imported_serves_while_it_is_what_is_installed(place: Place) -> None:
     now = ["old"]
 
