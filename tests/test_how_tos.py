@@ -60,6 +60,7 @@ def test_the_map_of_how_tos_has_every_page() -> None:
     assert listed == {page.name for page in folder.glob("*.md")} - {"README.md"}
 
 
+@pytest.mark.slow
 def test_the_architecture_picture_is_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / "draw_architecture.py", "--check"], capture_output=True, text=True

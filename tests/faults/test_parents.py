@@ -14,6 +14,7 @@ from tests.waiting import wait_for
 from tests.workplace import Workplace, hanging_workers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stuck", ["child stubborn hang"])
 def test_no_process_outlives_the_run(workplace: Workplace, stuck: str) -> None:
     # A capture is written while the next is made, unless that one holds the interpreter: so there are two before it.

@@ -39,7 +39,9 @@ def test_64_tokens_of_a_large_vocabulary_take_200_kb(tmp_path: Path, logits: tor
     assert read_golden(golden.slot).tensors["logits"].entry.form == "compact"
 
 
-@pytest.mark.parametrize("kind", ["noise", "one layer's fault", "one column", "bfloat16"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("noise", marks=pytest.mark.slow), "one layer's fault", "one column", "bfloat16"]
+)
 def test_the_error_is_estimated_within_ten_percent(kind: str, logits: torch.Tensor) -> None:
     generator = torch.Generator().manual_seed(len(kind))
     logits = logits if kind == "noise" else logits[:16]

@@ -199,6 +199,7 @@ def test_huge_documents_are_refused_within_seconds(name: str) -> None:
     assert took < 2, f"{took:.1f} s"
 
 
+@pytest.mark.slow
 def test_a_file_at_the_limits_is_read_within_seconds() -> None:
     """A million values: as many as a file may have."""
     started = time.process_time()
