@@ -86,7 +86,7 @@ class Digests:
 
         It stays just where nothing was written in between, also where a file was changed and changed back.
         """
-        return _short(repr(sorted((name, describe_state(state)) for name, _, state in walk(place, frozenset()))))
+        return describe_states(sorted(walk(place, frozenset())))
 
     def _digest(self, key: Key, found: Iterable[Found], read: Callable[[str], str]) -> str:
         memory = None if self._folder is None else self._folder / f"{_short(str(key[0].absolute()))}.json"
@@ -147,9 +147,7 @@ class Remembered:
 
 def describe_states(listed: Iterable[Found]) -> str:
     """Return a digest of names and states of files, in their order: equal just where no file has to be read again."""
-    lines = [
-        f"{name}\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}\n" for name, _, state in listed
-    ]
+    lines = [f"{name}\0{describe_state(state)}\n" for name, _, state in listed]
     return _short("".join(lines))
 
 
